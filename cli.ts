@@ -1,0 +1,89 @@
+import process from "node:process";
+import * as fs from "node:fs";
+import { Command, CommanderError } from "commander";
+import { type CommandContext, EXIT, hintOf, UsageError } from "./lib/commands/context.ts";
+import { receive, receiveCommand } from "./lib/commands/receive.ts";
+import { messageChain } from "./lib/receiver/receive.ts";
+import { VERSION } from "./lib/version.ts";
+
+/** A variable that the sandbox hides is one that is not set. */
+const environment = new Proxy({} as Record<string, string | undefined>, {
+  get(_target, name) {
+    if (typeof name !== "string") return undefined;
+    try {
+      return process.env[name];
+    } catch {
+      return undefined;
+    }
+  },
+});
+
+function output(stream: NodeJS.WriteStream, fd: number) {
+  return {
+    isTerminal: stream.isTTY === true,
+    write(text: string) {
+      try {
+        // Written at once: nothing is lost when the process ends, in any runtime.
+        fs.writeSync(fd, text);
+      } catch (error) {
+        // A full pipe or a reader that went away must not end the receiver.
+        const { code } = error as { code?: string };
+        if (code === "EAGAIN") stream.write(text);
+        else if (code !== "EPIPE") throw error;
+      }
+    },
+  };
+}
+
+async function main(): Promise<number> {
+  const stop = new AbortController();
+  const onSignal = (name: string) => {
+    // The second one means it: what is not yet safe is the server's to keep.
+    if (stop.signal.aborted) process.kill(process.pid, "SIGKILL");
+    stop.abort(new Error(`Stopped by ${name}`));
+  };
+  const context: CommandContext = {
+    stdout: output(process.stdout, 1),
+    stderr: output(process.stderr, 2),
+    env: environment,
+    signal: stop.signal,
+  };
+  let exitCode: number = EXIT.done;
+  const program = new Command("walvault")
+    .description(
+      "Keeps every PostgreSQL commit safe on another machine: streams WAL record by record into an archive.",
+    )
+    .version(`walvault ${VERSION}`, "-V, --version", "print the version")
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => context.stdout.write(text),
+      writeErr: (text) => context.stderr.write(text),
+    })
+    .showHelpAfterError('Try "walvault receive --help".')
+    .addCommand(
+      receiveCommand(async (options) => {
+        for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, () => onSignal(name));
+        exitCode = await receive(options, context);
+      }).exitOverride().configureOutput({
+        writeOut: (text) => context.stdout.write(text),
+        writeErr: (text) => context.stderr.write(text),
+      }).showHelpAfterError('Try "walvault receive --help".'),
+    );
+  try {
+    if (process.argv.length <= 2) program.help({ error: true });
+    await program.parseAsync(process.argv);
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
+    return tell(error, context);
+  }
+}
+
+function tell(error: unknown, context: CommandContext): number {
+  context.stderr.write(`walvault: ${messageChain(error)}\n`);
+  const hint = hintOf(error);
+  if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
+  return error instanceof UsageError ? EXIT.usage : EXIT.failed;
+}
+
+process.exitCode = await main();

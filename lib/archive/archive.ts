@@ -1,0 +1,255 @@
+import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import { timelineAt, type TimelineHistory } from "../wal/history.ts";
+import { type Lsn, lsn } from "../wal/lsn.ts";
+import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import type { Disk } from "./disk.ts";
+import { type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
+import { type SegmentRun, takeInventory } from "./inventory.ts";
+import {
+  classifyOther,
+  CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
+  IN_PROGRESS_DIRECTORY,
+  nameOf,
+  temporaryName,
+} from "./layout.ts";
+import { keepConflict } from "./conflict.ts";
+import { scanSegmentFile } from "./segment_file.ts";
+import type { Leg, Modes } from "./segment_writer.ts";
+
+/** Larger than any history: a line per timeline, of at most some hundred bytes. */
+const MAXIMUM_HISTORY_BYTES = 1 << 20;
+const MAXIMUM_IDENTITY_BYTES = 4096;
+
+/** Why a directory can't be used as an archive; the message ends with what to do. */
+export class ArchiveError extends Error {
+  override readonly name: string = "ArchiveError";
+}
+
+/** What an archive holds, as far as a receiver has to know. */
+export interface ArchiveContents {
+  /** Complete segments, by timeline and number. */
+  readonly runs: readonly SegmentRun[];
+  readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
+  /** Segments of which something was received, but not all. */
+  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+}
+
+/** How the archive is used. */
+export interface ArchiveOptions {
+  readonly naming: Naming;
+  /** The user that writes; `undefined` where the system has no such numbers. */
+  readonly userId: number | undefined;
+}
+
+/**
+ * One cluster's archive directory, open for its one receiver.
+ *
+ * `open` only looks; nothing is written before `claim`, which the caller makes under the archive's lock.
+ */
+export class Archive {
+  #identity: ArchiveIdentity | undefined;
+
+  private constructor(
+    readonly disk: Disk,
+    private readonly options: ArchiveOptions,
+    readonly modes: Modes,
+    identity: ArchiveIdentity | undefined,
+  ) {
+    this.#identity = identity;
+  }
+
+  /** `undefined` while the directory is empty. */
+  get identity(): ArchiveIdentity | undefined {
+    return this.#identity;
+  }
+
+  get naming(): Naming {
+    return this.options.naming;
+  }
+
+  /**
+   * Looks whether a directory is an archive, or empty and so may become one.
+   *
+   * @throws {ArchiveError} when it is neither, or belongs to another user.
+   */
+  static async open(disk: Disk, options: ArchiveOptions): Promise<Archive> {
+    const root = await disk.entry(".");
+    if (root === undefined) {
+      throw new ArchiveError(
+        `Cannot open the archive "${disk.root}": there is no such directory; make it with: mkdir -m 700 "${disk.root}"`,
+      );
+    }
+    if (root.kind !== "directory") {
+      throw new ArchiveError(
+        `Cannot open the archive "${disk.root}": it is a ${root.kind}, want a directory`,
+      );
+    }
+    const identity = await readIdentity(disk);
+    if (identity === undefined) await refuseForeignFiles(disk);
+    await refuseOtherUser(disk, options, identity === undefined ? "." : IDENTITY_FILE);
+    for (const directory of [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY]) {
+      const entry = await disk.entry(directory);
+      if (entry === undefined || entry.kind === "directory") continue;
+      throw new ArchiveError(
+        `Cannot open the archive "${disk.root}": "${directory}" in it is a ${entry.kind}, want a directory`,
+      );
+    }
+    // As PostgreSQL does it: the directory's own group mode decides for all below it.
+    const group = (root.mode & 0o050) === 0o050;
+    const modes = group ? { file: 0o640, directory: 0o750 } : { file: 0o600, directory: 0o700 };
+    return new Archive(disk, options, modes, identity);
+  }
+
+  /**
+   * Makes the directory this cluster's archive, or checks that it is (P5).
+   *
+   * @throws {WrongClusterError} when it is another cluster's.
+   */
+  async claim(server: ArchiveIdentity): Promise<void> {
+    if (this.#identity === undefined) {
+      const file = { name: IDENTITY_FILE, bytes: encodeIdentity(server), mode: this.modes.file };
+      await publishBytes(this.disk, file, this.naming);
+      // Somebody else may have been first.
+      this.#identity = await readIdentity(this.disk);
+    }
+    const own = this.#identity;
+    if (own?.systemIdentifier !== server.systemIdentifier) {
+      throw new WrongClusterError(
+        `Cannot archive into "${this.disk.root}": it belongs to the cluster with system identifier ${own?.systemIdentifier}, ` +
+          `the server has ${server.systemIdentifier}; use a new directory for the new cluster`,
+      );
+    }
+    if (own.segmentSize !== server.segmentSize) {
+      throw new WrongClusterError(
+        `Cannot archive into "${this.disk.root}": its segments are of ${
+          formatSegmentSize(own.segmentSize)
+        }, ` +
+          `the server's of ${formatSegmentSize(server.segmentSize)}; use a new directory`,
+      );
+    }
+    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) === undefined) {
+      await this.disk.makeDirectory(IN_PROGRESS_DIRECTORY, this.modes.directory);
+    }
+    const names = await this.disk.list(".") ?? [];
+    for (const name of names) {
+      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);
+    }
+    await this.disk.syncDirectory(".");
+  }
+
+  /**
+   * What the archive holds. All of it survives a power cut: an earlier process may have died between giving a name
+   * and syncing the directory, so the directories are synced before they are believed.
+   */
+  async contents(): Promise<ArchiveContents> {
+    const identity = this.#identity;
+    if (identity === undefined) return { runs: [], histories: [], unfinished: [] };
+    await this.disk.syncDirectory(".");
+    await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    const names = {
+      archive: await this.disk.list(".") ?? [],
+      inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY) ?? [],
+    };
+    const inventory = takeInventory(names, identity.segmentSize);
+    const histories: { timeline: TimelineId; bytes: Uint8Array }[] = [];
+    for (const timeline of inventory.histories) {
+      const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
+      if (bytes !== undefined) histories.push({ timeline, bytes });
+    }
+    return { runs: inventory.runs, histories, unfinished: inventory.unfinished };
+  }
+
+  /**
+   * Stores a timeline history; when it resolves, it is durable. The same bytes again are fine.
+   *
+   * @throws {ArchiveConflictError} when the archive has another history of that timeline; both are kept.
+   */
+  async storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
+    const name = historyFileName(timeline);
+    const file = { name, bytes, mode: this.modes.file };
+    if (await this.disk.entry(name) === undefined && await publishBytes(this.disk, file, this.naming)) {
+      return "stored";
+    }
+    const own = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+    if (own !== undefined && sameBytes(own, bytes)) return "present";
+    const from = temporaryName(name);
+    await removeName(this.disk, from);
+    const handle = await this.disk.create(from, this.modes.file);
+    try {
+      await handle.write(bytes, 0);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    const kept = await keepConflict(this.disk, { from, name }, { modes: this.modes, naming: this.naming });
+    throw new ArchiveConflictError(
+      `Cannot store ${name}: the archive has another history of timeline ${timeline} ("${this.disk.root}/${name}"), ` +
+        `the server's is kept as "${this.disk.root}/${kept}"; two servers were promoted to the same timeline: ` +
+        "find out which one is right, and give the other a new archive",
+    );
+  }
+
+  /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
+  async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
+    const timeline = lineage.timeline;
+    return { timeline, startLsn, lineage, backLinks: await this.#backLinks(startLsn, lineage) };
+  }
+
+  async #backLinks(startLsn: Lsn, lineage: TimelineHistory): Promise<readonly Lsn[]> {
+    const identity = this.#identity;
+    if (identity === undefined || startLsn === 0n) return [];
+    const { segmentSize } = identity;
+    const before = lsn(startLsn - 1n);
+    const number = segmentNumberAt(before, segmentSize);
+    const name = nameOf({ timeline: timelineAt(lineage, before), number }, segmentSize);
+    const scan = await withFile(
+      this.disk,
+      name,
+      (file) => scanSegmentFile(file, { startLsn: segmentStart(number, segmentSize), segmentSize }),
+    );
+    const ends = [scan?.openRecordLsn, scan?.lastRecordLsn];
+    return ends.filter((end) => end !== undefined);
+  }
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, index) => byte === b[index]);
+}
+
+async function readIdentity(disk: Disk): Promise<ArchiveIdentity | undefined> {
+  const bytes = await readWhole(disk, IDENTITY_FILE, MAXIMUM_IDENTITY_BYTES);
+  if (bytes === undefined) return undefined;
+  try {
+    return decodeIdentity(bytes);
+  } catch (error) {
+    throw new ArchiveError(`Cannot open the archive "${disk.root}": ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+async function refuseForeignFiles(disk: Disk): Promise<void> {
+  const names = await disk.list(".") ?? [];
+  const foreign = names.filter((name) => {
+    const { kind } = classifyOther(name);
+    return kind === "foreign" || (kind === "own" && name !== "lock");
+  });
+  if (foreign.length === 0) return;
+  const shown = foreign.sort().slice(0, 3).map((name) => JSON.stringify(name)).join(", ");
+  throw new ArchiveError(
+    `Cannot open the archive "${disk.root}": it has no archive.json but ${foreign.length} other ` +
+      `${foreign.length === 1 ? "entry" : "entries"} (${shown}); use an empty directory`,
+  );
+}
+
+async function refuseOtherUser(disk: Disk, options: ArchiveOptions, witness: string): Promise<void> {
+  const owner = (await disk.entry(witness))?.ownerId;
+  if (owner === undefined || options.userId === undefined || owner === options.userId) return;
+  throw new ArchiveError(
+    `Cannot write to the archive "${disk.root}": it belongs to the user with id ${owner}, this process runs as ${options.userId}; ` +
+      `run walvault as its owner: sudo -u '#${owner}' walvault …`,
+  );
+}

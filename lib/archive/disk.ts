@@ -1,0 +1,60 @@
+/** What stands under a name; symbolic links are told, never followed. */
+export interface DiskEntry {
+  readonly kind: "file" | "directory" | "symlink" | "other";
+  readonly bytes: number;
+  /** Permission bits. */
+  readonly mode: number;
+  /** User id of the owner. */
+  readonly ownerId: number;
+}
+
+/** An open file. */
+export interface DiskFile {
+  /** Writes all of `bytes` at `position`. The bytes must not change until it settles. */
+  write(bytes: Uint8Array, position: number): Promise<void>;
+  /** Fills `buffer` from `position` on; resolves to how many bytes there were. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  /** Sets the size; what is new reads as zeros. */
+  truncate(bytes: number): Promise<void>;
+  /**
+   * `fdatasync`: data, and the metadata needed to read it back.
+   *
+   * A failed one must never be tried again: the kernel may have dropped the pages and call the next one a success.
+   */
+  sync(): Promise<void>;
+  bytes(): Promise<number>;
+  close(): Promise<void>;
+}
+
+/**
+ * The files below one directory, and the only way the archive touches them.
+ *
+ * Paths are relative to that directory, with `/`; no name is followed through a symbolic link. Calls take effect one
+ * at a time in the order they are made, also when the caller does not wait in between; each rejects with what the
+ * operating system says (`code` as in Node). The simulation replaces this interface.
+ */
+export interface Disk {
+  /** For messages. */
+  readonly root: string;
+  /** Memory that `write` takes without a copy; zero-filled, for the life of the disk. */
+  allocate(bytes: number): Uint8Array;
+  /** Opens for reading; `undefined` when absent. */
+  open(path: string): Promise<DiskFile | undefined>;
+  /** Creates for reading and writing; EEXIST when the name is taken. */
+  create(path: string, mode: number): Promise<DiskFile>;
+  /** A second name for a file; EEXIST when the name is taken. */
+  link(existing: string, added: string): Promise<void>;
+  /** Replaces `to` when it exists. */
+  rename(from: string, to: string): Promise<void>;
+  unlink(path: string): Promise<void>;
+  /** Names in a directory, in no order; `undefined` when it is absent. */
+  list(path: string): Promise<readonly string[] | undefined>;
+  /** `undefined` when absent. */
+  entry(path: string): Promise<DiskEntry | undefined>;
+  makeDirectory(path: string, mode: number): Promise<void>;
+  /** Makes the names in a directory survive a power cut. */
+  syncDirectory(path: string): Promise<void>;
+  /** Bytes that this user can still write. */
+  freeBytes(): Promise<number>;
+  close(): Promise<void>;
+}

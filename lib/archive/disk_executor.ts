@@ -1,0 +1,185 @@
+/** The numbers that both threads agree on; the executor gets them as data, since its source text travels alone. */
+export const DISK_PROTOCOL = {
+  /** Words of the control block. */
+  submitted: 0,
+  completed: 1,
+  controlWords: 2,
+  /** A power of two. */
+  slots: 64,
+  /** Numbers per slot: operation, handle, offset into the shared memory, length, position, status, result. */
+  slotNumbers: 7,
+  /** Bytes of JSON text per slot, for the calls with paths. */
+  textBytes: 16384,
+  operations: { call: 0, write: 1, read: 2, sync: 3, stop: 4 },
+  status: { done: 0, message: 1, failed: 2 },
+} as const;
+
+/** What the main thread hands over at the start. */
+export interface DiskThreadData {
+  readonly root: string;
+  readonly control: SharedArrayBuffer;
+  readonly slots: SharedArrayBuffer;
+  readonly texts: SharedArrayBuffer;
+  readonly memory: SharedArrayBuffer;
+  readonly protocol: typeof DISK_PROTOCOL;
+}
+
+/** A call with paths, as JSON text in a slot. */
+export type DiskCall =
+  | { readonly kind: "open" | "unlink" | "list" | "entry" | "syncDirectory"; readonly path: string }
+  | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
+  | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
+  | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
+  | { readonly kind: "bytes" | "close"; readonly handle: number }
+  | { readonly kind: "freeBytes" };
+
+/** Sent beside the shared memory: an answer that is no number, or an error. */
+export interface DiskMessage {
+  readonly sequence: number;
+  readonly value?: unknown;
+  readonly error?: { readonly message: string; readonly code: string | undefined };
+}
+
+/**
+ * The life of the disk thread: takes operations in order, and blocks in between.
+ *
+ * Its source text is what the thread runs (a thread's module file would need read access to the program's own
+ * source), so it uses nothing but its parameters and globals.
+ */
+export function runDiskThread(
+  fs: typeof import("node:fs"),
+  post: (message: DiskMessage) => void,
+  data: DiskThreadData,
+): void {
+  const { protocol, root } = data;
+  const control = new Int32Array(data.control);
+  const slots = new Float64Array(data.slots);
+  const texts = new Uint8Array(data.texts);
+  const memory = new Uint8Array(data.memory);
+  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+  const at = (path: string) => (path === "." ? root : root + "/" + path);
+  const unlessAbsent = <T>(act: () => T): T | undefined => {
+    try {
+      return act();
+    } catch (error) {
+      if ((error as { code?: string }).code === "ENOENT") return undefined;
+      throw error;
+    }
+  };
+  const writeAll = (handle: number, offset: number, length: number, position: number) => {
+    for (let done = 0; done < length;) {
+      done += fs.writeSync(handle, memory, offset + done, length - done, position + done);
+    }
+  };
+  const readAll = (handle: number, offset: number, length: number, position: number) => {
+    let done = 0;
+    while (done < length) {
+      const count = fs.readSync(handle, memory, offset + done, length - done, position + done);
+      if (count === 0) break;
+      done += count;
+    }
+    return done;
+  };
+  const describe = (stat: import("node:fs").Stats) => ({
+    kind: stat.isFile()
+      ? "file"
+      : stat.isDirectory()
+      ? "directory"
+      : stat.isSymbolicLink()
+      ? "symlink"
+      : "other",
+    bytes: stat.size,
+    mode: stat.mode & 0o7777,
+    ownerId: stat.uid,
+  });
+  const call = (request: DiskCall): unknown => {
+    switch (request.kind) {
+      case "open":
+        return unlessAbsent(() => fs.openSync(at(request.path), O_RDONLY | O_NOFOLLOW));
+      case "create": {
+        const handle = fs.openSync(at(request.path), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, request.mode);
+        // The umask took its part; the mode of the archive directory is what decides.
+        fs.fchmodSync(handle, request.mode);
+        return handle;
+      }
+      case "link":
+        return fs.linkSync(at(request.path), at(request.to));
+      case "rename":
+        return fs.renameSync(at(request.path), at(request.to));
+      case "unlink":
+        return fs.unlinkSync(at(request.path));
+      case "list":
+        return unlessAbsent(() => fs.readdirSync(at(request.path)));
+      case "entry":
+        return unlessAbsent(() => describe(fs.lstatSync(at(request.path))));
+      case "makeDirectory":
+        fs.mkdirSync(at(request.path), { mode: request.mode });
+        return fs.chmodSync(at(request.path), request.mode);
+      case "syncDirectory": {
+        const handle = fs.openSync(at(request.path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+        try {
+          return fs.fsyncSync(handle);
+        } finally {
+          fs.closeSync(handle);
+        }
+      }
+      case "truncate":
+        return fs.ftruncateSync(request.handle, request.bytes);
+      case "bytes":
+        return fs.fstatSync(request.handle).size;
+      case "close":
+        return fs.closeSync(request.handle);
+      case "freeBytes": {
+        const stat = fs.statfsSync(root);
+        return stat.bavail * stat.bsize;
+      }
+    }
+  };
+  const perform = (sequence: number, slot: number): void => {
+    const base = slot * protocol.slotNumbers;
+    const [operation = 0, handle = 0, offset = 0, length = 0, position = 0] = slots.subarray(base, base + 5);
+    const settle = (status: number, result: number) => {
+      slots[base + 5] = status;
+      slots[base + 6] = result;
+    };
+    try {
+      if (operation === protocol.operations.write) {
+        writeAll(handle, offset, length, position);
+        settle(protocol.status.done, length);
+      } else if (operation === protocol.operations.read) {
+        settle(protocol.status.done, readAll(handle, offset, length, position));
+      } else if (operation === protocol.operations.sync) {
+        fs.fdatasyncSync(handle);
+        settle(protocol.status.done, 0);
+      } else {
+        // A copy: text decoders refuse shared memory.
+        const text = texts.slice(slot * protocol.textBytes, slot * protocol.textBytes + length);
+        post({ sequence, value: call(JSON.parse(new TextDecoder().decode(text)) as DiskCall) });
+        settle(protocol.status.message, 0);
+      }
+    } catch (error) {
+      const { code } = error as { code?: unknown };
+      post({
+        sequence,
+        error: {
+          message: String((error as Error).message),
+          code: typeof code === "string" ? code : undefined,
+        },
+      });
+      settle(protocol.status.failed, 0);
+    }
+  };
+  for (let done = 0;;) {
+    Atomics.wait(control, protocol.submitted, done);
+    const submitted = Atomics.load(control, protocol.submitted);
+    while (done !== submitted) {
+      const slot = done & (protocol.slots - 1);
+      if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) return;
+      perform(done, slot);
+      // Sequence numbers are 32-bit words of shared memory, and wrap.
+      done = (done + 1) | 0;
+      Atomics.store(control, protocol.completed, done);
+      Atomics.notify(control, protocol.completed);
+    }
+  }
+}

@@ -1,0 +1,294 @@
+import { Worker } from "node:worker_threads";
+import type { Disk, DiskEntry, DiskFile } from "./disk.ts";
+import {
+  DISK_PROTOCOL,
+  type DiskCall,
+  type DiskMessage,
+  type DiskThreadData,
+  runDiskThread,
+} from "./disk_executor.ts";
+
+/** Through this much memory go the bytes of callers that did not `allocate`. */
+const SCRATCH_BYTES = 256 * 1024;
+
+const { operations, status } = DISK_PROTOCOL;
+
+/** Operations between two sequence numbers; they are 32-bit words of shared memory, and wrap. */
+function distance(earlier: number, later: number): number {
+  return (later - earlier) | 0;
+}
+
+interface Pending {
+  readonly slot: number;
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+interface Operation {
+  readonly kind: number;
+  readonly handle?: number;
+  readonly offset?: number;
+  readonly length?: number;
+  readonly position?: number;
+  readonly call?: DiskCall;
+}
+
+/**
+ * The real disk, on a thread of its own, so that a disk that stalls never stalls the thread that answers the server.
+ *
+ * Both threads share memory: an operation costs one wake-up on each side, and bytes from `allocate` are not copied.
+ * @param memoryBytes how much `allocate` can hand out in all.
+ */
+export function openDiskThread(root: string, memoryBytes: number): Disk {
+  return new DiskThread(root, memoryBytes);
+}
+
+class DiskThread implements Disk {
+  readonly #control: Int32Array;
+  readonly #slots: Float64Array;
+  readonly #texts: Uint8Array;
+  readonly #memory: Uint8Array<SharedArrayBuffer>;
+  readonly #scratch: Uint8Array;
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending>();
+  readonly #messages = new Map<number, DiskMessage>();
+  readonly #encoder = new TextEncoder();
+  /** Each waits for a free slot; at most as many as there are callers. */
+  readonly #waiting: (() => void)[] = [];
+  #allocatedBytes = 0;
+  #submitted = 0;
+  #settled = 0;
+  #watching = false;
+  /** The scratch memory has one user at a time. */
+  #scratchFree: Promise<unknown> = Promise.resolve();
+  #dead: Error | undefined;
+
+  constructor(readonly root: string, memoryBytes: number) {
+    const { slots, slotNumbers, textBytes, controlWords } = DISK_PROTOCOL;
+    const data: DiskThreadData = {
+      root,
+      control: new SharedArrayBuffer(controlWords * 4),
+      slots: new SharedArrayBuffer(slots * slotNumbers * 8),
+      texts: new SharedArrayBuffer(slots * textBytes),
+      memory: new SharedArrayBuffer(memoryBytes + SCRATCH_BYTES),
+      protocol: DISK_PROTOCOL,
+    };
+    this.#control = new Int32Array(data.control);
+    this.#slots = new Float64Array(data.slots);
+    this.#texts = new Uint8Array(data.texts);
+    this.#memory = new Uint8Array(data.memory);
+    this.#scratch = this.allocate(SCRATCH_BYTES);
+    const source = `import * as fs from "node:fs";
+import { parentPort, workerData } from "node:worker_threads";
+(${runDiskThread})(fs, (message) => parentPort.postMessage(message), workerData);`;
+    const url = new URL("data:text/javascript," + encodeURIComponent(source));
+    this.#worker = new Worker(url, { workerData: data, name: "disk" });
+    this.#worker.on("message", (message: DiskMessage) => {
+      this.#messages.set(message.sequence, message);
+      this.#settle();
+    });
+    this.#worker.on("error", (error) => this.#die(error instanceof Error ? error : new Error(String(error))));
+    this.#worker.on("exit", () => this.#die(new Error("Cannot use the disk: its thread has ended")));
+  }
+
+  allocate(bytes: number): Uint8Array {
+    const start = this.#allocatedBytes;
+    if (start + bytes > this.#memory.length) {
+      throw new RangeError(
+        `Cannot allocate ${bytes} bytes of disk memory: ${this.#memory.length - start} are left`,
+      );
+    }
+    // The next one starts at a multiple of 64: no two users share a cache line.
+    this.#allocatedBytes = Math.ceil((start + bytes) / 64) * 64;
+    return this.#memory.subarray(start, start + bytes);
+  }
+
+  async open(path: string): Promise<DiskFile | undefined> {
+    const handle = await this.#call({ kind: "open", path }) as number | undefined;
+    return handle === undefined ? undefined : this.#file(handle);
+  }
+
+  async create(path: string, mode: number): Promise<DiskFile> {
+    return this.#file(await this.#call({ kind: "create", path, mode }) as number);
+  }
+
+  async link(existing: string, added: string): Promise<void> {
+    await this.#call({ kind: "link", path: existing, to: added });
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await this.#call({ kind: "rename", path: from, to });
+  }
+
+  async unlink(path: string): Promise<void> {
+    await this.#call({ kind: "unlink", path });
+  }
+
+  async list(path: string): Promise<readonly string[] | undefined> {
+    return await this.#call({ kind: "list", path }) as readonly string[] | undefined;
+  }
+
+  async entry(path: string): Promise<DiskEntry | undefined> {
+    return await this.#call({ kind: "entry", path }) as DiskEntry | undefined;
+  }
+
+  async makeDirectory(path: string, mode: number): Promise<void> {
+    await this.#call({ kind: "makeDirectory", path, mode });
+  }
+
+  async syncDirectory(path: string): Promise<void> {
+    await this.#call({ kind: "syncDirectory", path });
+  }
+
+  async freeBytes(): Promise<number> {
+    return await this.#call({ kind: "freeBytes" }) as number;
+  }
+
+  async close(): Promise<void> {
+    if (this.#dead === undefined) {
+      const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
+      this.#submit({ kind: operations.stop }).catch(() => {
+        // The thread ends instead of answering: that is what was asked for.
+      });
+      await ended;
+    }
+  }
+
+  #file(handle: number): DiskFile {
+    const disk = this.#transfer;
+    return {
+      write: async (bytes, position) => {
+        await disk("write", handle, bytes, position);
+      },
+      read: (buffer, position) => disk("read", handle, buffer, position),
+      truncate: async (bytes) => {
+        await this.#call({ kind: "truncate", handle, bytes });
+      },
+      sync: async () => {
+        await this.#submit({ kind: operations.sync, handle });
+      },
+      bytes: async () => await this.#call({ kind: "bytes", handle }) as number,
+      close: async () => {
+        await this.#call({ kind: "close", handle });
+      },
+    };
+  }
+
+  readonly #transfer = async (
+    kind: "read" | "write",
+    handle: number,
+    bytes: Uint8Array,
+    position: number,
+  ): Promise<number> => {
+    if (bytes.buffer === this.#memory.buffer) {
+      const { byteOffset: offset, length } = bytes;
+      return await this.#submit({ kind: operations[kind], handle, offset, length, position }) as number;
+    }
+    const turn = this.#scratchFree.then(() => this.#transferInPieces(kind, handle, bytes, position));
+    this.#scratchFree = turn.catch(() => {
+      // The caller of that turn has the error; the next one only needs the memory.
+    });
+    return await turn;
+  };
+
+  async #transferInPieces(
+    kind: "read" | "write",
+    handle: number,
+    bytes: Uint8Array,
+    position: number,
+  ): Promise<number> {
+    const { byteOffset: offset } = this.#scratch;
+    for (let done = 0;;) {
+      const length = Math.min(SCRATCH_BYTES, bytes.length - done);
+      if (length === 0) return done;
+      if (kind === "write") this.#scratch.set(bytes.subarray(done, done + length));
+      const operation = { kind: operations[kind], handle, offset, length, position: position + done };
+      const count = await this.#submit(operation) as number;
+      if (kind === "read") bytes.set(this.#scratch.subarray(0, count), done);
+      done += count;
+      if (count < length) return done;
+    }
+  }
+
+  #call(call: DiskCall): Promise<unknown> {
+    return this.#submit({ kind: operations.call, call });
+  }
+
+  #submit(operation: Operation): Promise<unknown> {
+    if (this.#dead !== undefined) return Promise.reject(this.#dead);
+    if (distance(this.#settled, this.#submitted) >= DISK_PROTOCOL.slots || this.#waiting.length > 0) {
+      return new Promise<void>((resolve) => this.#waiting.push(resolve)).then(() => this.#place(operation));
+    }
+    return this.#place(operation);
+  }
+
+  #place(operation: Operation): Promise<unknown> {
+    if (this.#dead !== undefined) return Promise.reject(this.#dead);
+    const slot = this.#submitted & (DISK_PROTOCOL.slots - 1);
+    let { length = 0 } = operation;
+    if (operation.call !== undefined) {
+      const text = this.#encoder.encode(JSON.stringify(operation.call));
+      if (text.length > DISK_PROTOCOL.textBytes) {
+        return Promise.reject(new RangeError(`Cannot use a path of ${text.length} bytes`));
+      }
+      this.#texts.set(text, slot * DISK_PROTOCOL.textBytes);
+      length = text.length;
+    }
+    const { kind, handle = 0, offset = 0, position = 0 } = operation;
+    this.#slots.set([kind, handle, offset, length, position], slot * DISK_PROTOCOL.slotNumbers);
+    return new Promise((resolve, reject) => {
+      this.#pending.set(this.#submitted, { slot, resolve, reject });
+      this.#submitted = (this.#submitted + 1) | 0;
+      Atomics.store(this.#control, DISK_PROTOCOL.submitted, this.#submitted);
+      Atomics.notify(this.#control, DISK_PROTOCOL.submitted);
+      if (!this.#watching) void this.#watch();
+    });
+  }
+
+  /** Waits for the thread as long as anything is pending. */
+  async #watch(): Promise<void> {
+    this.#watching = true;
+    while (this.#pending.size > 0) {
+      const completed = Atomics.load(this.#control, DISK_PROTOCOL.completed);
+      this.#settle();
+      if (this.#pending.size === 0) break;
+      const wait = Atomics.waitAsync(this.#control, DISK_PROTOCOL.completed, completed);
+      // What is completed but not settled yet waits for its message, which settles it by itself.
+      if (wait.async) await wait.value;
+    }
+    this.#watching = false;
+  }
+
+  /** Settles in order what the thread has completed. */
+  #settle(): void {
+    const completed = Atomics.load(this.#control, DISK_PROTOCOL.completed);
+    while (distance(this.#settled, completed) > 0) {
+      const sequence = this.#settled;
+      const pending = this.#pending.get(sequence);
+      if (pending === undefined) return;
+      const base = pending.slot * DISK_PROTOCOL.slotNumbers;
+      const message = this.#messages.get(sequence);
+      if (this.#slots[base + 5] !== status.done && message === undefined) return;
+      const result = this.#slots[base + 6];
+      this.#settled = (this.#settled + 1) | 0;
+      this.#pending.delete(sequence);
+      this.#messages.delete(sequence);
+      if (message === undefined) pending.resolve(result);
+      else if (message.error === undefined) pending.resolve(message.value);
+      else pending.reject(diskError(message.error));
+      this.#waiting.shift()?.();
+    }
+  }
+
+  #die(error: Error): void {
+    this.#dead ??= error;
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const { reject } of pending) reject(this.#dead);
+    for (const resume of this.#waiting.splice(0)) resume();
+  }
+}
+
+function diskError(error: NonNullable<DiskMessage["error"]>): Error {
+  return Object.assign(new Error(error.message), error.code === undefined ? {} : { code: error.code });
+}

@@ -1,0 +1,160 @@
+/**
+ * The one home of the orders of write, sync, link and unlink that keep a promise over a power cut.
+ *
+ * Each function says what stands on the disk if the power goes between any two of its steps.
+ */
+import type { Disk, DiskFile } from "./disk.ts";
+import { temporaryName } from "./layout.ts";
+
+/** How a name is given to a finished file. */
+export interface Naming {
+  /** `false` only on file systems without hard links, and only where no other process adds files. */
+  readonly hardLinks: boolean;
+}
+
+/** The operating system's error code (`ENOSPC`, `EIO`), if the error has one. */
+export function errorCode(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const { code } = error as { code?: unknown };
+  return typeof code === "string" ? code : undefined;
+}
+
+/** True for the errors that go away when somebody makes room. */
+export function isOutOfSpace(error: unknown): boolean {
+  const code = errorCode(error);
+  return code === "ENOSPC" || code === "EDQUOT";
+}
+
+const NO_HARD_LINKS: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "EMLINK", "ENOSYS"]);
+
+/**
+ * Gives `from` the new name `to`, in one step and never over an existing file; `from` may keep its old name too.
+ *
+ * Answers false when `to` is taken. The caller syncs the directory.
+ * @throws Error with a hint when the file system has no hard links.
+ */
+export async function addName(
+  disk: Disk,
+  names: { readonly from: string; readonly to: string },
+  naming: Naming,
+): Promise<boolean> {
+  if (!naming.hardLinks) {
+    if (await disk.entry(names.to) !== undefined) return false;
+    await disk.rename(names.from, names.to);
+    return true;
+  }
+  try {
+    await disk.link(names.from, names.to);
+    return true;
+  } catch (error) {
+    const code = errorCode(error) ?? "";
+    if (code === "EEXIST") return false;
+    if (!NO_HARD_LINKS.has(code)) throw error;
+    throw new Error(
+      `Cannot link "${disk.root}/${names.to}": this file system has no hard links (${code}); ` +
+        "use another one, or --no-hard-links if nothing else writes to this archive",
+      { cause: error },
+    );
+  }
+}
+
+/** Removes a name; one that is gone already is fine, since a crash may have come between a removal and its sync. */
+export async function removeName(disk: Disk, path: string): Promise<void> {
+  try {
+    await disk.unlink(path);
+  } catch (error) {
+    if (errorCode(error) !== "ENOENT") throw error;
+  }
+}
+
+/** Opens a file for the time of `use`; `undefined` when it is absent. */
+export async function withFile<T>(
+  disk: Disk,
+  path: string,
+  use: (file: DiskFile) => Promise<T>,
+): Promise<T | undefined> {
+  const file = await disk.open(path);
+  if (file === undefined) return undefined;
+  try {
+    return await use(file);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Reads a small file whole; `undefined` when absent. */
+export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
+  return withFile(disk, path, async (file) => {
+    const bytes = await file.bytes();
+    if (bytes > maximumBytes) {
+      throw new RangeError(
+        `Cannot read "${disk.root}/${path}": ${bytes} bytes, want at most ${maximumBytes}`,
+      );
+    }
+    const buffer = new Uint8Array(bytes);
+    return buffer.subarray(0, await file.read(buffer, 0));
+  });
+}
+
+/**
+ * Publishes a small file under `name` in the archive directory: whole and synced, or not there at all.
+ *
+ * A power cut leaves nothing, or a temporary file, or the file under both names; never a part under `name`.
+ * Answers false, and changes nothing, when `name` is taken.
+ */
+export async function publishBytes(
+  disk: Disk,
+  file: { readonly name: string; readonly bytes: Uint8Array; readonly mode: number },
+  naming: Naming,
+): Promise<boolean> {
+  const temporary = temporaryName(file.name);
+  await removeName(disk, temporary);
+  const handle = await disk.create(temporary, file.mode);
+  try {
+    await handle.write(file.bytes, 0);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  const added = await addName(disk, { from: temporary, to: file.name }, naming);
+  // The name is synced before the temporary one goes: at least one of them always leads to the bytes.
+  await disk.syncDirectory(".");
+  await removeName(disk, temporary);
+  return added;
+}
+
+const COMPARE_BYTES = 256 * 1024;
+
+/**
+ * Offset of the first byte below `bytes` that differs between two files; `undefined` when none does.
+ *
+ * A file that is absent or ends early differs where it ends.
+ */
+export async function firstDifference(
+  disk: Disk,
+  paths: readonly [string, string],
+  bytes: number,
+): Promise<number | undefined> {
+  const difference = await withFile(disk, paths[0], (a) =>
+    withFile(disk, paths[1], async (b) => {
+      const at = await firstDifferenceInFiles(a, b, bytes);
+      return { at };
+    }));
+  return difference === undefined ? 0 : difference.at;
+}
+
+async function firstDifferenceInFiles(a: DiskFile, b: DiskFile, bytes: number): Promise<number | undefined> {
+  const left = new Uint8Array(Math.min(COMPARE_BYTES, bytes));
+  const right = new Uint8Array(left.length);
+  for (let position = 0; position < bytes; position += left.length) {
+    const want = Math.min(left.length, bytes - position);
+    const gotLeft = await a.read(left.subarray(0, want), position);
+    const gotRight = await b.read(right.subarray(0, want), position);
+    const shorter = Math.min(gotLeft, gotRight);
+    for (let index = 0; index < shorter; index++) {
+      if (left[index] !== right[index]) return position + index;
+    }
+    if (gotLeft < want || gotRight < want) return position + shorter;
+  }
+  return undefined;
+}

@@ -1,0 +1,78 @@
+import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import { parseArchiveName, parseInProgressName } from "./layout.ts";
+
+/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
+export interface SegmentRun {
+  readonly timeline: TimelineId;
+  readonly firstNumber: SegmentNumber;
+  readonly endNumber: SegmentNumber;
+}
+
+/** What the names in an archive say. */
+export interface Inventory {
+  /** By timeline, then by number; neighbours are joined. */
+  readonly runs: readonly SegmentRun[];
+  readonly histories: readonly TimelineId[];
+  /** Segments of which `inprogress/` holds something. */
+  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+  readonly temporary: readonly string[];
+  readonly foreign: readonly string[];
+}
+
+function bySegment(
+  a: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  b: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+): number {
+  if (a.timeline !== b.timeline) return a.timeline - b.timeline;
+  return a.number < b.number ? -1 : a.number > b.number ? 1 : 0;
+}
+
+/** Joins segments in any order, repeated or not, into runs. */
+export function joinRuns(
+  segments: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[],
+): readonly SegmentRun[] {
+  const runs: { timeline: TimelineId; firstNumber: SegmentNumber; endNumber: SegmentNumber }[] = [];
+  for (const { timeline, number } of [...segments].sort(bySegment)) {
+    const last = runs.at(-1);
+    if (last !== undefined && last.timeline === timeline && number < last.endNumber) continue;
+    const endNumber = number + 1n as SegmentNumber;
+    if (last !== undefined && last.timeline === timeline && number === last.endNumber) {
+      last.endNumber = endNumber;
+    } else {
+      runs.push({ timeline, firstNumber: number, endNumber });
+    }
+  }
+  return runs;
+}
+
+/** Takes stock of an archive by the names in it and in its `inprogress/`. */
+export function takeInventory(
+  names: { readonly archive: readonly string[]; readonly inProgress: readonly string[] },
+  size: SegmentSize,
+): Inventory {
+  const segments: { timeline: TimelineId; number: SegmentNumber }[] = [];
+  const histories: TimelineId[] = [];
+  const temporary: string[] = [];
+  const foreign: string[] = [];
+  for (const name of names.archive) {
+    const parsed = parseArchiveName(name, size);
+    if (parsed.kind === "segment") segments.push(parsed);
+    else if (parsed.kind === "history") histories.push(parsed.timeline);
+    else if (parsed.kind === "temporary") temporary.push(name);
+    else if (parsed.kind === "foreign") foreign.push(name);
+  }
+  const unfinished = new Map<string, { timeline: TimelineId; number: SegmentNumber }>();
+  for (const name of names.inProgress) {
+    const parsed = parseInProgressName(name, size);
+    if (parsed === undefined) continue;
+    unfinished.set(name.slice(0, 24), { timeline: parsed.timeline, number: parsed.number });
+  }
+  return {
+    runs: joinRuns(segments),
+    histories: histories.sort((a, b) => a - b),
+    unfinished: [...unfinished.values()].sort(bySegment),
+    temporary,
+    foreign,
+  };
+}

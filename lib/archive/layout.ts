@@ -1,0 +1,96 @@
+import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
+import { parseSegmentName, segmentName } from "../wal/segment.ts";
+import { parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
+
+/** The name that makes a directory an archive. */
+export const IDENTITY_FILE = "archive.json";
+/** Held by the one receiver. */
+export const LOCK_FILE = "lock";
+export const IN_PROGRESS_DIRECTORY = "inprogress";
+export const CONFLICTS_DIRECTORY = "conflicts";
+
+/** Ends of names under which a complete segment may stand; the plain one first. */
+export const SEGMENT_FORMS = ["", ".zst", ".gz", ".lz4"] as const;
+
+/** What file systems and snapshot tools put into any directory; never ours, never in the way. */
+const NEUTRAL_NAMES: ReadonlySet<string> = new Set(["lost+found", ".snapshot"]);
+
+const OWN_NAMES: ReadonlySet<string> = new Set([
+  IDENTITY_FILE,
+  LOCK_FILE,
+  IN_PROGRESS_DIRECTORY,
+  CONFLICTS_DIRECTORY,
+  "backups",
+  "index",
+  "gaps.jsonl",
+]);
+
+/** A temporary name beside `name`: a crash may leave it behind, and the next opening removes it. */
+export function temporaryName(name: string): string {
+  return `${name}.tmp`;
+}
+
+/** Where a segment grows. */
+export function inProgressPath(name: string): string {
+  return `${IN_PROGRESS_DIRECTORY}/${name}`;
+}
+
+/** Where what an earlier run received of a segment is kept. */
+export function savedPath(name: string, count: number): string {
+  return `${IN_PROGRESS_DIRECTORY}/${name}.saved-${count}`;
+}
+
+/** A file of `inprogress/`: which segment, and which saved copy (`undefined`: the growing file itself). */
+export interface InProgressName {
+  readonly timeline: TimelineId;
+  readonly number: SegmentNumber;
+  readonly savedCount: number | undefined;
+}
+
+/** Takes a name of `inprogress/` apart; `undefined` for one that is not ours. */
+export function parseInProgressName(name: string, size: SegmentSize): InProgressName | undefined {
+  const match = /^([0-9A-F]{24})(?:\.saved-([1-9][0-9]{0,8}))?$/.exec(name);
+  const segment = match === null ? undefined : parseSegmentName(match[1] ?? "", size);
+  if (match === null || segment === undefined) return undefined;
+  return { ...segment, savedCount: match[2] === undefined ? undefined : Number(match[2]) };
+}
+
+/** What a name in the archive directory stands for. */
+export type ArchiveName =
+  | { readonly kind: "segment"; readonly timeline: TimelineId; readonly number: SegmentNumber }
+  | { readonly kind: "history"; readonly timeline: TimelineId }
+  | { readonly kind: "own" }
+  | { readonly kind: "temporary" }
+  | { readonly kind: "neutral" }
+  | { readonly kind: "foreign" };
+
+/** Classifies a name of the archive directory. */
+export function parseArchiveName(name: string, size: SegmentSize): ArchiveName {
+  for (const form of SEGMENT_FORMS) {
+    if (!name.endsWith(form)) continue;
+    const segment = parseSegmentName(name.slice(0, name.length - form.length), size);
+    if (segment !== undefined) return { kind: "segment", ...segment };
+  }
+  const timeline = parseHistoryFileName(name);
+  if (timeline !== undefined) return { kind: "history", timeline };
+  if (/^[0-9A-F]{24}\.[0-9A-F]{8}\.backup$/.test(name)) return { kind: "own" };
+  return classifyOther(name);
+}
+
+/** Classifies a name without knowing the segment size: before there is an identity. */
+export function classifyOther(name: string): ArchiveName {
+  if (OWN_NAMES.has(name)) return { kind: "own" };
+  if (NEUTRAL_NAMES.has(name)) return { kind: "neutral" };
+  if (name === temporaryName(IDENTITY_FILE) || /^[0-9A-F]{8}\.history\.tmp$/.test(name)) {
+    return { kind: "temporary" };
+  }
+  return { kind: "foreign" };
+}
+
+/** File name of a segment: 24 upper-case hexadecimal digits. */
+export function nameOf(
+  segment: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  size: SegmentSize,
+): string {
+  return segmentName(segment.timeline, segment.number, size);
+}

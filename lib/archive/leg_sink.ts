@@ -1,0 +1,235 @@
+import { advance, bytesBetween, type Lsn } from "../wal/lsn.ts";
+import type { Clock } from "./clock.ts";
+import { isOutOfSpace } from "./durable.ts";
+import type { SegmentWriter } from "./segment_writer.ts";
+import { isCatchingUp, planStep, wakeDue, type WriterState } from "./sync_policy.ts";
+import { WalBuffer } from "./wal_buffer.ts";
+
+/** Bytes received and not yet written, at most. What arrives beyond it is still kept, up to `OVERFLOW_BYTES`. */
+export const BUFFER_BYTES = 8 << 20;
+/** A reader that was told to pause may still hand over what it had read. */
+const OVERFLOW_BYTES = 4 << 20;
+/** From here on the reader should pause. */
+const CONGESTED_BYTES = BUFFER_BYTES - (1 << 20);
+/** Room is looked for this often while the disk is full. */
+const FULL_DISK_RETRY_MS = 1000;
+
+/** What a leg's owner is told; called between two steps of the writer. */
+export interface LegListener {
+  /** `writeLsn`, `flushLsn` or `congested` may have changed. */
+  onProgress(): void;
+  /** The writer has given up: nothing more of this leg becomes durable. */
+  onFailure(error: unknown): void;
+  /** The disk is full; the writer tries again by itself. */
+  onDiskFull(): void;
+}
+
+/**
+ * Takes the bytes of one leg from the thread that reads the socket and brings them to the disk.
+ *
+ * One `fdatasync` is under way at a time. What arrives meanwhile is buffered, written at once when it returns, and
+ * covered by the next one. Nothing here blocks, and memory is bounded.
+ */
+export class LegSink {
+  readonly #buffer: WalBuffer;
+  readonly #overflow: Uint8Array[] = [];
+  #overflowBytes = 0;
+  #receivedLsn: Lsn;
+  #serverEndLsn: Lsn;
+  #unsyncedBytes = 0;
+  #lastSyncMs: number;
+  #finishing = false;
+  #abandoned = false;
+  #wake: (() => void) | undefined;
+  readonly #done: Promise<void>;
+  #failed = false;
+
+  constructor(
+    private readonly writer: SegmentWriter,
+    private readonly options: {
+      readonly memory: Uint8Array;
+      readonly clock: Clock;
+      readonly listener: LegListener;
+    },
+  ) {
+    this.#buffer = new WalBuffer(options.memory);
+    this.#receivedLsn = writer.writeLsn;
+    this.#serverEndLsn = writer.writeLsn;
+    this.#lastSyncMs = options.clock.nowMs();
+    this.#done = this.#run();
+  }
+
+  /** Everything below it was handed over by `push`. */
+  get receivedLsn(): Lsn {
+    return this.#receivedLsn;
+  }
+
+  get writeLsn(): Lsn {
+    return this.writer.writeLsn;
+  }
+
+  get flushLsn(): Lsn {
+    return this.writer.flushLsn;
+  }
+
+  /** True while the disk does not keep up: the reader should pause. */
+  get congested(): boolean {
+    return this.#buffer.bytes + this.#overflowBytes >= CONGESTED_BYTES;
+  }
+
+  /** True when the writer has nothing to do. */
+  get idle(): boolean {
+    return this.flushLsn === this.#receivedLsn;
+  }
+
+  /**
+   * Takes a copy of bytes that follow `receivedLsn`.
+   *
+   * @throws {RangeError} when the reader does not heed `congested`.
+   */
+  push(bytes: Uint8Array): void {
+    const taken = this.#overflowBytes === 0 ? this.#buffer.push(bytes) : 0;
+    if (taken < bytes.length) {
+      const rest = bytes.slice(taken);
+      if (this.#overflowBytes + rest.length > OVERFLOW_BYTES) {
+        throw new RangeError(`Cannot buffer ${rest.length} bytes of WAL: the disk is too far behind`);
+      }
+      this.#overflow.push(rest);
+      this.#overflowBytes += rest.length;
+    }
+    this.#receivedLsn = advance(this.#receivedLsn, bytes.length);
+    if (this.#buffer.bytes >= BUFFER_BYTES / 2) this.#wake?.();
+  }
+
+  /** The server's own end of WAL: tells whether a commit may wait for what was received last. */
+  setServerEnd(lsn: Lsn): void {
+    this.#serverEndLsn = lsn;
+  }
+
+  /** Nothing more is at hand to `push` right now: whatever is due may start. */
+  drained(): void {
+    if (wakeDue(this.#state())) this.#wake?.();
+  }
+
+  /** Everything received becomes durable, then the files are let go. Pends as long as the disk stalls or is full. */
+  async finish(): Promise<void> {
+    this.#finishing = true;
+    this.#wake?.();
+    await this.#done;
+  }
+
+  /** Lets go of the files as soon as the operation under way returns; what is not yet durable is given up. */
+  async abandon(): Promise<void> {
+    this.#abandoned = true;
+    await this.finish();
+  }
+
+  #state(): WriterState {
+    return {
+      bufferedBytes: this.#buffer.bytes,
+      unsyncedBytes: this.#unsyncedBytes,
+      // What was received and not yet written is no reason to wait: it is here.
+      behindBytes: Number(bytesBetween({ startLsn: this.#receivedLsn, endLsn: this.#serverEndLsn })),
+      sinceSyncMs: this.options.clock.nowMs() - this.#lastSyncMs,
+    };
+  }
+
+  async #run(): Promise<void> {
+    try {
+      while (!this.#abandoned && await this.#step());
+    } catch (error) {
+      this.#failed = true;
+      this.options.listener.onFailure(error);
+    }
+    try {
+      await this.writer.close();
+    } catch (error) {
+      if (!this.#failed) this.options.listener.onFailure(error);
+    }
+  }
+
+  /** One thing after the other; false when everything is durable and `finish` was asked for. */
+  async #step(): Promise<boolean> {
+    try {
+      return await this.#act();
+    } catch (error) {
+      if (this.writer.spent || !isOutOfSpace(error)) throw error;
+      this.options.listener.onDiskFull();
+      await this.#wait(FULL_DISK_RETRY_MS, "uninterrupted");
+      return true;
+    }
+  }
+
+  async #act(): Promise<boolean> {
+    if (this.writer.segmentFull) {
+      await this.writer.publish();
+      this.#synced();
+      return true;
+    }
+    const state = this.#state();
+    const step = planStep(this.#finishing ? { ...state, behindBytes: 0 } : state);
+    if (step.kind === "write") {
+      await this.#write(step.then);
+    } else if (step.kind === "sync") {
+      await this.writer.sync();
+      this.#synced();
+    } else if (this.#finishing) {
+      return false;
+    } else if (step.waitMs !== undefined || isCatchingUp(state) || !await this.writer.prepareAhead()) {
+      // Something may have come while the writer prepared: only a writer that finds nothing to do may sleep.
+      if (!this.#finishing && !wakeDue(this.#state())) await this.#wait(step.waitMs, "woken");
+    }
+    return true;
+  }
+
+  async #write(then: "sync" | "leave"): Promise<void> {
+    const piece = this.#buffer.peek();
+    const whole = piece.length === this.#buffer.bytes;
+    if (whole && then === "sync") this.#lastSyncMs = this.options.clock.nowMs();
+    const taken = await this.writer.append(piece, whole ? then : "leave");
+    this.#unsyncedBytes += taken;
+    if (this.writer.flushLsn === this.writer.writeLsn) this.#unsyncedBytes = 0;
+    this.#buffer.consume(taken);
+    this.#refill();
+    this.options.listener.onProgress();
+  }
+
+  #synced(): void {
+    this.#unsyncedBytes = 0;
+    this.#lastSyncMs = this.options.clock.nowMs();
+    this.options.listener.onProgress();
+  }
+
+  #refill(): void {
+    for (let first = this.#overflow[0]; first !== undefined; first = this.#overflow[0]) {
+      const taken = this.#buffer.push(first);
+      this.#overflowBytes -= taken;
+      if (taken < first.length) {
+        this.#overflow[0] = first.subarray(taken);
+        return;
+      }
+      this.#overflow.shift();
+    }
+  }
+
+  #wait(delayMs: number | undefined, kind: "woken" | "uninterrupted"): Promise<void> {
+    return new Promise((resolve) => {
+      let cancel: (() => void) | undefined;
+      const wake = () => {
+        if (this.#wake === wake) this.#wake = undefined;
+        cancel?.();
+        resolve();
+      };
+      if (delayMs !== undefined) cancel = this.options.clock.setTimer(Math.max(0, delayMs), wake);
+      // A full disk is not asked more often because more data comes; only the end of the leg interrupts.
+      if (kind === "woken") this.#wake = wake;
+      else this.#wakeAtEnd(wake);
+    });
+  }
+
+  #wakeAtEnd(wake: () => void): void {
+    this.#wake = () => {
+      if (this.#abandoned) wake();
+    };
+  }
+}

@@ -1,0 +1,50 @@
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import { Archive, type ArchiveContents } from "./archive.ts";
+import type { Clock } from "./clock.ts";
+import type { ArchiveIdentity } from "./identity.ts";
+import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
+import { SegmentWriter, type WriterEvents } from "./segment_writer.ts";
+
+/** Memory that a disk must be able to `allocate` for one receiving archive. */
+export const RECEIVING_MEMORY_BYTES = BUFFER_BYTES + (1 << 20);
+
+/** An archive as a receiver uses it: one leg at a time. */
+export class ReceivingArchive {
+  readonly #memory: Uint8Array;
+  readonly #zeros: Uint8Array;
+
+  constructor(
+    private readonly archive: Archive,
+    private readonly options: { readonly clock: Clock; readonly events: WriterEvents },
+  ) {
+    this.#memory = archive.disk.allocate(BUFFER_BYTES);
+    this.#zeros = SegmentWriter.zeroPiece(archive.disk);
+  }
+
+  claim(server: ArchiveIdentity): Promise<void> {
+    return this.archive.claim(server);
+  }
+
+  contents(): Promise<ArchiveContents> {
+    return this.archive.contents();
+  }
+
+  storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
+    return this.archive.storeHistory(timeline, bytes);
+  }
+
+  /** Begins to write at `startLsn`. The leg before it must be finished or abandoned. */
+  async openLeg(
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    listener: LegListener,
+  ): Promise<LegSink> {
+    const { disk, identity, modes, naming } = this.archive;
+    if (identity === undefined) throw new Error("Cannot write WAL: the archive is not claimed");
+    const plan = await this.archive.planLeg(leg.startLsn, leg.lineage);
+    const { clock, events } = this.options;
+    const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros: this.#zeros });
+    return new LegSink(writer, { memory: this.#memory, clock, listener });
+  }
+}

@@ -1,0 +1,46 @@
+import type { Lsn } from "../wal/lsn.ts";
+import { isAllZero, type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import type { SegmentSize } from "../wal/segment.ts";
+import type { DiskFile } from "./disk.ts";
+
+const READ_BYTES = 256 * 1024;
+
+/** Reads a segment file once, front to back, as far as `use` wants. */
+async function readThrough(
+  file: DiskFile,
+  use: (bytes: Uint8Array, position: number) => "more" | "enough",
+): Promise<void> {
+  const buffer = new Uint8Array(READ_BYTES);
+  for (let position = 0;;) {
+    const count = await file.read(buffer, position);
+    if (count === 0 || use(buffer.subarray(0, count), position) === "enough") return;
+    position += count;
+  }
+}
+
+/** Where the records in a segment file end, and what they are like at both ends. */
+export async function scanSegmentFile(
+  file: DiskFile,
+  segment: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
+): Promise<SegmentScan> {
+  const scanner = new SegmentScanner(segment);
+  await readThrough(file, (bytes) => {
+    scanner.push(bytes);
+    return scanner.done ? "enough" : "more";
+  });
+  return scanner.result();
+}
+
+/** Bytes up to and including the last one that is not zero: more than this nobody can have written. */
+export async function countWrittenBytes(file: DiskFile): Promise<number> {
+  let written = 0;
+  await readThrough(file, (bytes, position) => {
+    if (!isAllZero(bytes)) {
+      let length = bytes.length;
+      while (bytes[length - 1] === 0) length--;
+      written = position + length;
+    }
+    return "more";
+  });
+  return written;
+}

@@ -1,0 +1,523 @@
+import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
+import { decodePageHeader, PAGE_BYTES, type PageHeader } from "../wal/page.ts";
+import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import type { ArchiveIdentity } from "./identity.ts";
+import type { Disk, DiskFile } from "./disk.ts";
+import { addName, firstDifference, isOutOfSpace, type Naming, removeName, withFile } from "./durable.ts";
+import {
+  IN_PROGRESS_DIRECTORY,
+  inProgressPath,
+  nameOf,
+  parseInProgressName,
+  savedPath,
+  SEGMENT_FORMS,
+} from "./layout.ts";
+import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { keepConflict } from "./conflict.ts";
+
+/** Bytes of the long page header that stands at a segment's start. */
+const LONG_HEADER_BYTES = 40;
+
+/** Zeros are laid ahead of the data in pieces of this size, so that no commit waits long behind one. */
+const ZERO_PIECE_BYTES = 256 * 1024;
+
+/** One contiguous piece of WAL on one timeline, from a segment's start on. */
+export interface Leg {
+  readonly timeline: TimelineId;
+  /** The start of a segment. */
+  readonly startLsn: Lsn;
+  /** The history of `timeline`: its ancestors may stand in the page headers. */
+  readonly lineage: TimelineHistory;
+  /**
+   * The records that the first one of the leg may point back to, when the archive has the segment before.
+   *
+   * Two where that segment ends inside a record: after a crash the server gives that record up, and goes on from the
+   * one before it.
+   */
+  readonly backLinks: readonly Lsn[];
+}
+
+/** What the writer tells while it works; all are facts that are durable when they are told. */
+export interface WriterEvents {
+  segmentPublished(event: { readonly segment: string; readonly endLsn: Lsn }): void;
+  /** What an earlier run received was moved aside. */
+  savedCopyKept(event: { readonly path: string; readonly validEndLsn: Lsn }): void;
+  /** The new copy has passed the saved one and is synced; the saved one is removed. */
+  savedCopyPassed(event: { readonly path: string }): void;
+}
+
+/** Permissions of what the archive creates. */
+export interface Modes {
+  readonly file: number;
+  readonly directory: number;
+}
+
+interface SavedCopy {
+  readonly path: string;
+  /** End of valid WAL: below it a difference is a conflict. */
+  readonly validBytes: number;
+  /** The copy may go only when the new one has passed this. */
+  readonly writtenBytes: number;
+}
+
+interface OpenSegment {
+  readonly number: SegmentNumber;
+  readonly name: string;
+  readonly file: DiskFile;
+  readonly startLsn: Lsn;
+  readonly endLsn: Lsn;
+  /** Up to here the file's blocks are written, so that a later sync has no allocation to record. */
+  zeroedBytes: number;
+  /** Whether its name in `inprogress/` survives a power cut. */
+  nameSynced: boolean;
+  firstPageChecked: boolean;
+  saved: readonly SavedCopy[];
+}
+
+/**
+ * Writes one leg of WAL into the archive: `inprogress/` first, published segment by segment.
+ *
+ * Not one byte of an earlier run is overwritten: what stands in the way is moved aside, and goes when the new
+ * copy has passed it and is synced (P3). One call at a time. Every call may reject with what the disk says: after an
+ * error that `isOutOfSpace` and while `spent` is false the same call may be made again; after any other the next leg
+ * starts again at the start of the unpublished segment.
+ */
+export class SegmentWriter {
+  #segment: OpenSegment | undefined;
+  #next: OpenSegment | undefined;
+  #writeLsn: Lsn;
+  #flushLsn: Lsn;
+  #backLink: { readonly scanner: SegmentScanner; fedBytes: number } | undefined;
+  #preparing = true;
+  #notToPrepare: SegmentNumber | undefined;
+  #spent = false;
+  readonly #zeros: Uint8Array;
+
+  constructor(
+    private readonly disk: Disk,
+    private readonly identity: ArchiveIdentity,
+    private readonly leg: Leg,
+    private readonly options: {
+      readonly modes: Modes;
+      readonly naming: Naming;
+      readonly events: WriterEvents;
+      /** Zeros that the disk takes without a copy, from `zeroPiece`. */
+      readonly zeros: Uint8Array;
+    },
+  ) {
+    this.#writeLsn = leg.startLsn;
+    this.#flushLsn = leg.startLsn;
+    this.#zeros = options.zeros;
+    if (leg.backLinks.length > 0) {
+      const scanner = new SegmentScanner({ startLsn: leg.startLsn, segmentSize: identity.segmentSize });
+      this.#backLink = { scanner, fedBytes: 0 };
+    }
+  }
+
+  /** Memory for the zeros that are laid ahead; one serves all writers of a disk, one after the other. */
+  static zeroPiece(disk: Disk): Uint8Array {
+    return disk.allocate(ZERO_PIECE_BYTES);
+  }
+
+  /** Everything of this leg below it was handed to the operating system. */
+  get writeLsn(): Lsn {
+    return this.#writeLsn;
+  }
+
+  /** Everything of this leg below it survives a power cut. */
+  get flushLsn(): Lsn {
+    return this.#flushLsn;
+  }
+
+  /** True after an error that no further call can mend. */
+  get spent(): boolean {
+    return this.#spent;
+  }
+
+  /** True when the growing segment is received to its last byte: `publish` is due. */
+  get segmentFull(): boolean {
+    return this.#segment !== undefined && this.#writeLsn === this.#segment.endLsn;
+  }
+
+  /**
+   * Writes bytes that follow `writeLsn`, at most to the end of the segment; resolves to how many it took.
+   *
+   * With `sync` it also does what `sync()` does, handing both to the disk at once; a full segment waits for `publish`.
+   */
+  async append(bytes: Uint8Array, then: "sync" | "leave"): Promise<number> {
+    const segment = this.#segment ??= await this.#open(this.#writeLsn);
+    const room = Number(segment.endLsn - this.#writeLsn);
+    const taken = bytes.length <= room ? bytes : bytes.subarray(0, room);
+    const written = segment.file.write(taken, Number(this.#writeLsn - segment.startLsn)).then(() => {
+      this.#writeLsn = advance(this.#writeLsn, taken.length);
+    });
+    // The last bytes of a segment are synced by publish.
+    if (then === "leave" || taken.length === room) {
+      await written;
+      return taken.length;
+    }
+    // Both are under way: the disk keeps their order, and the sync counts only if the write did not fail.
+    const [write, sync] = await Promise.allSettled([written, this.#syncFile(segment)]);
+    if (write.status === "rejected") throw write.reason;
+    if (sync.status === "rejected") throw sync.reason;
+    await this.#afterSync(segment);
+    return taken.length;
+  }
+
+  /** Makes all that was appended durable, and only then moves `flushLsn`. */
+  async sync(): Promise<void> {
+    const segment = this.#segment;
+    if (segment === undefined || this.#flushLsn === this.#writeLsn) return;
+    await this.#syncFile(segment);
+    await this.#afterSync(segment);
+  }
+
+  /**
+   * Publishes the full segment under its own name (P1).
+   *
+   * The order: data synced, then the link, then the directory synced, then acknowledged, then the name in
+   * `inprogress/` removed. A power cut before the directory's sync leaves a growing file, after it a published one.
+   */
+  async publish(): Promise<void> {
+    const segment = this.#segment;
+    if (segment === undefined) return;
+    await this.#syncFile(segment);
+    await this.#check(segment);
+    await this.#passSavedCopies(segment);
+    const growing = inProgressPath(segment.name);
+    await this.#refuseCompressedForms(segment.name);
+    if (!await addName(this.disk, { from: growing, to: segment.name }, this.options.naming)) {
+      await this.#compareWithPublished(segment);
+    }
+    await this.disk.syncDirectory(".");
+    await this.#refuseCompressedForms(segment.name);
+    this.#flushLsn = segment.endLsn;
+    this.#segment = undefined;
+    this.options.events.segmentPublished({ segment: segment.name, endLsn: segment.endLsn });
+    await segment.file.close();
+    await removeName(this.disk, growing);
+  }
+
+  /**
+   * Lays zeros ahead of the data, one piece a call, in the growing segment and then in the next; resolves to false
+   * when there is nothing to prepare. A later sync then writes data only, where it would have to record new blocks too.
+   */
+  async prepareAhead(): Promise<boolean> {
+    const segment = this.#segment;
+    if (!this.#preparing || segment === undefined) return false;
+    try {
+      if (await this.#zeroPiece(segment, Number(this.#writeLsn - segment.startLsn))) return true;
+      return await this.#prepareNext(segment);
+    } catch (error) {
+      // Zeros are only for speed: the data itself tells when there is no room.
+      if (!isOutOfSpace(error)) throw error;
+      this.#preparing = false;
+      return false;
+    }
+  }
+
+  /** Lets go of the files, without a sync; the unfinished segment stays in `inprogress/`. */
+  async close(): Promise<void> {
+    const segment = this.#segment;
+    const next = this.#next;
+    this.#segment = undefined;
+    this.#next = undefined;
+    await next?.file.close();
+    await segment?.file.close();
+    const empty = segment !== undefined && this.#writeLsn === segment.startLsn;
+    for (const unused of [next, empty ? segment : undefined]) {
+      if (unused !== undefined) await removeName(this.disk, inProgressPath(unused.name));
+    }
+  }
+
+  async #syncFile(segment: OpenSegment): Promise<void> {
+    // The kernel may drop the pages whose write failed and call the next sync a success: never try again.
+    if (this.#spent) throw new Error(`Cannot sync "${segment.name}": an earlier sync of it failed`);
+    try {
+      await segment.file.sync();
+    } catch (error) {
+      this.#spent = true;
+      throw error;
+    }
+  }
+
+  async #afterSync(segment: OpenSegment): Promise<void> {
+    if (!segment.nameSynced) {
+      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+      segment.nameSynced = true;
+    }
+    await this.#check(segment);
+    this.#flushLsn = this.#writeLsn;
+    if (segment.saved.length > 0) await this.#passSavedCopies(segment);
+  }
+
+  async #open(lsn: Lsn): Promise<OpenSegment> {
+    const prepared = this.#next;
+    if (prepared !== undefined && prepared.startLsn === lsn) {
+      this.#next = undefined;
+      return prepared;
+    }
+    const number = segmentNumberAt(lsn, this.identity.segmentSize);
+    const name = nameOf({ timeline: this.leg.timeline, number }, this.identity.segmentSize);
+    await this.#moveAside(name, number);
+    return await this.#create(name, number);
+  }
+
+  async #create(name: string, number: SegmentNumber): Promise<OpenSegment> {
+    const saved = await this.#savedCopies(name, number);
+    const file = await this.disk.create(inProgressPath(name), this.options.modes.file);
+    try {
+      await file.truncate(Number(this.identity.segmentSize));
+    } catch (error) {
+      await file.close();
+      await removeName(this.disk, inProgressPath(name));
+      throw error;
+    }
+    return {
+      number,
+      name,
+      file,
+      startLsn: segmentStart(number, this.identity.segmentSize),
+      endLsn: segmentEnd(number, this.identity.segmentSize),
+      zeroedBytes: 0,
+      nameSynced: false,
+      firstPageChecked: false,
+      saved,
+    };
+  }
+
+  #scan(file: DiskFile, number: SegmentNumber): Promise<SegmentScan> {
+    const { segmentSize } = this.identity;
+    return scanSegmentFile(file, { startLsn: segmentStart(number, segmentSize), segmentSize });
+  }
+
+  /** Moves what an earlier run left of this segment to a name where nothing writes. */
+  async #moveAside(name: string, number: SegmentNumber): Promise<void> {
+    const growing = inProgressPath(name);
+    const left = await withFile(this.disk, growing, async (file) => {
+      if (await countWrittenBytes(file) === 0) return { validEndLsn: undefined };
+      return { validEndLsn: (await this.#scan(file, number)).endLsn };
+    });
+    if (left === undefined) return;
+    if (left.validEndLsn === undefined) {
+      await removeName(this.disk, growing);
+      return;
+    }
+    for (let count = 1;; count++) {
+      const saved = savedPath(name, count);
+      if (!await addName(this.disk, { from: growing, to: saved }, this.options.naming)) continue;
+      // The safe name is synced before the old one goes.
+      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+      await removeName(this.disk, growing);
+      this.options.events.savedCopyKept({ path: saved, validEndLsn: left.validEndLsn });
+      return;
+    }
+  }
+
+  async #savedCopies(name: string, number: SegmentNumber): Promise<readonly SavedCopy[]> {
+    const startLsn = segmentStart(number, this.identity.segmentSize);
+    const copies: SavedCopy[] = [];
+    for (const entry of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
+      const parsed = parseInProgressName(entry, this.identity.segmentSize);
+      if (parsed?.savedCount === undefined || !entry.startsWith(name)) continue;
+      const path = `${IN_PROGRESS_DIRECTORY}/${entry}`;
+      await withFile(this.disk, path, async (file) => {
+        const validBytes = Number((await this.#scan(file, number)).endLsn - startLsn);
+        copies.push({ path, validBytes, writtenBytes: await countWrittenBytes(file) });
+      });
+    }
+    return await this.#withoutRepeats(copies);
+  }
+
+  /** Removes a saved copy whose every byte another saved copy has too: many restarts must not fill the disk. */
+  async #withoutRepeats(copies: readonly SavedCopy[]): Promise<readonly SavedCopy[]> {
+    const kept: SavedCopy[] = [];
+    for (const copy of [...copies].sort((a, b) => b.writtenBytes - a.writtenBytes)) {
+      const longer = await this.#firstWithSameBytes(kept, copy);
+      if (longer === undefined) {
+        kept.push(copy);
+        continue;
+      }
+      // The copy that stays may be the younger one, never synced to its end.
+      await withFile(this.disk, longer.path, (file) => file.sync());
+      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+      await removeName(this.disk, copy.path);
+    }
+    return kept;
+  }
+
+  async #firstWithSameBytes(kept: readonly SavedCopy[], copy: SavedCopy): Promise<SavedCopy | undefined> {
+    for (const other of kept) {
+      const difference = await firstDifference(this.disk, [copy.path, other.path], copy.writtenBytes);
+      if (difference === undefined) return other;
+    }
+    return undefined;
+  }
+
+  async #passSavedCopies(segment: OpenSegment): Promise<void> {
+    const syncedBytes = Number(this.#writeLsn - segment.startLsn);
+    const passed = segment.saved.filter((saved) => saved.writtenBytes <= syncedBytes);
+    if (passed.length === 0) return;
+    const growing = inProgressPath(segment.name);
+    for (const saved of passed) {
+      const difference = await firstDifference(this.disk, [saved.path, growing], saved.validBytes);
+      if (difference !== undefined) {
+        const at = (bytes: number) => formatLsn(advance(segment.startLsn, bytes));
+        this.#refuse(
+          new ArchiveConflictError(
+            `Cannot go on with ${segment.name}: the server sends other bytes than it sent before, first at ${
+              at(difference)
+            }; both are kept: "${this.disk.root}/${growing}" (now) and "${this.disk.root}/${saved.path}" (before, valid to ${
+              at(saved.validBytes)
+            })`,
+          ),
+        );
+      }
+      await removeName(this.disk, saved.path);
+      segment.saved = segment.saved.filter((other) => other !== saved);
+      this.options.events.savedCopyPassed({ path: saved.path });
+    }
+  }
+
+  async #check(segment: OpenSegment): Promise<void> {
+    if (segment.firstPageChecked && this.#backLink === undefined) return;
+    const writtenBytes = Number(this.#writeLsn - segment.startLsn);
+    if (!segment.firstPageChecked && writtenBytes >= LONG_HEADER_BYTES) {
+      await this.#checkFirstPage(segment);
+      segment.firstPageChecked = true;
+    }
+    // The link is looked for in the leg's first segment; one record can fill it, and then there is none to check.
+    if (segment.startLsn !== this.leg.startLsn) this.#backLink = undefined;
+    if (this.#backLink !== undefined) await this.#checkBackLink(segment, writtenBytes);
+  }
+
+  async #checkFirstPage(segment: OpenSegment): Promise<void> {
+    const bytes = new Uint8Array(LONG_HEADER_BYTES);
+    await segment.file.read(bytes, 0);
+    const header = decodePageHeader(bytes);
+    const problem = header === undefined
+      ? "its first page has no header"
+      : this.#pageProblem(header, segment);
+    if (problem !== undefined) {
+      this.#refuse(new WrongClusterError(`Cannot archive ${segment.name}: ${problem}`));
+    }
+  }
+
+  #pageProblem(header: PageHeader, segment: OpenSegment): string | undefined {
+    const { systemIdentifier, segmentSize } = this.identity;
+    if (header.pageLsn !== segment.startLsn) {
+      return `page address ${formatLsn(header.pageLsn)}, want ${formatLsn(segment.startLsn)}`;
+    }
+    if (!header.isLong) {
+      return `its first page has no long header, want one at ${formatLsn(segment.startLsn)}`;
+    }
+    if (header.systemIdentifier !== systemIdentifier) {
+      return `system identifier ${header.systemIdentifier}, want ${systemIdentifier}`;
+    }
+    if (header.segmentBytes !== Number(segmentSize)) {
+      return `segments of ${header.segmentBytes} bytes, want ${segmentSize}`;
+    }
+    if (
+      header.timeline !== this.leg.timeline &&
+      !this.leg.lineage.entries.some((ancestor) => ancestor.timeline === header.timeline)
+    ) {
+      return `a page of timeline ${header.timeline}, want ${this.leg.timeline} or an ancestor of it`;
+    }
+    return undefined;
+  }
+
+  /** A wrong server often has the right system identifier; its records do not continue ours. */
+  async #checkBackLink(segment: OpenSegment, writtenBytes: number): Promise<void> {
+    const link = this.#backLink;
+    if (link === undefined) return;
+    const page = new Uint8Array(PAGE_BYTES);
+    while (link.fedBytes < writtenBytes && !link.scanner.done) {
+      const part = page.subarray(0, Math.min(page.length, writtenBytes - link.fedBytes));
+      const count = await segment.file.read(part, link.fedBytes);
+      if (count === 0) return;
+      link.scanner.push(part.subarray(0, count));
+      link.fedBytes += count;
+      const { firstRecordLsn, firstRecordPrevLsn } = link.scanner.result();
+      if (firstRecordLsn === undefined || firstRecordPrevLsn === undefined) continue;
+      this.#backLink = undefined;
+      if (this.leg.backLinks.includes(firstRecordPrevLsn)) return;
+      this.#refuse(
+        new ArchiveConflictError(
+          `Cannot go on with ${segment.name}: its first record at ${
+            formatLsn(firstRecordLsn)
+          } follows one at ${formatLsn(firstRecordPrevLsn)}, but the archive's last record before it is at ${
+            this.leg.backLinks.map(formatLsn).join(" or ")
+          }; the server's WAL does not continue this archive`,
+        ),
+      );
+    }
+  }
+
+  async #refuseCompressedForms(name: string): Promise<void> {
+    for (const form of SEGMENT_FORMS) {
+      if (form === "" || await this.disk.entry(name + form) === undefined) continue;
+      this.#refuse(
+        new ArchiveConflictError(
+          `Cannot publish ${name}: "${this.disk.root}/${name}${form}" stands there already`,
+        ),
+      );
+    }
+  }
+
+  /** The name is taken: the same bytes are success, others a conflict of which both sides are kept (P4). */
+  async #compareWithPublished(segment: OpenSegment): Promise<void> {
+    const growing = inProgressPath(segment.name);
+    const paths = [growing, segment.name] as const;
+    const difference = await firstDifference(this.disk, paths, Number(this.identity.segmentSize));
+    if (difference === undefined) {
+      // Whoever linked it may not have synced it.
+      await withFile(this.disk, segment.name, (file) => file.sync());
+      return;
+    }
+    const kept = await keepConflict(this.disk, { from: growing, name: segment.name }, this.options);
+    this.#refuse(
+      new ArchiveConflictError(
+        `Cannot publish ${segment.name}: the archive has other bytes under this name, first at ${
+          formatLsn(advance(segment.startLsn, difference))
+        }; the archive's file is unchanged, the server's is kept as "${this.disk.root}/${kept}"`,
+      ),
+    );
+  }
+
+  #refuse(error: Error): never {
+    this.#spent = true;
+    throw error;
+  }
+
+  async #zeroPiece(segment: OpenSegment, writtenBytes: number): Promise<boolean> {
+    const size = Number(this.identity.segmentSize);
+    // Only whole pages beyond the data: zeros never touch a page that holds received bytes.
+    const from = Math.max(segment.zeroedBytes, Math.ceil(writtenBytes / PAGE_BYTES) * PAGE_BYTES);
+    if (from >= size) return false;
+    const bytes = this.#zeros.subarray(0, Math.min(this.#zeros.length, size - from));
+    await segment.file.write(bytes, from);
+    segment.zeroedBytes = from + bytes.length;
+    return true;
+  }
+
+  async #prepareNext(segment: OpenSegment): Promise<boolean> {
+    if (this.#next === undefined) {
+      const number = segment.number + 1n as SegmentNumber;
+      const name = nameOf({ timeline: this.leg.timeline, number }, this.identity.segmentSize);
+      if (this.#notToPrepare === number) return false;
+      if (await this.disk.entry(inProgressPath(name)) !== undefined) {
+        // What an earlier run left there is moved aside when its turn comes.
+        this.#notToPrepare = number;
+        return false;
+      }
+      this.#next = await this.#create(name, number);
+    }
+    if (!await this.#zeroPiece(this.#next, 0)) return false;
+    await this.#next.file.sync();
+    return true;
+  }
+}

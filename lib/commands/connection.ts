@@ -1,0 +1,44 @@
+import * as fs from "node:fs";
+import { userInfo } from "node:os";
+import type { ConninfoFiles } from "../conninfo/conninfo_files.ts";
+import { ConninfoError } from "../conninfo/conninfo_error.ts";
+import { resolveConnection, type ResolvedConnection } from "../conninfo/resolve_connection.ts";
+import { type CommandContext, UsageError } from "./context.ts";
+
+/** What a sandbox or the file system refuses counts as absent, as libpq has it. */
+function unlessRefused<T>(act: () => T): T | undefined {
+  try {
+    return act();
+  } catch {
+    // Whatever the reason: a file that we can't see is a file that is not there.
+    return undefined;
+  }
+}
+
+const realFiles: ConninfoFiles = {
+  readText: (path) => unlessRefused(() => fs.readFileSync(path, "utf8")),
+  mode: (path) => unlessRefused(() => fs.statSync(path).mode),
+  exists: (path) => unlessRefused(() => fs.existsSync(path)) ?? false,
+  owner: (path) => unlessRefused(() => fs.statSync(path).uid),
+};
+
+/**
+ * What `-c` and the environment say together.
+ *
+ * @throws {UsageError} on a connection string that libpq would refuse, or that asks for what we can't do.
+ */
+export function commandConnection(conninfo: string | undefined, context: CommandContext): ResolvedConnection {
+  try {
+    return resolveConnection({
+      conninfo,
+      env: context.env,
+      files: realFiles,
+      homeDirectory: context.env["HOME"],
+      operatingSystemUser: unlessRefused(() => userInfo().username) ?? context.env["USER"] ?? "",
+      fallbackApplicationName: "walvault",
+    });
+  } catch (error) {
+    if (!(error instanceof ConninfoError)) throw error;
+    throw new UsageError(error.message, error.hint ?? "See --connection in: walvault receive --help");
+  }
+}

@@ -1,0 +1,28 @@
+import { InvalidArgumentError } from "commander";
+import { type Lsn, parseLsn } from "../wal/lsn.ts";
+
+/** For commander: an LSN such as 16/B374D848. */
+export function lsnOption(text: string): Lsn {
+  try {
+    return parseLsn(text);
+  } catch {
+    throw new InvalidArgumentError(`want an LSN such as 16/B374D848, got "${text}".`);
+  }
+}
+
+/** For commander: seconds, with decimals, above 0; becomes milliseconds. */
+export function secondsOption(text: string): number {
+  const seconds = Number(text);
+  if (!/^[0-9]+(\.[0-9]+)?$/.test(text) || seconds <= 0 || seconds > 86_400) {
+    throw new InvalidArgumentError(`want seconds above 0 and at most 86400, got "${text}".`);
+  }
+  return seconds * 1000;
+}
+
+/** For commander: a name that CREATE_REPLICATION_SLOT takes. */
+export function slotNameOption(text: string): string {
+  if (!/^[a-z0-9_]{1,63}$/.test(text)) {
+    throw new InvalidArgumentError(`want 1 to 63 lower-case letters, digits and underscores, got "${text}".`);
+  }
+  return text;
+}

@@ -1,0 +1,58 @@
+import type { Lsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import type { StandbyStatus } from "./standby_status.ts";
+
+/** What IDENTIFY_SYSTEM answers. */
+export interface SystemIdentity {
+  /** Unsigned 64 bits. */
+  readonly systemIdentifier: bigint;
+  readonly timeline: TimelineId;
+  /** The server's flush position (a standby: its replay or receive position). */
+  readonly flushLsn: Lsn;
+}
+
+/** A physical slot as READ_REPLICATION_SLOT or `pg_replication_slots` tells it. */
+export interface SlotPosition {
+  readonly kind: "physical" | "logical";
+  /** `undefined` while the slot reserves nothing. */
+  readonly restartLsn: Lsn | undefined;
+  /** `undefined` where the server does not tell it (before 15). */
+  readonly restartTimeline: TimelineId | undefined;
+}
+
+/** How one START_REPLICATION ended without an error. */
+export type StreamEnd =
+  /** The timeline ended on the server; go on at `switchLsn` on `nextTimeline`. */
+  | { readonly kind: "timeline"; readonly nextTimeline: TimelineId; readonly switchLsn: Lsn }
+  /** The server shuts down: it sent all its WAL and closed the copy. */
+  | { readonly kind: "shutdown" }
+  /** `stop()` was called and the server confirmed. */
+  | { readonly kind: "stopped" };
+
+/** Called on the thread that reads the socket, in order; must not block. */
+export interface WalStreamHandler {
+  /**
+   * Some bytes of WAL, contiguous from call to call within one stream.
+   *
+   * A message may arrive in several calls. `bytes` is valid only during the call.
+   * @throws to refuse the stream: the stream then fails with that error.
+   */
+  onWal(startLsn: Lsn, bytes: Uint8Array): void;
+  /** One XLogData or keepalive message has arrived whole: the server's own end of WAL, and whether it waits for a reply. */
+  onServerPosition(message: { readonly walEndLsn: Lsn; readonly replyRequested: boolean }): void;
+  /** Every byte that the socket had is handed over: a good moment to reply. */
+  onDrained(): void;
+}
+
+/** A running START_REPLICATION. */
+export interface WalStream {
+  /** Settles when the stream is over; rejects with `ServerError`, `ConnectionError` or what the handler threw. */
+  readonly ended: Promise<StreamEnd>;
+  /** Never blocks; dropped silently when the stream is over. */
+  sendStatus(status: StandbyStatus): void;
+  /** Stops reading from the socket; status updates still go out. */
+  pause(): void;
+  resume(): void;
+  /** Says CopyDone; what the server still sends is handed over until it answers with its own. */
+  stop(): void;
+}

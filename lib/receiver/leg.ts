@@ -1,0 +1,328 @@
+import { ConnectionError } from "../protocol/errors.ts";
+import type { StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
+import type { Clock } from "./clock.ts";
+import { NotYetError } from "./failure.ts";
+import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
+import type { LegListener, WalArchive, WalSink } from "./wal_archive.ts";
+import type { WalSource } from "./wal_source.ts";
+
+/** Named limits of one connection; all in milliseconds. */
+export interface LegTiming {
+  /** A status goes out at least this often. */
+  readonly statusIntervalMs: number;
+  /** A server that says nothing for this long is given up. */
+  readonly receiveTimeoutMs: number;
+  /** A disk that brings nothing to safety for this long ends the connection. */
+  readonly stallTimeoutMs: number;
+  /** The server has this long to confirm the end of the stream. */
+  readonly stopTimeoutMs: number;
+}
+
+/** Where a leg stands; for people who watch. */
+export interface LegPosition {
+  readonly timeline: number;
+  readonly receivedLsn: Lsn;
+  readonly flushLsn: Lsn;
+  readonly serverLsn: Lsn;
+}
+
+/** What one leg is made of. */
+export interface LegOptions {
+  readonly source: WalSource;
+  readonly archive: WalArchive;
+  readonly clock: Clock;
+  readonly timing: LegTiming;
+  readonly lineage: TimelineHistory;
+  readonly startLsn: Lsn;
+  readonly slot: string | undefined;
+  /** Stop when everything below it is received. */
+  readonly endLsn: Lsn | undefined;
+  /** The server has begun to send. */
+  onStreaming(): void;
+  onPosition(position: LegPosition): void;
+  onDiskFull(): void;
+}
+
+/** How a leg ended without an error; in each case all that was received is durable. */
+export type LegEnd = StreamEnd | { readonly kind: "end-reached" };
+
+/**
+ * Streams one leg: from a segment's start until the timeline ends, the server shuts down, or we are told to stop.
+ *
+ * Whatever ends it, all that was received is made durable before it settles, unless the disk refuses.
+ */
+export async function streamLeg(options: LegOptions, signal: AbortSignal): Promise<LegEnd> {
+  const leg = new RunningLeg(options);
+  return await leg.run(signal);
+}
+
+class RunningLeg implements WalStreamHandler, LegListener {
+  #sink: WalSink | undefined;
+  #stream: WalStream | undefined;
+  #serverLsn: Lsn;
+  #reportedFlushLsn: Lsn;
+  #reportedAtMs: number;
+  #heardAtMs: number;
+  #asked = false;
+  #replyOwed = false;
+  #paused = false;
+  /** When the disk last brought something to safety, or had nothing to do. */
+  #disk: { readonly flushLsn: Lsn; readonly atMs: number };
+  #ended: "end-reached" | "stopped" | undefined;
+  #cancelTick: (() => void) | undefined;
+  #fail: (error: unknown) => void = () => {};
+  /** Settles when the leg must end for a reason of ours. */
+  readonly #failed = new Promise<never>((_resolve, reject) => {
+    this.#fail = reject;
+  });
+
+  constructor(private readonly options: LegOptions) {
+    const nowMs = options.clock.nowMs();
+    this.#serverLsn = options.startLsn;
+    this.#reportedFlushLsn = options.startLsn;
+    this.#reportedAtMs = nowMs;
+    this.#heardAtMs = nowMs;
+    this.#disk = { flushLsn: options.startLsn, atMs: nowMs };
+    this.#failed.catch(() => {
+      // Whoever races with it has the error; a failure after the end has nobody to tell.
+    });
+  }
+
+  async run(signal: AbortSignal): Promise<LegEnd> {
+    const { archive, source, startLsn, lineage, slot } = this.options;
+    const sink = await archive.openLeg({ startLsn, lineage }, this);
+    this.#sink = sink;
+    const onAbort = () => this.#stop("stopped");
+    try {
+      const stream = await this.#orTooLate(
+        source.startReplication({ slot, startLsn, timeline: lineage.timeline }, this),
+      );
+      this.#stream = stream;
+      stream.ended.catch(() => {
+        // Raced below; it may also fail later, when nobody waits for it any more.
+      });
+      this.options.onStreaming();
+      this.#heardAtMs = this.options.clock.nowMs();
+      this.#report();
+      this.#tick();
+      if (signal.aborted) onAbort();
+      else signal.addEventListener("abort", onAbort, { once: true });
+      const end = await Promise.race([stream.ended, this.#failed]);
+      await this.#settle(sink);
+      return this.#ended === "end-reached" ? { kind: "end-reached" } : end;
+    } catch (error) {
+      // The connection must not stay open behind a disk that stalls: the server would wait for it at its shutdown.
+      await source.close();
+      await this.#settle(sink);
+      // Told to stop, and all is safe: that the server did not confirm in time changes nothing.
+      if (this.#ended !== undefined && sink.idle) return { kind: this.#ended };
+      throw error;
+    } finally {
+      this.#cancelTick?.();
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  onWal(startLsn: Lsn, bytes: Uint8Array): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    void startLsn;
+    sink.push(bytes);
+    if (!this.#paused && sink.congested) {
+      this.#paused = true;
+      this.#stream?.pause();
+      this.#scheduleTick();
+    }
+  }
+
+  onServerPosition(message: { readonly walEndLsn: Lsn; readonly replyRequested: boolean }): void {
+    if (message.walEndLsn > this.#serverLsn) this.#serverLsn = message.walEndLsn;
+    if (message.replyRequested) this.#replyOwed = true;
+  }
+
+  onDrained(): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    this.#heardAtMs = this.options.clock.nowMs();
+    this.#asked = false;
+    sink.setServerEnd(this.#serverLsn);
+    sink.drained();
+    this.#reportIfDue();
+    const { endLsn } = this.options;
+    if (endLsn !== undefined && sink.receivedLsn >= endLsn) this.#stop("end-reached");
+  }
+
+  onProgress(): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    if (this.#paused && !sink.congested) {
+      this.#paused = false;
+      this.#heardAtMs = this.options.clock.nowMs();
+      this.#stream?.resume();
+    }
+    this.#reportIfDue();
+  }
+
+  onFailure(error: unknown): void {
+    this.#fail(error);
+  }
+
+  onDiskFull(): void {
+    this.options.onDiskFull();
+  }
+
+  /** A server that does not answer START_REPLICATION is as silent as one that stops sending. */
+  async #orTooLate<T>(answer: Promise<T>): Promise<T> {
+    const { receiveTimeoutMs } = this.options.timing;
+    const cancel = this.options.clock.setTimer(receiveTimeoutMs, () => this.#fail(this.#silence()));
+    try {
+      return await Promise.race([answer, this.#failed]);
+    } finally {
+      cancel();
+      answer.catch(() => {
+        // The race is lost: its error was reported, this one follows from it.
+      });
+    }
+  }
+
+  #silence(): ConnectionError {
+    const seconds = this.options.timing.receiveTimeoutMs / 1000;
+    return new ConnectionError(
+      "timeout",
+      `Cannot receive from ${this.options.source.address}: silent for ${seconds} s`,
+    );
+  }
+
+  async #settle(sink: WalSink): Promise<void> {
+    this.#cancelTick?.();
+    await sink.finish();
+  }
+
+  /** Everything received is made durable and reported; then we say that we are done. */
+  #stop(reason: "end-reached" | "stopped"): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = reason;
+    const { clock, timing, source } = this.options;
+    const late = new ConnectionError(
+      "timeout",
+      `Cannot end the stream from ${source.address}: no confirmation`,
+    );
+    const cancel = clock.setTimer(timing.stopTimeoutMs, () => this.#fail(late));
+    const sink = this.#sink;
+    const stream = this.#stream;
+    void stream?.ended.then(cancel, cancel);
+    this.#stopWhenSafe = () => {
+      if (sink !== undefined && !sink.idle) return;
+      this.#stopWhenSafe = undefined;
+      this.#report();
+      stream?.stop();
+    };
+    sink?.setServerEnd(sink.receivedLsn);
+    sink?.drained();
+    this.#stopWhenSafe();
+  }
+
+  #stopWhenSafe: (() => void) | undefined;
+
+  #reportIfDue(): void {
+    const sink = this.#sink;
+    if (sink === undefined || this.#stream === undefined) return;
+    const status = statusDue(
+      {
+        writeLsn: sink.writeLsn,
+        flushLsn: sink.flushLsn,
+        reportedFlushLsn: this.#reportedFlushLsn,
+        reportedAtMs: this.#reportedAtMs,
+        paused: this.#paused,
+        replyOwed: this.#replyOwed,
+      },
+      this.options.timing,
+      this.options.clock.nowMs(),
+    );
+    if (status !== undefined) this.#report();
+    this.#stopWhenSafe?.();
+  }
+
+  #report(options = { replyRequested: false }): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    const { writeLsn, flushLsn } = sink;
+    this.#stream?.sendStatus({ writeLsn, flushLsn, replyRequested: options.replyRequested });
+    this.#reportedFlushLsn = flushLsn;
+    this.#reportedAtMs = this.options.clock.nowMs();
+    this.#replyOwed = false;
+  }
+
+  /** The rare things: silence, a stalled disk, the status that is due by time. */
+  #tick(): void {
+    const nowMs = this.options.clock.nowMs();
+    this.#judgeSilence(nowMs);
+    this.#judgeDisk(nowMs);
+    this.#reportIfDue();
+    const sink = this.#sink;
+    if (sink !== undefined) {
+      this.options.onPosition({
+        timeline: this.options.lineage.timeline,
+        receivedLsn: sink.receivedLsn,
+        flushLsn: sink.flushLsn,
+        serverLsn: this.#serverLsn,
+      });
+    }
+    this.#scheduleTick();
+  }
+
+  #scheduleTick(): void {
+    this.#cancelTick?.();
+    const { statusIntervalMs, receiveTimeoutMs, stallTimeoutMs } = this.options.timing;
+    const quiet = Math.min(
+      PAUSED_STATUS_INTERVAL_MS,
+      statusIntervalMs,
+      receiveTimeoutMs / 4,
+      stallTimeoutMs / 4,
+    );
+    this.#cancelTick = this.options.clock.setTimer(quiet, () => this.#tick());
+  }
+
+  #judgeSilence(nowMs: number): void {
+    // While we do not read, the silence is ours.
+    if (this.#paused) {
+      this.#heardAtMs = nowMs;
+      return;
+    }
+    const { receiveTimeoutMs } = this.options.timing;
+    const state = { silentMs: nowMs - this.#heardAtMs, timeoutMs: receiveTimeoutMs, asked: this.#asked };
+    switch (judgeSilence(state)) {
+      case "ask":
+        this.#asked = true;
+        this.#report({ replyRequested: true });
+        return;
+      case "give-up":
+        this.#fail(this.#silence());
+        return;
+      case "none":
+        return;
+    }
+  }
+
+  #judgeDisk(nowMs: number): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    if (sink.idle || sink.flushLsn !== this.#disk.flushLsn) {
+      this.#disk = { flushLsn: sink.flushLsn, atMs: nowMs };
+      return;
+    }
+    const { stallTimeoutMs } = this.options.timing;
+    if (nowMs - this.#disk.atMs < stallTimeoutMs) return;
+    // A receiver that answers but does not read would hold up the server's shutdown: the truth, then good-bye.
+    this.#report();
+    this.#fail(
+      new NotYetError(
+        `Cannot write WAL: nothing reached the disk for ${
+          stallTimeoutMs / 1000
+        } s; disconnecting until it does`,
+      ),
+    );
+  }
+}

@@ -1,0 +1,66 @@
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
+import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+
+/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
+export interface SegmentRun {
+  readonly timeline: TimelineId;
+  readonly firstNumber: SegmentNumber;
+  readonly endNumber: SegmentNumber;
+}
+
+/** What an archive holds; all of it durable. */
+export interface ArchiveContents {
+  readonly runs: readonly SegmentRun[];
+  readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
+  /** Segments of which something was received, but not all. */
+  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+}
+
+/** What a leg's owner is told while bytes become durable. */
+export interface LegListener {
+  /** `writeLsn`, `flushLsn` or `congested` may have changed. */
+  onProgress(): void;
+  /** Nothing more of this leg becomes durable. */
+  onFailure(error: unknown): void;
+  /** The disk is full; the sink tries again by itself. */
+  onDiskFull(): void;
+}
+
+/** Takes one contiguous piece of WAL, on one timeline, from a segment's start on. Nothing here blocks. */
+export interface WalSink {
+  /** Everything below it was pushed. */
+  readonly receivedLsn: Lsn;
+  /** Everything below it was handed to the operating system. */
+  readonly writeLsn: Lsn;
+  /** Everything below it survives a power cut. */
+  readonly flushLsn: Lsn;
+  /** True while the disk does not keep up: the reader should pause. */
+  readonly congested: boolean;
+  /** True when all that was pushed is durable. */
+  readonly idle: boolean;
+  /** Takes a copy of bytes that follow `receivedLsn`. */
+  push(bytes: Uint8Array): void;
+  setServerEnd(lsn: Lsn): void;
+  /** Nothing more is at hand to push right now. */
+  drained(): void;
+  /** Resolves when everything pushed is durable (or the sink has failed) and the files are let go. */
+  finish(): Promise<void>;
+  /** Gives up what is not yet durable; resolves when the files are let go. */
+  abandon(): Promise<void>;
+}
+
+/** Where the receiver puts WAL. Any call may reject with what the disk says. */
+export interface WalArchive {
+  /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
+  claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void>;
+  contents(): Promise<ArchiveContents>;
+  /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */
+  storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present">;
+  /** Begins to write at `startLsn`, a segment's start, on the lineage's own timeline. */
+  openLeg(
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    listener: LegListener,
+  ): Promise<WalSink>;
+}

@@ -1,0 +1,130 @@
+import {
+  decodeSetting,
+  decodeSlotPosition,
+  decodeSystemIdentity,
+  decodeTimelineHistory,
+} from "../protocol/answers.ts";
+import {
+  createReplicationSlotCommand,
+  dropReplicationSlotCommand,
+  IDENTIFY_SYSTEM,
+  knowsReadReplicationSlot,
+  readReplicationSlotCommand,
+  readSlotQuery,
+  showCommand,
+  type StartReplication,
+  timelineHistoryCommand,
+} from "../protocol/commands.ts";
+import { ServerError } from "../protocol/errors.ts";
+import type { SlotPosition, SystemIdentity, WalStream, WalStreamHandler } from "../protocol/replication.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import type { Command, Link } from "./link.ts";
+import { streamWal } from "./stream.ts";
+
+/** How READ_REPLICATION_SLOT refuses a logical slot (feature_not_supported, PostgreSQL 15 to 18). */
+const LOGICAL_SLOT = "0A000";
+const UNDEFINED_FILE = "58P01";
+
+/** One live replication connection: what `receiver/` calls a `WalSource`. */
+export class Session {
+  readonly #link: Link;
+  readonly #openSql: () => Promise<Link>;
+  /** As `server_version_num` counts: 150018, 130005. */
+  readonly serverVersion: number;
+
+  /** @param openSql makes an ordinary connection to the same server */
+  constructor(
+    link: Link,
+    options: { readonly serverVersion: number; readonly openSql: () => Promise<Link> },
+  ) {
+    this.#link = link;
+    this.serverVersion = options.serverVersion;
+    this.#openSql = options.openSql;
+  }
+
+  /** For messages: `host:port` or the socket's path. */
+  get address(): string {
+    return this.#link.address;
+  }
+
+  /** IDENTIFY_SYSTEM. */
+  identifySystem(): Promise<SystemIdentity> {
+    return this.#query({ text: IDENTIFY_SYSTEM, doing: "identify", decode: decodeSystemIdentity });
+  }
+
+  /** `SHOW name` on the replication connection. */
+  async show(name: string): Promise<string> {
+    return await this.#query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+  }
+
+  /** `undefined` when there is no such slot. Before PostgreSQL 15 this opens one ordinary SQL connection. */
+  async readSlot(name: string): Promise<SlotPosition | undefined> {
+    const doing = `read slot ${name} of`;
+    if (!knowsReadReplicationSlot(this.serverVersion)) {
+      const text = readSlotQuery(name);
+      const sql = await this.#openSql();
+      try {
+        return await sql.query({ text, doing, decode: decodeSlotPosition });
+      } finally {
+        await sql.close();
+      }
+    }
+    try {
+      return await this.#query({ text: readReplicationSlotCommand(name), doing, decode: decodeSlotPosition });
+    } catch (error) {
+      if (!(error instanceof ServerError && error.sqlState === LOGICAL_SLOT)) throw error;
+      return { kind: "logical", restartLsn: undefined, restartTimeline: undefined };
+    }
+  }
+
+  /** Physical, with RESERVE_WAL. `ServerError` 42710 when it exists. */
+  async createSlot(name: string): Promise<void> {
+    const text = createReplicationSlotCommand(name, this.serverVersion);
+    await this.#query({ text, doing: `create slot ${name} on`, decode: ignoreRows });
+  }
+
+  /** `ServerError` 42704 when there is none, 55006 when it is in use. */
+  async dropSlot(name: string): Promise<void> {
+    await this.#query({
+      text: dropReplicationSlotCommand(name),
+      doing: `drop slot ${name} on`,
+      decode: ignoreRows,
+    });
+  }
+
+  /** The history file's bytes; `undefined` when the server does not have it (58P01). */
+  async timelineHistory(timeline: TimelineId): Promise<Uint8Array | undefined> {
+    try {
+      return await this.#query({
+        text: timelineHistoryCommand(timeline),
+        doing: `read history of timeline ${timeline} from`,
+        decode: (answer) => decodeTimelineHistory(answer, timeline),
+      });
+    } catch (error) {
+      if (error instanceof ServerError && error.sqlState === UNDEFINED_FILE) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Resolves when the server starts to send, or at once when the start is exactly the timeline's end
+   * (`ended` then settles with the switch).
+   *
+   * Other commands wait until the stream is over.
+   * @throws {ServerError} when the server refuses.
+   */
+  startReplication(start: StartReplication, handler: WalStreamHandler): Promise<WalStream> {
+    return streamWal(this.#link, start, handler);
+  }
+
+  /** Ends the connection; a running stream fails with `ConnectionError`. Idempotent. */
+  close(): Promise<void> {
+    return this.#link.close();
+  }
+
+  #query<T>(command: Command<T>): Promise<T> {
+    return this.#link.query(command);
+  }
+}
+
+function ignoreRows(): void {}

@@ -1,0 +1,41 @@
+/**
+ * One executable with Deno: `deno task compile`, or `deno task compile:sandboxed --archive DIR [--read PATH]…`.
+ *
+ * The plain one may use the network, files and its environment, but start no program, load no library and import no
+ * code. The sandboxed one can write below DIR and nowhere else, whatever options or bugs it meets, and read nothing but
+ * DIR and the PATHs. What is baked in can't be widened when it is run. `--output FILE` puts it elsewhere than dist/walvault.
+ */
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { denoCommand } from "./install_locked.ts";
+import { permissionOptions, type Reach } from "./permissions.ts";
+
+const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
+const { values } = parseArgs({
+  options: {
+    sandboxed: { type: "boolean", default: false },
+    archive: { type: "string" },
+    read: { type: "string", multiple: true, default: [] },
+    output: { type: "string", default: join(ROOT, "dist", "walvault") },
+  },
+});
+
+if (values.sandboxed !== (values.archive !== undefined)) {
+  process.stderr.write("Cannot compile: --archive DIR belongs to compile:sandboxed, and it to that\n");
+  process.exitCode = 2;
+} else {
+  const startedIn = process.env["INIT_CWD"] ?? process.cwd(); // where `deno task` was called
+  const at = (path: string) => resolve(startedIn, path);
+  const reach: Reach = values.archive === undefined
+    ? {}
+    : { archive: at(values.archive), readable: values.read.map(at) };
+  const output = at(values.output);
+  mkdirSync(dirname(output), { recursive: true });
+  const [command, ...first] = denoCommand();
+  const options = ["compile", "--frozen", ...permissionOptions(reach), "--output", output, "cli.ts"];
+  process.exitCode = spawnSync(command, [...first, ...options], { cwd: ROOT, stdio: "inherit" }).status ?? 1;
+}

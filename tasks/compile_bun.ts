@@ -1,0 +1,33 @@
+/**
+ * One executable with Bun: `deno task compile:bun [--output FILE]`, by default dist/walvault.
+ *
+ * It starts in a quarter of the time of Deno's and needs half its memory, but has no sandbox of its own. Bytecode is
+ * for the start; without the two `autoload` options the program would run code from a `bunfig.toml` and take settings
+ * from a `.env` in whatever directory it is started.
+ */
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { bunPath } from "./bun.ts";
+
+const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
+const { values } = parseArgs({
+  options: { output: { type: "string", default: join(ROOT, "dist", "walvault") } },
+});
+const output = resolve(process.env["INIT_CWD"] ?? process.cwd(), values.output);
+mkdirSync(dirname(output), { recursive: true });
+const options = [
+  "build",
+  "cli.ts",
+  "--compile",
+  "--minify",
+  "--bytecode",
+  "--format=esm",
+  "--no-compile-autoload-dotenv",
+  "--no-compile-autoload-bunfig",
+  `--outfile=${output}`,
+];
+process.exitCode = spawnSync(bunPath(), options, { cwd: ROOT, stdio: "inherit" }).status ?? 1;

@@ -1,0 +1,158 @@
+/**
+ * Runs the tests and ends with one line, `N passed, N failed`.
+ *
+ * `deno run -A tasks/test.ts TIER… [PART]…` with these tiers; a PART keeps the test files whose path holds it:
+ * - `fast`: every `*_test.ts`, on Deno; those under tests/postgres/ use one real server version;
+ * - `bun`: the same files under `bun test`;
+ * - `servers`: tests/postgres/ again on each PostgreSQL from 13 to 18 (`WALVAULT_TEST_MAJORS=13,15` for some);
+ * - `soak`: every `*_soak.ts`, for minutes.
+ */
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { stripVTControlCharacters } from "node:util";
+import { fileURLToPath } from "node:url";
+import { findServerPrograms, MAJORS, TEST_MAJOR } from "../tests/postgres/servers.ts";
+import { bunPath } from "./bun.ts";
+import { countBunTests, countDenoTests, type TestCounts } from "./test_counts.ts";
+
+const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
+const TIERS = ["fast", "bun", "servers", "soak"] as const;
+type Tier = typeof TIERS[number];
+
+const MINUTE_MS = 60_000;
+/** No run of a tier may take longer: a hanging test is a failed one. */
+const TIME_LIMITS_MS: Readonly<Record<Tier, number>> = {
+  fast: 15 * MINUTE_MS,
+  bun: 15 * MINUTE_MS,
+  servers: 15 * MINUTE_MS,
+  soak: 60 * MINUTE_MS,
+};
+/** Bun's own limit of 5 s for one test is too short; a test that wants less says so itself. */
+const BUN_TEST_TIMEOUT_MS = 5 * MINUTE_MS;
+
+interface Run {
+  readonly title: string;
+  readonly command: string;
+  readonly options: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly timeLimitMs: number;
+  readonly count: (output: string) => TestCounts | undefined;
+}
+
+function isTier(word: string): word is Tier {
+  return (TIERS as readonly string[]).includes(word);
+}
+
+function testFiles(ending: string, parts: readonly string[]): readonly string[] {
+  const all = ["tests", "lib"].flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" }).map((path) =>
+      `./${folder}/${path}`
+    )
+  );
+  return all
+    .filter((path) => path.endsWith(ending) && !path.includes("/node_modules/"))
+    .filter((path) => parts.length === 0 || parts.some((part) => path.includes(part)))
+    .sort();
+}
+
+function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
+  const timeLimitMs = TIME_LIMITS_MS[tier];
+  const files = testFiles(tier === "soak" ? "_soak.ts" : "_test.ts", parts);
+  const onDeno = (title: string, paths: readonly string[], major: number): Run => {
+    findServerPrograms(major); // now, so that no test's time limit holds a download
+    return {
+      title,
+      command: process.execPath,
+      options: ["test", "--allow-all", "--parallel", ...paths],
+      environment: {
+        WALVAULT_TEST_MAJOR: String(major),
+        DENO_JOBS: String(Math.max(2, availableParallelism())),
+      },
+      timeLimitMs,
+      count: countDenoTests,
+    };
+  };
+  if (tier === "bun") {
+    findServerPrograms(TEST_MAJOR);
+    yield {
+      title: "the same files under Bun",
+      command: bunPath(),
+      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), ...files],
+      environment: { WALVAULT_DENO: process.execPath },
+      timeLimitMs,
+      count: countBunTests,
+    };
+  } else if (tier === "servers") {
+    const onServers = files.filter((path) => path.startsWith("./tests/postgres/"));
+    const majors = process.env["WALVAULT_TEST_MAJORS"]?.split(",").map(Number) ?? MAJORS;
+    for (const major of majors) yield onDeno(`PostgreSQL ${major}`, onServers, major);
+  } else {
+    yield onDeno(tier, files, TEST_MAJOR);
+  }
+}
+
+/** Runs one command, shows its output as it comes, and counts; a run that tells no count is one failure. */
+async function perform(run: Run): Promise<TestCounts> {
+  process.stdout.write(`\n── ${run.title}\n`);
+  const isPgVariable = (name: string) => name.startsWith("PG"); // no server of the machine's owner
+  const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !isPgVariable(name)));
+  const child = spawn(run.command, [...run.options], {
+    cwd: ROOT,
+    env: {
+      ...inherited,
+      ...(process.stdout.isTTY ? { FORCE_COLOR: "1" } : { NO_COLOR: "1" }),
+      ...run.environment,
+    },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  for (const [from, to] of [[child.stdout, process.stdout], [child.stderr, process.stderr]] as const) {
+    from.setEncoding("utf8");
+    from.on("data", (text: string) => {
+      output = (output + text).slice(-1_000_000); // the counts stand at the end
+      to.write(text);
+    });
+  }
+  let problem: string | undefined;
+  const limit = setTimeout(() => {
+    problem = `it was not done within ${run.timeLimitMs / MINUTE_MS} minutes`;
+    child.kill("SIGKILL");
+  }, run.timeLimitMs);
+  const code = await new Promise<number>((resolve) => {
+    child.once("error", (error) => {
+      problem = error.message;
+      resolve(1);
+    });
+    child.once("close", (exitCode) => resolve(exitCode ?? 1));
+  });
+  clearTimeout(limit);
+
+  const counts = run.count(stripVTControlCharacters(output));
+  if (counts === undefined) problem ??= "it told no result";
+  if (problem === undefined && counts !== undefined && (code === 0 || counts.failed > 0)) return counts;
+  process.stderr.write(`Cannot finish ${run.title}: ${problem ?? `it exited with ${code}`}\n`);
+  return { passed: counts?.passed ?? 0, failed: (counts?.failed ?? 0) + 1 };
+}
+
+const words = process.argv.slice(2);
+const tiers = words.filter(isTier);
+const parts = words.filter((word) => !isTier(word));
+let passed = 0;
+let failed = 0;
+for (const tier of tiers) {
+  try {
+    for (const run of runsOf(tier, parts)) {
+      const counts = await perform(run);
+      passed += counts.passed;
+      failed += counts.failed;
+    }
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`); // a server or Bun that can't be had
+    failed++;
+  }
+}
+process.stdout.write(`${passed} passed, ${failed} failed\n`);
+process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
