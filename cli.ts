@@ -2,9 +2,9 @@ import process from "node:process";
 import * as fs from "node:fs";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./lib/commands/context.ts";
-import { receive, receiveCommand } from "./lib/commands/receive.ts";
-import { messageChain } from "./lib/receiver/receive.ts";
-import { VERSION } from "./lib/version.ts";
+import { receiveCommand } from "./lib/commands/receive_options.ts";
+import { VERSION } from "./lib/commands/version.ts";
+import { messageChain } from "./lib/log.ts";
 
 /** A variable that the sandbox hides is one that is not set. */
 const environment = new Proxy({} as Record<string, string | undefined>, {
@@ -63,6 +63,8 @@ async function main(): Promise<number> {
     .addCommand(
       receiveCommand(async (options) => {
         for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, () => onSignal(name));
+        // Loaded when it is needed: a program that only tells its version starts faster.
+        const { receive } = await import("./lib/commands/receive.ts");
         exitCode = await receive(options, context);
       }).exitOverride().configureOutput({
         writeOut: (text) => context.stdout.write(text),

@@ -1,1 +1,1 @@
-export { VERSION } from "./lib/version.ts";
+export { VERSION } from "./lib/commands/version.ts";

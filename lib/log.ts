@@ -55,3 +55,12 @@ export function formatJsonEntry(entry: LogEntry): string {
   const plain = (_key: string, value: unknown) => typeof value === "bigint" ? value.toString() : value;
   return JSON.stringify({ time: time.toISOString(), level, event, ...fields }, plain);
 }
+
+/** An error's text with those of its causes, each once. */
+export function messageChain(error: unknown): string {
+  const texts: string[] = [];
+  for (let current: unknown = error; current instanceof Error; current = current.cause) {
+    if (!texts.some((text) => text.includes((current as Error).message))) texts.push(current.message);
+  }
+  return texts.length === 0 ? String(error) : texts.join(": ");
+}

@@ -1,7 +1,7 @@
 import { ConnectionError } from "../protocol/errors.ts";
 import type { StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
-import type { Lsn } from "../wal/lsn.ts";
+import { bytesBetween, type Lsn } from "../wal/lsn.ts";
 import type { Clock } from "./clock.ts";
 import { NotYetError } from "./failure.ts";
 import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
@@ -110,12 +110,12 @@ class RunningLeg implements WalStreamHandler, LegListener {
       if (signal.aborted) onAbort();
       else signal.addEventListener("abort", onAbort, { once: true });
       const end = await Promise.race([stream.ended, this.#failed]);
-      await this.#settle(sink);
+      await this.#settle(sink, signal);
       return this.#ended === "end-reached" ? { kind: "end-reached" } : end;
     } catch (error) {
       // The connection must not stay open behind a disk that stalls: the server would wait for it at its shutdown.
       await source.close();
-      await this.#settle(sink);
+      await this.#settle(sink, signal);
       // Told to stop, and all is safe: that the server did not confirm in time changes nothing.
       if (this.#ended !== undefined && sink.idle) return { kind: this.#ended };
       throw error;
@@ -195,9 +195,38 @@ class RunningLeg implements WalStreamHandler, LegListener {
     );
   }
 
-  async #settle(sink: WalSink): Promise<void> {
+  /**
+   * Waits until all that was received is durable: as long as it takes, since coming back before the disk does would
+   * only lose time. Told to stop, it waits no longer than a person would.
+   *
+   * @throws Error when it was told to stop, and something is not durable yet; the server still has it.
+   */
+  async #settle(sink: WalSink, signal: AbortSignal): Promise<void> {
     this.#cancelTick?.();
-    await sink.finish();
+    const { clock, timing } = this.options;
+    const finished = sink.finish();
+    let cancel: (() => void) | undefined;
+    let onAbort = () => {};
+    const late = new Promise<"late">((resolve) => {
+      onAbort = () => {
+        cancel = clock.setTimer(timing.stopTimeoutMs, () => resolve("late"));
+      };
+    });
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      if (await Promise.race([finished, late]) !== "late") return;
+    } finally {
+      cancel?.();
+      signal.removeEventListener("abort", onAbort);
+    }
+    void sink.abandon();
+    throw new Error(
+      `Cannot bring ${
+        bytesBetween({ startLsn: sink.flushLsn, endLsn: sink.receivedLsn })
+      } received bytes to the disk: ` +
+        "it stalls; they were never acknowledged, and come again",
+    );
   }
 
   /** Everything received is made durable and reported; then we say that we are done. */

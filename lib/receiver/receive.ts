@@ -1,4 +1,4 @@
-import type { Log } from "../log.ts";
+import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import { WalGapError } from "../wal/errors.ts";
 import { ancestorHistory, emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
@@ -385,13 +385,4 @@ class Receiver {
 /** An error that is worth telling even when we were told to stop: it says that the archive is in danger. */
 function isOurs(error: unknown): boolean {
   return afterFailure(error, { streamed: true }) === "stop";
-}
-
-/** An error's text with those of its causes, each once. */
-export function messageChain(error: unknown): string {
-  const texts: string[] = [];
-  for (let current: unknown = error; current instanceof Error; current = current.cause) {
-    if (!texts.some((text) => text.includes((current as Error).message))) texts.push(current.message);
-  }
-  return texts.length === 0 ? String(error) : texts.join(": ");
 }

@@ -24,6 +24,16 @@ export async function tlsOptions(host: Host, settings: TlsSettings): Promise<tls
       },
     );
   }
+  // Deno 2.9 takes the option and does nothing: a revoked certificate would pass for a good one.
+  if (settings.crl !== undefined && settings.rootCert !== undefined && versions["deno"] !== undefined) {
+    throw new ConnectionError(
+      "tls",
+      `Cannot verify ${host.name}: Deno's TLS does not look at revocation lists`,
+      {
+        hint: "Run walvault with Bun, or leave sslcrl out",
+      },
+    );
+  }
   const options: tls.ConnectionOptions = {
     rejectUnauthorized: settings.rootCert !== undefined,
     // The name as given counts, also when it is an IP address: the runtimes would compare an IP address's

@@ -1,0 +1,87 @@
+import { Command, Option } from "commander";
+import type { Lsn } from "../wal/lsn.ts";
+import type { Verbosity } from "./context.ts";
+import { lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
+
+/** Options of `walvault receive`, checked. */
+export interface ReceiveCommandOptions extends Verbosity {
+  readonly connection?: string;
+  readonly archive?: string;
+  readonly slot?: string;
+  readonly createSlot: boolean;
+  readonly dropSlot: boolean;
+  readonly endpos?: Lsn;
+  readonly loop: boolean;
+  readonly statusInterval: number;
+  readonly receiveTimeout: number;
+  readonly stallTimeout: number;
+  readonly hardLinks: boolean;
+  readonly json: boolean;
+}
+
+/** `receive` for the command line: its options, and what it does. */
+export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<void>): Command {
+  return new Command("receive")
+    .summary("stream WAL from a server into the archive, for ever")
+    .description(
+      "Streams WAL from a PostgreSQL server into an archive directory, record by record, and tells the server what is\n" +
+        "safe on disk. It goes on after every disconnect, restart and failover from the first byte that is missing.",
+    )
+    .option(
+      "-c, --connection <conninfo>",
+      "connection string, keyword/value or URI; without it the PG* environment counts",
+    )
+    .option(
+      "-d, --archive <directory>",
+      "the archive: an existing directory, empty at the first use (or WALVAULT_ARCHIVE)",
+    )
+    .option(
+      "-S, --slot <name>",
+      "replication slot: the server keeps the WAL that is not yet received",
+      slotNameOption,
+    )
+    .option("--create-slot", "make the slot if it is not there, and reserve WAL at once", false)
+    .option("--drop-slot", "drop the slot and exit", false)
+    .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
+    .option("-n, --no-loop", "exit at the first disconnect")
+    .addOption(
+      seconds("-s, --status-interval <seconds>", "tell the server where we are at least this often", 10),
+    )
+    .addOption(seconds("--receive-timeout <seconds>", "give up a server that says nothing for this long", 60))
+    .addOption(
+      seconds("--stall-timeout <seconds>", "disconnect when nothing reaches the disk for this long", 15),
+    )
+    .option(
+      "--no-hard-links",
+      "for file systems without hard links, where nothing else writes to the archive",
+    )
+    .option("--json", "at the end, print where receiving stopped, as one JSON object", false)
+    .addOption(
+      new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),
+    )
+    .option("-v, --verbose", "log every message of interest", false)
+    .option("-q, --quiet", "log errors only", false)
+    .addHelpText(
+      "after",
+      `
+Examples:
+  First time, with a slot, so that the server keeps what is not yet here:
+    walvault receive --connection 'host=db1 user=replicator' --archive /srv/archive/main --slot walvault --create-slot
+
+  As a synchronous standby nothing acknowledged is ever lost. On the server:
+    ALTER SYSTEM SET synchronous_standby_names = 'walvault';
+    SELECT pg_reload_conf();
+
+  Follow the primary through failovers:
+    walvault receive --connection 'host=db1,db2 target_session_attrs=primary user=replicator' \\
+      --archive /srv/archive/main --slot walvault --create-slot
+
+Exit codes:
+  0 told to stop, or --endpos reached   2 usage   3 failed`,
+    )
+    .action(run);
+}
+
+function seconds(flags: string, description: string, byDefault: number): Option {
+  return new Option(flags, description).argParser(secondsOption).default(byDefault * 1000, String(byDefault));
+}
