@@ -178,3 +178,49 @@ export function decodeParameterStatus(body: Uint8Array): { readonly name: string
   }
   return { name: name.text, value: value.text };
 }
+
+/** Table, column number, type, its size and modifier, and format, after each column's name. */
+const COLUMN_BYTES = 18;
+
+/**
+ * How many columns a RowDescription has.
+ *
+ * @throws {ProtocolError} when it is not exactly that many; the driver would look for the end for ever (postgres 3.4.9).
+ */
+export function decodeColumnCount(body: Uint8Array): number {
+  const count = readCount(body);
+  let index = 2;
+  for (let i = 0; i < count; i++) index = decodeCString(body, index).endIndex + COLUMN_BYTES;
+  if (index !== body.length) {
+    throw new ProtocolError(`Cannot decode row description: ${body.length} bytes, want ${index}`);
+  }
+  return count;
+}
+
+/**
+ * Checks that a DataRow has this many values, and nothing else.
+ *
+ * @throws {ProtocolError} when it has not.
+ */
+export function checkDataRow(body: Uint8Array, columnCount: number): void {
+  const count = readCount(body);
+  if (count !== columnCount) {
+    throw new ProtocolError(`Cannot decode row: ${count} values, want ${columnCount}`);
+  }
+  let index = 2;
+  for (let i = 0; i < count && index + 4 <= body.length; i++) {
+    const bytes = readUint32(body, index);
+    index += bytes === NULL_BYTES ? 4 : 4 + bytes;
+  }
+  if (index !== body.length) {
+    throw new ProtocolError(`Cannot decode row: ${body.length} bytes, want ${index}`);
+  }
+}
+
+/** -1: the value is NULL. */
+const NULL_BYTES = 0xffff_ffff;
+
+function readCount(body: Uint8Array): number {
+  if (body.length < 2) throw new ProtocolError("Cannot decode row: it is too short");
+  return body[0]! << 8 | body[1]!;
+}

@@ -121,6 +121,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
       throw error;
     } finally {
       this.#cancelTick?.();
+      this.#tellPosition();
       signal.removeEventListener("abort", onAbort);
     }
   }
@@ -290,16 +291,19 @@ class RunningLeg implements WalStreamHandler, LegListener {
     this.#judgeSilence(nowMs);
     this.#judgeDisk(nowMs);
     this.#reportIfDue();
-    const sink = this.#sink;
-    if (sink !== undefined) {
-      this.options.onPosition({
-        timeline: this.options.lineage.timeline,
-        receivedLsn: sink.receivedLsn,
-        flushLsn: sink.flushLsn,
-        serverLsn: this.#serverLsn,
-      });
-    }
+    this.#tellPosition();
     this.#scheduleTick();
+  }
+
+  #tellPosition(): void {
+    const sink = this.#sink;
+    if (sink === undefined) return;
+    this.options.onPosition({
+      timeline: this.options.lineage.timeline,
+      receivedLsn: sink.receivedLsn,
+      flushLsn: sink.flushLsn,
+      serverLsn: this.#serverLsn,
+    });
   }
 
   #scheduleTick(): void {

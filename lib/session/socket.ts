@@ -1,7 +1,7 @@
 import net from "node:net";
 import tls from "node:tls";
 import type { Host, TcpKeepalive, TlsSettings } from "../conninfo/settings.ts";
-import { ConnectionError, ProtocolError } from "../protocol/errors.ts";
+import { ConnectionError, type ConnectionErrorKind, ProtocolError } from "../protocol/errors.ts";
 import { tlsOptions } from "./tls_options.ts";
 
 /** How a socket is to be made: without TLS, with it, or with it if the server can. */
@@ -97,7 +97,9 @@ async function serverTakesTls(socket: net.Socket, signal: AbortSignal): Promise<
 /** The event's first value; an error or an end that comes before it, or the signal, rejects. */
 function happened<T>(socket: net.Socket, event: string, signal: AbortSignal): Promise<T> {
   const { promise, resolve, reject } = Promise.withResolvers<T>();
-  const onEnd = () => reject(new ConnectionError("closed", "the other side closed the connection"));
+  const onEnd = () => {
+    reject(Object.assign(new Error("the other side closed the connection"), { code: "ECONNRESET" }));
+  };
   const onAbort = () => reject(signal.reason);
   socket.once(event, resolve).once("error", reject).once("end", onEnd).once("close", onEnd);
   signal.addEventListener("abort", onAbort, { once: true });
@@ -112,15 +114,19 @@ function happened<T>(socket: net.Socket, event: string, signal: AbortSignal): Pr
 
 function ignore(): void {}
 
+/** What the operating system's words mean. */
+const KINDS: ReadonlyMap<unknown, ConnectionErrorKind> = new Map([
+  ["ENOTFOUND", "unresolved"],
+  ["EAI_AGAIN", "unresolved"],
+  ["ETIMEDOUT", "timeout"],
+  ["ECONNRESET", "closed"],
+  ["EPIPE", "closed"],
+]);
+
 function connectFailure(cause: unknown, host: Host): ConnectionError {
-  const code = (cause as { code?: unknown }).code;
   const kind = cause instanceof ProtocolError
     ? "protocol"
-    : code === "ENOTFOUND" || code === "EAI_AGAIN"
-    ? "unresolved"
-    : code === "ETIMEDOUT"
-    ? "timeout"
-    : "refused";
+    : KINDS.get((cause as { readonly code?: unknown }).code) ?? "refused";
   return new ConnectionError(kind, `Cannot connect to ${formatAddress(host)}: ${messageOf(cause)}`, {
     cause,
   });

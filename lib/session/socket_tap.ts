@@ -5,6 +5,8 @@ import {
   type BackendMessage,
   BackendSplitter,
   type ByteCursor,
+  checkDataRow,
+  decodeColumnCount,
   decodeParameterStatus,
   decodeServerMessage,
   MESSAGE,
@@ -63,6 +65,7 @@ export class SocketTap extends EventEmitter {
   #copyStage: "none" | "awaited" | "running" = "none";
   #copyDoneSent = false;
   #answerBytes = 0;
+  #columnCount = 0;
   #drainDue = false;
   #ended = false;
   /** The newest status while the socket takes no more: older ones are worth nothing then. */
@@ -233,11 +236,18 @@ export class SocketTap extends EventEmitter {
         this.#refuseDuringCopy(message);
         this.#copyStage = "none";
         this.#answerBytes = 0;
+        this.#columnCount = 0;
+        return this.#forward(message);
+      case MESSAGE.rowDescription:
+        this.#refuseDuringCopy(message);
+        this.#columnCount = decodeColumnCount(message.body);
+        return this.#forward(message);
+      case MESSAGE.dataRow:
+        this.#refuseDuringCopy(message);
+        checkDataRow(message.body, this.#columnCount);
         return this.#forward(message);
       case MESSAGE.authentication:
       case MESSAGE.backendKeyData:
-      case MESSAGE.rowDescription:
-      case MESSAGE.dataRow:
       case MESSAGE.emptyQuery:
         this.#refuseDuringCopy(message);
         return this.#forward(message);

@@ -3,6 +3,8 @@ import { describe, it } from "node:test";
 import fc from "fast-check";
 import {
   BackendSplitter,
+  checkDataRow,
+  decodeColumnCount,
   decodeParameterStatus,
   decodeServerMessage,
   MAX_MESSAGE_BYTES,
@@ -123,5 +125,31 @@ describe("decodeParameterStatus()", () => {
       assert.throws(() => decodeParameterStatus(body.subarray(0, i)), ProtocolError);
     }
     assert.throws(() => decodeParameterStatus(concat(body, Uint8Array.of(0))), ProtocolError);
+  });
+});
+
+describe("rows", () => {
+  const column = (name: string) => [...new TextEncoder().encode(name), 0, ...new Uint8Array(18)];
+  const description = Uint8Array.from([0, 2, ...column("a"), ...column("")]);
+  const row = Uint8Array.from([0, 3, 0, 0, 0, 2, 65, 66, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+
+  it("decodeColumnCount() wants as many columns as it says, and no more", () => {
+    assert.equal(decodeColumnCount(description), 2);
+    assert.equal(decodeColumnCount(Uint8Array.of(0, 0)), 0);
+    for (let i = 0; i < description.length; i++) {
+      assert.throws(() => decodeColumnCount(description.subarray(0, i)), ProtocolError, `at ${i}`);
+    }
+    assert.throws(() => decodeColumnCount(concat(description, Uint8Array.of(0))), ProtocolError);
+    assert.throws(() => decodeColumnCount(Uint8Array.of(0xff, 0xff, 0)), ProtocolError);
+  });
+
+  it("checkDataRow() wants as many values as there are columns, and no more", () => {
+    checkDataRow(row, 3);
+    assert.throws(() => checkDataRow(row, 2), ProtocolError);
+    for (let i = 0; i < row.length; i++) {
+      assert.throws(() => checkDataRow(row.subarray(0, i), 3), ProtocolError, `at ${i}`);
+    }
+    assert.throws(() => checkDataRow(concat(row, Uint8Array.of(0)), 3), ProtocolError);
+    assert.throws(() => checkDataRow(Uint8Array.of(0, 1, 0xff, 0xff, 0xff, 0xfe), 1), ProtocolError);
   });
 });
