@@ -1,8 +1,8 @@
 /**
  * One executable with Deno: `deno task compile`, or `deno task compile:sandboxed --archive DIR [--read PATH]…`.
  *
- * The plain one may use the network, files and its environment, but start no program, load no library and import no
- * code. The sandboxed one can write below DIR and nowhere else, whatever options or bugs it meets, and read nothing but
+ * The plain one may use the network, files and its environment, and start systemd-notify, but load no library, import no
+ * code and start nothing else. The sandboxed one can write below DIR and nowhere else, whatever options or bugs it meets, and read nothing but
  * DIR and the PATHs. What is baked in can't be widened when it is run. `--output FILE` puts it elsewhere than dist/walvault.
  */
 import { spawnSync } from "node:child_process";

@@ -26,6 +26,7 @@ const options = [
   "--minify",
   "--bytecode",
   "--format=esm",
+  "--splitting", // what `receive` alone needs, TLS above all, is not loaded for `--version`
   "--no-compile-autoload-dotenv",
   "--no-compile-autoload-bunfig",
   `--outfile=${output}`,

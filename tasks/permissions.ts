@@ -8,13 +8,15 @@ export const ENVIRONMENT: readonly string[] = [
   "PG*", // libpq's own
   "WALVAULT_*",
   "HOME", // ~/.pgpass, ~/.pg_service.conf, ~/.postgresql/
+  "USER",
   "NOTIFY_SOCKET", // systemd
-  "NO_COLOR",
-  "TERM",
 ];
 
-/** Facts of the system: free space, and a file mode that our umask can't change. */
-export const SYSTEM: readonly string[] = ["statfs", "umask", "uid", "gid"];
+/** Facts of the system: free space, the umask, and who we are. */
+export const SYSTEM: readonly string[] = ["statfs", "umask", "uid", "gid", "userInfo"];
+
+/** The one program that may be started, by the executable without a sandbox only: it says to systemd that we are ready. */
+export const NOTIFIER = "systemd-notify";
 
 /** Where the program may go. */
 export interface Reach {
@@ -37,6 +39,7 @@ export function permissionOptions({ servers, archive, readable = [] }: Reach): r
     "--ignore-env",
     `--allow-env=${ENVIRONMENT.join(",")}`,
     `--allow-sys=${SYSTEM.join(",")}`,
+    ...(archive === undefined ? [`--allow-run=${NOTIFIER}`] : []),
   ];
 }
 

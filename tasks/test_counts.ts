@@ -22,3 +22,9 @@ export function countBunTests(output: string): TestCounts | undefined {
   if (passed === undefined) return undefined;
   return { passed: Number(passed), failed: Number(last("fail") ?? 0) + Number(last("errors?") ?? 0) };
 }
+
+/** Reads the last line of a script of ours: `8 passed, 0 failed`. */
+export function countScriptTests(output: string): TestCounts | undefined {
+  const line = [...output.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1);
+  return line === undefined ? undefined : { passed: Number(line[1]), failed: Number(line[2]) };
+}

@@ -23,7 +23,6 @@ const BELOW_COMMANDS = [
   "wal",
   "conninfo",
   "log",
-  "version",
   "protocol",
   "session",
   "archive",
@@ -42,7 +41,6 @@ const AT_WORK = {
 const ROOMS: Readonly<Record<string, Room>> = {
   wal: { imports: [], node: [], time: "passed in", process: "facts", pure: true },
   conninfo: { imports: [], node: [], time: "passed in", process: "facts" },
-  version: { imports: [], node: [], time: "passed in", process: "facts", pure: true },
   log: { imports: [], node: [], time: "passed in", process: "facts" },
   protocol: { imports: ["wal"], node: [], time: "passed in", process: "facts", pure: true },
   session: {
@@ -79,7 +77,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   "mod.ts": { imports: [...BELOW_COMMANDS, "commands"], node: [], time: "passed in", process: "facts" },
   "cli.ts": {
-    imports: ["commands", "compat", "log", "version"],
+    imports: ["commands", "compat", "log"],
     packages: ["commander"],
     node: ["process", "util"],
     time: "own clock",

@@ -208,7 +208,10 @@ export function checkDataRow(body: Uint8Array, columnCount: number): void {
     throw new ProtocolError(`Cannot decode row: ${count} values, want ${columnCount}`);
   }
   let index = 2;
-  for (let i = 0; i < count && index + 4 <= body.length; i++) {
+  for (let i = 0; i < count; i++) {
+    if (index + 4 > body.length) {
+      throw new ProtocolError(`Cannot decode row: value ${i + 1} of ${count} is missing`);
+    }
     const bytes = readUint32(body, index);
     index += bytes === NULL_BYTES ? 4 : 4 + bytes;
   }

@@ -43,6 +43,8 @@ export interface LegOptions {
   onStreaming(): void;
   onPosition(position: LegPosition): void;
   onDiskFull(): void;
+  /** The disk brings nothing to safety; told when it is noticed, not when it is over. */
+  onDiskStalled(error: NotYetError): void;
 }
 
 /** How a leg ended without an error; in each case all that was received is durable. */
@@ -70,6 +72,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   #paused = false;
   /** When the disk last brought something to safety, or had nothing to do. */
   #disk: { readonly flushLsn: Lsn; readonly atMs: number };
+  #stall: NotYetError | undefined;
   #ended: "end-reached" | "stopped" | undefined;
   #cancelTick: (() => void) | undefined;
   #fail: (error: unknown) => void = () => {};
@@ -96,6 +99,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
     this.#sink = sink;
     const onAbort = () => this.#stop("stopped");
     try {
+      if (signal.aborted) onAbort();
+      else signal.addEventListener("abort", onAbort, { once: true });
       const stream = await this.#orTooLate(
         source.startReplication({ slot, startLsn, timeline: lineage.timeline }, this),
       );
@@ -107,8 +112,9 @@ class RunningLeg implements WalStreamHandler, LegListener {
       this.#heardAtMs = this.options.clock.nowMs();
       this.#report();
       this.#tick();
-      if (signal.aborted) onAbort();
-      else signal.addEventListener("abort", onAbort, { once: true });
+      // The first bytes may come together with the answer, before there is a stream to pause or to stop.
+      if (this.#paused) stream.pause();
+      this.#stopAtEnd();
       const end = await Promise.race([stream.ended, this.#failed]);
       await this.#settle(sink, signal);
       return this.#ended === "end-reached" ? { kind: "end-reached" } : end;
@@ -151,8 +157,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     sink.setServerEnd(this.#serverLsn);
     sink.drained();
     this.#reportIfDue();
-    const { endLsn } = this.options;
-    if (endLsn !== undefined && sink.receivedLsn >= endLsn) this.#stop("end-reached");
+    this.#stopAtEnd();
   }
 
   onProgress(): void {
@@ -200,12 +205,13 @@ class RunningLeg implements WalStreamHandler, LegListener {
    * Waits until all that was received is durable: as long as it takes, since coming back before the disk does would
    * only lose time. Told to stop, it waits no longer than a person would.
    *
-   * @throws Error when it was told to stop, and something is not durable yet; the server still has it.
+   * @throws {NotYetError} when it was told to stop, and something is not durable yet; the server still has it.
    */
   async #settle(sink: WalSink, signal: AbortSignal): Promise<void> {
     this.#cancelTick?.();
     const { clock, timing } = this.options;
     const finished = sink.finish();
+    const cancelStall = clock.setTimer(timing.stallTimeoutMs, () => this.#tellStall(sink, "waiting for it"));
     let cancel: (() => void) | undefined;
     let onAbort = () => {};
     const late = new Promise<"late">((resolve) => {
@@ -218,11 +224,12 @@ class RunningLeg implements WalStreamHandler, LegListener {
     try {
       if (await Promise.race([finished, late]) !== "late") return;
     } finally {
+      cancelStall();
       cancel?.();
       signal.removeEventListener("abort", onAbort);
     }
     void sink.abandon();
-    throw new Error(
+    throw new NotYetError(
       `Cannot bring ${
         bytesBetween({ startLsn: sink.flushLsn, endLsn: sink.receivedLsn })
       } received bytes to the disk: ` +
@@ -230,27 +237,41 @@ class RunningLeg implements WalStreamHandler, LegListener {
     );
   }
 
+  #stopAtEnd(): void {
+    const { endLsn } = this.options;
+    const sink = this.#sink;
+    if (endLsn === undefined || sink === undefined || this.#stream === undefined) return;
+    if (sink.receivedLsn >= endLsn) this.#stop("end-reached");
+  }
+
   /** Everything received is made durable and reported; then we say that we are done. */
   #stop(reason: "end-reached" | "stopped"): void {
     if (this.#ended !== undefined) return;
     this.#ended = reason;
     const { clock, timing, source } = this.options;
+    const sink = this.#sink;
+    const stream = this.#stream;
+    if (sink === undefined || stream === undefined) {
+      // The server has not begun: there is no stream to end, and no answer worth waiting for.
+      this.#fail(new ConnectionError("closed", `Cannot stream from ${source.address}: told to stop`));
+      return;
+    }
     const late = new ConnectionError(
       "timeout",
       `Cannot end the stream from ${source.address}: no confirmation`,
     );
     const cancel = clock.setTimer(timing.stopTimeoutMs, () => this.#fail(late));
-    const sink = this.#sink;
-    const stream = this.#stream;
-    void stream?.ended.then(cancel, cancel);
+    void stream.ended.then(cancel, cancel);
+    // What comes after this is brought to safety too, but not waited for: a busy server always sends more.
+    const stopLsn = sink.receivedLsn;
     this.#stopWhenSafe = () => {
-      if (sink !== undefined && !sink.idle) return;
+      if (sink.flushLsn < stopLsn) return;
       this.#stopWhenSafe = undefined;
       this.#report();
-      stream?.stop();
+      stream.stop();
     };
-    sink?.setServerEnd(sink.receivedLsn);
-    sink?.drained();
+    sink.setServerEnd(stopLsn);
+    sink.drained();
     this.#stopWhenSafe();
   }
 
@@ -350,12 +371,16 @@ class RunningLeg implements WalStreamHandler, LegListener {
     if (nowMs - this.#disk.atMs < stallTimeoutMs) return;
     // A receiver that answers but does not read would hold up the server's shutdown: the truth, then good-bye.
     this.#report();
-    this.#fail(
-      new NotYetError(
-        `Cannot write WAL: nothing reached the disk for ${
-          stallTimeoutMs / 1000
-        } s; disconnecting until it does`,
-      ),
+    this.#fail(this.#tellStall(sink, "disconnecting until it does"));
+  }
+
+  #tellStall(sink: WalSink, consequence: string): NotYetError {
+    const waiting = bytesBetween({ startLsn: sink.flushLsn, endLsn: sink.receivedLsn });
+    const seconds = this.options.timing.stallTimeoutMs / 1000;
+    this.#stall ??= new NotYetError(
+      `Cannot bring ${waiting} received bytes to the disk: nothing reached it for ${seconds} s; ${consequence}`,
     );
+    this.options.onDiskStalled(this.#stall);
+    return this.#stall;
   }
 }

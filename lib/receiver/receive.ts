@@ -1,16 +1,22 @@
 import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
-import { WalGapError } from "../wal/errors.ts";
-import { ancestorHistory, emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { ArchiveConflictError, WalGapError, WrongClusterError } from "../wal/errors.ts";
+import {
+  ancestorHistory,
+  emptyHistory,
+  isInLineage,
+  parseHistory,
+  type TimelineHistory,
+} from "../wal/history.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
-import { parseSegmentSize } from "../wal/segment.ts";
+import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import type { SlotPosition } from "../protocol/replication.ts";
 import { backoffMs } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import { afterFailure, NotYetError, PermanentError, WAL_REMOVED } from "./failure.ts";
 import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.ts";
-import { newestTimeline, planStart, type StartPlan } from "./start.ts";
+import { firstMissingSegment, newestTimeline, planStart, type StartPlan } from "./start.ts";
 import type { WalArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -22,6 +28,8 @@ const UNKNOWN_SERVER_VERSION = 190000;
 const SLOT_POSITION_VERSION = 150000;
 /** After a server's orderly end: it needs a moment, and reconnecting at once would hold up its shutdown. */
 const AFTER_SHUTDOWN_MS = 2000;
+/** A stream that lived this long ends a row of failures; one that breaks at once is one more. */
+const STEADY_MS = 10_000;
 
 /** What a receiver is told to do. */
 export interface ReceiveOptions {
@@ -68,6 +76,7 @@ export function receiveWal(
 class Receiver {
   #streamed = false;
   #failures = 0;
+  #streamingSinceMs: number | undefined;
   #lastProblem: string | undefined;
   readonly #warned = new Set<string>();
 
@@ -84,11 +93,18 @@ class Receiver {
         if (!this.options.loop) {
           throw new ConnectionError("closed", "The server ended the stream: it shuts down");
         }
+        this.#forgiveFailures();
         delayMs = AFTER_SHUTDOWN_MS;
       } catch (error) {
-        if (signal.aborted && !isOurs(error)) return "stopped";
+        if (signal.aborted && !isOurs(error)) {
+          if (error instanceof NotYetError) {
+            this.dependencies.log.warn("stopped early", { error: messageChain(error) });
+          }
+          return "stopped";
+        }
         if (!this.options.loop || afterFailure(error, { streamed: this.#streamed }) === "stop") throw error;
         this.#tellOnce(error);
+        this.#forgiveFailures();
         delayMs = backoffMs(this.#failures++, this.dependencies.random());
       }
       await this.#sleep(delayMs, signal);
@@ -97,13 +113,13 @@ class Receiver {
 
   /** One connection, from login to its end; a timeline that ends leads to the next one on the same connection. */
   async #connection(signal: AbortSignal): Promise<LegEnd> {
-    const source = await this.dependencies.connect((candidate) => this.#accept(candidate), signal);
+    const source = await this.#connect(signal);
     try {
       this.#checkVersion(source);
-      await this.#warnOfSynchronousSettings(source);
+      await closingAtStop(source, signal, () => this.#warnOfSynchronousSettings(source));
       let before: { readonly timeline: TimelineId; readonly startLsn: Lsn } | undefined;
       for (;;) {
-        const { plan, lineage } = await this.#plan(source);
+        const { plan, lineage } = await closingAtStop(source, signal, () => this.#plan(source));
         if (before !== undefined && before.timeline === plan.timeline && before.startLsn === plan.startLsn) {
           throw new NotYetError(
             `Cannot leave timeline ${plan.timeline} at ${
@@ -112,9 +128,7 @@ class Receiver {
           );
         }
         before = plan;
-        if (this.options.endLsn !== undefined && plan.startLsn >= this.options.endLsn) {
-          return { kind: "end-reached" };
-        }
+        if (this.#endReached(plan)) return { kind: "end-reached" };
         const end = await this.#leg(source, plan, lineage, signal);
         if (end.kind !== "timeline") return end;
         this.dependencies.log.info("timeline ended", {
@@ -128,18 +142,51 @@ class Receiver {
     }
   }
 
+  async #connect(signal: AbortSignal): Promise<WalSource> {
+    let hint: string | undefined;
+    const accept = (source: WalSource) =>
+      closingAtStop(source, signal, async () => {
+        hint = await this.#whyNot(source);
+        return hint === undefined;
+      });
+    try {
+      return await this.dependencies.connect(accept, signal);
+    } catch (error) {
+      if (hint === undefined || !(error instanceof ConnectionError) || error.hint !== undefined) throw error;
+      throw new ConnectionError(error.kind, error.message, { cause: error, hint });
+    }
+  }
+
   /** A server on an older timeline than the archive's is a fallen primary: the next host may be the new one. */
-  async #accept(source: WalSource): Promise<boolean> {
-    const newest = newestTimeline(await this.dependencies.archive.contents());
-    if (newest === undefined) return true;
-    const { timeline } = await source.identifySystem();
-    if (timeline >= newest) return true;
-    this.dependencies.log.warn("server on an old timeline", {
-      address: source.address,
-      timeline,
-      archiveTimeline: newest,
-    });
-    return false;
+  async #whyNot(source: WalSource): Promise<string | undefined> {
+    const { archive } = this.dependencies;
+    const newest = newestTimeline(await archive.contents());
+    if (newest === undefined) return undefined;
+    const { systemIdentifier, timeline } = await source.identifySystem();
+    if (timeline >= newest) return undefined;
+    try {
+      await archive.claim({ systemIdentifier, segmentSize: await readSegmentSize(source) });
+    } catch (error) {
+      // Not an old server but a wrong one: it is taken, and the check that follows says so and stops.
+      if (error instanceof WrongClusterError) return undefined;
+      throw error;
+    }
+    const { address } = source;
+    this.#warnOnce("server on an old timeline", { address, timeline, archiveTimeline: newest });
+    return `${address} is on timeline ${timeline}, the archive on ${newest}: ` +
+      `connect to a server of timeline ${newest} or later, and make this one its standby (pg_rewind)`;
+  }
+
+  /** @throws {PermanentError} when receiving would begin beyond the end: what lies below was never received. */
+  #endReached(plan: StartPlan & { kind: "start" }): boolean {
+    const { endLsn } = this.options;
+    if (endLsn === undefined || plan.startLsn < endLsn) return false;
+    if (plan.origin === "archive" || plan.startLsn === endLsn) return true;
+    throw new PermanentError(
+      `Cannot receive up to ${formatLsn(endLsn)}: the archive has nothing of it, and receiving begins at ${
+        formatLsn(plan.startLsn)
+      }; give a later --endpos`,
+    );
   }
 
   #checkVersion(source: WalSource): void {
@@ -156,13 +203,13 @@ class Receiver {
   }
 
   async #plan(source: WalSource): Promise<{ plan: StartPlan & { kind: "start" }; lineage: TimelineHistory }> {
-    const { archive, log } = this.dependencies;
+    const { archive } = this.dependencies;
     const system = await source.identifySystem();
-    const segmentSize = parseSegmentSize(await source.show("wal_segment_size"));
+    const segmentSize = await readSegmentSize(source);
     await archive.claim({ systemIdentifier: system.systemIdentifier, segmentSize });
     const contents = await archive.contents();
     const lineage = await this.#lineage(source, system.timeline, contents.histories);
-    const empty = contents.runs.length === 0 && contents.unfinished.length === 0;
+    const empty = firstMissingSegment({ contents, lineage, segmentSize }) === undefined;
     const slot = await this.#slot(source, empty);
     const plan = planStart({ contents, lineage, segmentSize, serverFlushLsn: system.flushLsn, slot });
     if (plan.kind === "old-timeline") {
@@ -181,11 +228,11 @@ class Receiver {
       );
     }
     if (plan.origin === "server") {
-      log.warn("starting at the server's current position", {
+      this.#warnOnce("starting at the server's current position", {
         startLsn: formatLsn(plan.startLsn),
         reason: this.options.slot === undefined
-          ? "the archive is empty and no slot is given"
-          : "the slot reserves nothing",
+          ? "the archive has nothing on the server's timelines, and no slot is given"
+          : "the archive has nothing on the server's timelines, and the slot reserves nothing",
       });
     }
     return { plan, lineage: ancestorHistory(lineage, plan.timeline) };
@@ -209,12 +256,15 @@ class Receiver {
       );
     }
     const lineage = parseHistory(timeline, bytes);
+    for (const history of stored) checkAncestor(history, lineage);
     const here = new Set(stored.map((history) => history.timeline));
     for (const entry of lineage.entries) {
       if (entry.timeline === 1 || here.has(entry.timeline)) continue;
       // Ancestors are told again in every younger history: one that the server no longer has is no loss.
       const ancestor = await source.timelineHistory(entry.timeline);
-      if (ancestor !== undefined) await this.#storeHistory(entry.timeline, ancestor);
+      if (ancestor === undefined) continue;
+      checkAncestor({ timeline: entry.timeline, bytes: ancestor }, lineage);
+      await this.#storeHistory(entry.timeline, ancestor);
     }
     await this.#storeHistory(timeline, bytes);
     return lineage;
@@ -297,12 +347,13 @@ class Receiver {
         onStreaming: () => {
           log.info("streaming", { server: source.address, ...where });
           this.#streamed = true;
-          this.#failures = 0;
+          this.#streamingSinceMs = clock.nowMs();
           this.#lastProblem = undefined;
           this.dependencies.onStreaming(source.address);
         },
         onPosition: this.dependencies.onPosition,
         onDiskFull: () => this.#warnOfFullDisk(),
+        onDiskStalled: (error) => this.#tellOnce(error),
       }, signal);
     } catch (error) {
       if (error instanceof ServerError && error.sqlState === WAL_REMOVED) {
@@ -362,9 +413,16 @@ class Receiver {
     this.#lastProblem = text;
   }
 
+  #forgiveFailures(): void {
+    const sinceMs = this.#streamingSinceMs;
+    if (sinceMs !== undefined && this.dependencies.clock.nowMs() - sinceMs >= STEADY_MS) this.#failures = 0;
+    this.#streamingSinceMs = undefined;
+  }
+
   #warnOnce(event: string, fields: Record<string, string | number>): void {
-    if (this.#warned.has(event)) return;
-    this.#warned.add(event);
+    const text = event + JSON.stringify(fields);
+    if (this.#warned.has(text)) return;
+    this.#warned.add(text);
     this.dependencies.log.warn(event, fields);
   }
 
@@ -380,6 +438,41 @@ class Receiver {
       else signal.addEventListener("abort", done, { once: true });
     });
   }
+}
+
+async function readSegmentSize(source: WalSource): Promise<SegmentSize> {
+  return parseSegmentSize(await source.show("wal_segment_size"));
+}
+
+/** Until a server streams there is nothing to settle: one that does not answer must not hold up the stop. */
+async function closingAtStop<T>(source: WalSource, signal: AbortSignal, act: () => Promise<T>): Promise<T> {
+  signal.throwIfAborted();
+  const onAbort = () => void source.close();
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    return await act();
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** @throws {ArchiveConflictError} when a history tells another past of a timeline than its descendant's does. */
+function checkAncestor(
+  history: { readonly timeline: TimelineId; readonly bytes: Uint8Array },
+  lineage: TimelineHistory,
+): void {
+  const { timeline, bytes } = history;
+  if (timeline === lineage.timeline || !isInLineage(lineage, timeline)) return;
+  const pastOf = ({ entries }: TimelineHistory) =>
+    entries.map((entry) => `${entry.timeline} until ${formatLsn(entry.endLsn)}`).join(", ");
+  const here = pastOf(parseHistory(timeline, bytes));
+  const there = pastOf(ancestorHistory(lineage, timeline));
+  if (here === there) return;
+  throw new ArchiveConflictError(
+    `Cannot receive timeline ${lineage.timeline}: its history says that timeline ${timeline} followed ${there}, ` +
+      `${historyFileName(timeline)} says ${here}; two servers were promoted to timeline ${timeline}: ` +
+      "find out which one is right, and give the other a new archive",
+  );
 }
 
 /** An error that is worth telling even when we were told to stop: it says that the archive is in danger. */

@@ -1,4 +1,4 @@
-import { timelineAt, type TimelineHistory } from "../wal/history.ts";
+import { switchPointOf, timelineAt, type TimelineHistory } from "../wal/history.ts";
 import { type Lsn, lsn } from "../wal/lsn.ts";
 import {
   segmentEnd,
@@ -69,12 +69,14 @@ export function firstMissingSegment(
   const runs = contents.runs.flatMap((run) => onLineage(run, lineage, size)).sort((a, b) =>
     a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0
   );
-  const unfinished = contents.unfinished
-    .filter(({ timeline, number }) => holdsLineage(lineage, timeline, number, size))
-    .map(({ number }) => number);
-  const begin = [...runs.map((run) => run.firstNumber), ...unfinished]
+  // Where receiving began: also a file that was left for a newer timeline inside it, complete or not.
+  const begin = [
+    ...[...runs, ...contents.runs].map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber })),
+    ...contents.unfinished,
+  ]
+    .filter(({ timeline, number }) => beginsOnLineage({ timeline, number }, lineage, size))
     .reduce<SegmentNumber | undefined>(
-      (least, number) => least === undefined || number < least ? number : least,
+      (least, { number }) => least === undefined || number < least ? number : least,
       undefined,
     );
   if (begin === undefined) return undefined;
@@ -96,15 +98,16 @@ function onLineage(run: SegmentRun, lineage: TimelineHistory, size: SegmentSize)
   return firstNumber < endNumber ? [{ timeline: run.timeline, firstNumber, endNumber }] : [];
 }
 
-/** An unfinished segment says where receiving began, also the old timeline's part of one that holds a switch. */
-function holdsLineage(
+/** Whether a timeline's file of this segment begins with bytes of the lineage, whatever it ends with. */
+function beginsOnLineage(
+  { timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber },
   lineage: TimelineHistory,
-  timeline: TimelineId,
-  number: SegmentNumber,
   size: SegmentSize,
 ): boolean {
-  return timelineOfSegment(lineage, number, size) === timeline ||
-    timelineAt(lineage, segmentStart(number, size)) === timeline;
+  const first = firstSegmentOf(lineage, timeline, size);
+  if (first === undefined || number < first) return false;
+  const leftAtLsn = switchPointOf(lineage, timeline);
+  return leftAtLsn === undefined || segmentStart(number, size) < leftAtLsn;
 }
 
 /** The first segment whose file is of that timeline; `undefined` when the timeline is not in the lineage. */

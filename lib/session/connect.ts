@@ -131,7 +131,7 @@ interface LoggedIn {
 const ENCRYPTIONS = {
   disable: ["plain", undefined],
   allow: ["plain", "tls"],
-  prefer: ["tls-or-plain", "plain"],
+  prefer: ["tls", "plain"],
   require: ["tls", undefined],
   "verify-ca": ["tls", undefined],
   "verify-full": ["tls", undefined],
@@ -152,8 +152,8 @@ async function logIn(startup: Startup): Promise<LoggedIn> {
       return await tryLogIn(startup, second);
     } catch (secondError) {
       startup.signal?.throwIfAborted();
-      // The server's own reason says more than what went wrong with TLS.
-      throw secondError instanceof ServerError ? secondError : error;
+      // The server's own reason says more than what went wrong with the second way.
+      throw error instanceof ServerError && secondError instanceof ConnectionError ? error : secondError;
     }
   }
 }

@@ -1,10 +1,10 @@
-import type { Socket } from "node:net";
 import type postgres from "postgres";
 import type { Log } from "../log.ts";
 import type { Answer } from "../protocol/answers.ts";
 import { ConnectionError, ProtocolError, ServerError, type ServerMessage } from "../protocol/errors.ts";
 import { AuthGuard } from "./auth_guard.ts";
 import { answerOf, type Login, startDriver } from "./driver.ts";
+import type { OpenSocket } from "./socket.ts";
 import { type CopyListener, SocketTap } from "./socket_tap.ts";
 
 /** Longest wait for the answer to a command; all of ours take milliseconds on a server that is well. */
@@ -45,7 +45,7 @@ export class Link {
   #said: ServerMessage | undefined;
   #failure: Error | undefined;
 
-  constructor(socket: Socket, options: LinkOptions) {
+  constructor(socket: OpenSocket, options: LinkOptions) {
     const { address, log } = options;
     this.address = address;
     const parameters = new Map<string, string>();

@@ -62,7 +62,9 @@ export class Session {
     const doing = `read slot ${name} of`;
     if (!knowsReadReplicationSlot(this.serverVersion)) {
       const text = readSlotQuery(name);
-      const sql = await this.#openSql();
+      const sql = await this.#openSql().catch((error) => {
+        throw explainSql(error, `Cannot ${doing} ${this.address}`);
+      });
       try {
         return await sql.query({ text, doing, decode: decodeSlotPosition });
       } finally {
@@ -122,9 +124,22 @@ export class Session {
     return this.#link.close();
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
   #query<T>(command: Command<T>): Promise<T> {
     return this.#link.query(command);
   }
 }
 
 function ignoreRows(): void {}
+
+/** The server may let a role replicate and not let it in for SQL. */
+function explainSql(error: unknown, doing: string): unknown {
+  if (!(error instanceof ServerError)) return error;
+  const { severity, sqlState, serverMessage: message, detail, fields } = error;
+  const hint = "Before PostgreSQL 15 a slot can be read over an ordinary connection only: " +
+    "give the role one in pg_hba.conf, and a database with dbname=";
+  return new ServerError(doing, { severity, sqlState, message, detail, hint, fields }, { cause: error });
+}

@@ -16,6 +16,7 @@ import type { CopyBothDecoder } from "../protocol/copy_both.ts";
 import { ConnectionError, ProtocolError, type ServerMessage } from "../protocol/errors.ts";
 import { encodeCopyDone } from "../protocol/standby_status.ts";
 import type { AuthGuard } from "./auth_guard.ts";
+import type { OpenSocket } from "./socket.ts";
 
 /** Most bytes of one command's answer; the driver keeps them all in memory. */
 export const MAX_ANSWER_BYTES = 64 << 20;
@@ -71,7 +72,10 @@ export class SocketTap extends EventEmitter {
   /** The newest status while the socket takes no more: older ones are worth nothing then. */
   #heldStatus: Uint8Array | undefined;
 
-  constructor(socket: Socket, options: { readonly guard: AuthGuard; readonly listener: TapListener }) {
+  constructor(
+    { socket, read }: OpenSocket,
+    options: { readonly guard: AuthGuard; readonly listener: TapListener },
+  ) {
     super();
     this.#socket = socket;
     this.#guard = options.guard;
@@ -79,12 +83,11 @@ export class SocketTap extends EventEmitter {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#socketClosed = promise;
     socket.on("close", resolve);
-    socket.on("data", (chunk: Buffer) => this.#takeChunk(chunk));
     socket.on("drain", () => this.#sendHeldStatus());
     socket.on("error", (error) => this.#fail(error));
     socket.on("end", () => this.#fail(undefined));
     socket.on("close", () => this.#fail(undefined));
-    socket.resume();
+    read((chunk) => this.#takeChunk(chunk));
   }
 
   // What the driver calls, besides the listener methods of EventEmitter.
@@ -170,7 +173,7 @@ export class SocketTap extends EventEmitter {
     this.#heldStatus = undefined;
   }
 
-  #takeChunk(chunk: Buffer): void {
+  #takeChunk(chunk: Uint8Array): void {
     if (this.#ended) return;
     try {
       this.#takeBytes({ bytes: chunk, index: 0 });
@@ -292,6 +295,7 @@ export class SocketTap extends EventEmitter {
     if (this.#answerBytes > MAX_ANSWER_BYTES) {
       throw new ProtocolError(`Cannot take answer: it is longer than ${MAX_ANSWER_BYTES} bytes`);
     }
-    this.emit("data", Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength));
+    // A copy: the driver keeps views of it, and the bytes are the socket's.
+    this.emit("data", Buffer.from(frame));
   }
 }

@@ -63,7 +63,7 @@ describe("connect()", () => {
       settings: { listen_addresses: "127.0.0.1,::1" },
     });
     await cluster.sql(
-      `CREATE ROLE scram LOGIN REPLICATION PASSWORD '${PASSWORD}'; CREATE ROLE plain LOGIN REPLICATION PASSWORD '${PASSWORD}';
+      `SET password_encryption = 'scram-sha-256'; CREATE ROLE scram LOGIN REPLICATION PASSWORD '${PASSWORD}'; CREATE ROLE plain LOGIN REPLICATION PASSWORD '${PASSWORD}';
        CREATE ROLE nobody LOGIN REPLICATION; CREATE ROLE weak LOGIN; SET password_encryption = 'md5';
        CREATE ROLE md5 LOGIN REPLICATION PASSWORD '${PASSWORD}'`,
     );
@@ -263,6 +263,23 @@ describe("connect()", () => {
       isConnectionError("unsuitable", /it is read-only, want read-write/),
     );
     await opens([hosts.primary], { ...readOnly, targetSessionAttrs: "read-only" });
+  });
+
+  it("readSlot() before PostgreSQL 15 says what it needs when SQL is refused", SLOW, async () => {
+    const source = await open([here()], { user: "postgres", database: "no_such" });
+    if (source.serverVersion >= 150_000) assert.equal(await source.readSlot("s"), undefined);
+    else {
+      await assert.rejects(source.readSlot("s"), (error) => {
+        isServerError("3D000")(error);
+        assert.match(
+          (error as ServerError).message,
+          /^Cannot read slot s of 127\.0\.0\.1:\d+: server says FATAL 3D000/,
+        );
+        assert.match((error as ServerError).hint!, /pg_hba\.conf/);
+        return true;
+      });
+    }
+    await source.close();
   });
 
   it("notices go to the log, not to stdout", SLOW, async () => {

@@ -108,12 +108,13 @@ describe("TLS", SLOW, () => {
         "hostssl replication tlsonly all trust",
         "hostssl replication certuser all cert",
         "host replication postgres all trust",
+        "host replication scram all scram-sha-256",
       ],
       settings: { listen_addresses: "127.0.0.1,::1" },
     });
     await cluster.sql(
       "CREATE ROLE plainonly LOGIN REPLICATION; CREATE ROLE tlsonly LOGIN REPLICATION; " +
-        "CREATE ROLE certuser LOGIN REPLICATION",
+        "CREATE ROLE certuser LOGIN REPLICATION; CREATE ROLE scram LOGIN REPLICATION",
     );
     for (const name of ["server", "addresses"]) useCertificate(name);
     cluster.writeDataFile("ca.crt", fs.readFileSync(file("ca.crt")));
@@ -170,6 +171,12 @@ describe("TLS", SLOW, () => {
     assert.equal(await tryTls({ mode: "allow" }), "plain");
     assert.equal(await tryTls({ mode: "prefer" }), "plain");
     assert.match(await tryTls({ mode: "require" }), /^tls: .*localhost:\d+: the server does not offer TLS/);
+    assert.match(await tryTls({ mode: "prefer" }, { user: "tlsonly" }), /^28000: .*no pg_hba\.conf entry/);
+    assert.match(await tryTls({ mode: "allow" }, { user: "tlsonly" }), /^28000: .*no pg_hba\.conf entry/);
+    assert.match(
+      await tryTls({ mode: "prefer" }, { user: "scram" }),
+      /^auth: .*asks for a password, and none is given/,
+    );
     assert.match(await tryTls({ mode: "verify-full", rootCert: pem("ca.crt") }), /does not offer TLS/);
   });
 

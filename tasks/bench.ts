@@ -1,0 +1,18 @@
+/** Benchmarks against the real peers: `deno task bench receive [PART]…`. */
+import process from "node:process";
+import { benchReceive } from "../tests/bench/receive.ts";
+
+const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
+  receive: benchReceive,
+};
+
+const [name, ...parts] = process.argv.slice(2);
+const benchmark = BENCHMARKS[name ?? ""];
+if (benchmark === undefined) {
+  process.stderr.write(
+    `Cannot run benchmark "${name ?? ""}": want one of ${Object.keys(BENCHMARKS).join(", ")}\n`,
+  );
+  process.exitCode = 2;
+} else {
+  await benchmark(parts);
+}
