@@ -2,6 +2,7 @@ import process from "node:process";
 import * as fs from "node:fs";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./lib/commands/context.ts";
+import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { messageChain } from "./lib/log.ts";
@@ -57,9 +58,9 @@ async function main(): Promise<number> {
     .exitOverride()
     .configureOutput({
       writeOut: (text) => context.stdout.write(text),
-      writeErr: (text) => context.stderr.write(text),
+      writeErr: (text) => context.stderr.write(maskSecrets(text)),
     })
-    .showHelpAfterError('Try "walvault receive --help".')
+    .showHelpAfterError('hint: Try "walvault --help"')
     .addCommand(
       receiveCommand(async (options) => {
         for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, () => onSignal(name));
@@ -68,8 +69,8 @@ async function main(): Promise<number> {
         exitCode = await receive(options, context);
       }).exitOverride().configureOutput({
         writeOut: (text) => context.stdout.write(text),
-        writeErr: (text) => context.stderr.write(text),
-      }).showHelpAfterError('Try "walvault receive --help".'),
+        writeErr: (text) => context.stderr.write(maskSecrets(text)),
+      }).showHelpAfterError('hint: Try "walvault receive --help"'),
     );
   try {
     if (process.argv.length <= 2) program.help({ error: true });
@@ -82,9 +83,9 @@ async function main(): Promise<number> {
 }
 
 function tell(error: unknown, context: CommandContext): number {
-  context.stderr.write(`walvault: ${messageChain(error)}\n`);
+  context.stderr.write(`walvault: ${maskSecrets(messageChain(error))}\n`);
   const hint = hintOf(error);
-  if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
+  if (hint !== undefined) context.stderr.write(`hint: ${maskSecrets(hint)}\n`);
   return error instanceof UsageError ? EXIT.usage : EXIT.failed;
 }
 

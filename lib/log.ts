@@ -46,20 +46,36 @@ export function formatTextEntry(entry: LogEntry): string {
 
 function formatValue(value: string | number | bigint | boolean): string {
   const text = String(value);
-  return typeof value !== "string" || /^[^\s"=\p{Cc}]+$/u.test(text) ? text : JSON.stringify(text);
+  return typeof value !== "string" || /^[^\s"=\p{Cc}]+$/u.test(text) ? text : quoted(text);
+}
+
+/** What a server says may hold anything: no control character of it reaches a terminal, those of 8 bits included. */
+function quoted(text: string): string {
+  return JSON.stringify(text).replace(
+    /[\x7f-\x9f\u2028\u2029]/g,
+    (character) => "\\u" + character.charCodeAt(0).toString(16).padStart(4, "0"),
+  );
 }
 
 /** For programs: one JSON object; 64-bit numbers as text. */
 export function formatJsonEntry(entry: LogEntry): string {
   const { time, level, event, fields } = entry;
   const plain = (_key: string, value: unknown) => typeof value === "bigint" ? value.toString() : value;
-  return JSON.stringify({ time: time.toISOString(), level, event, ...fields }, plain);
+  const head = { time: time.toISOString(), level, event };
+  // The head comes first, and no field takes its place.
+  return JSON.stringify({ ...head, ...fields, ...head }, plain);
 }
 
 /** An error's text with those of its causes, each once. */
 export function messageChain(error: unknown): string {
   const texts: string[] = [];
-  for (let current: unknown = error; current instanceof Error; current = current.cause) {
+  const seen = new Set<unknown>();
+  for (
+    let current: unknown = error;
+    current instanceof Error && !seen.has(current);
+    current = current.cause
+  ) {
+    seen.add(current);
     if (!texts.some((text) => text.includes((current as Error).message))) texts.push(current.message);
   }
   return texts.length === 0 ? String(error) : texts.join(": ");

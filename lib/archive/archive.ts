@@ -148,7 +148,10 @@ export class Archive {
     const identity = this.#identity;
     if (identity === undefined) return { runs: [], histories: [], unfinished: [] };
     await this.disk.syncDirectory(".");
-    await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    // A process that died while it made the archive leaves none; the next `claim` makes it.
+    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {
+      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    }
     const names = {
       archive: await this.disk.list(".") ?? [],
       inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY) ?? [],

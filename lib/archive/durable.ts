@@ -123,6 +123,44 @@ export async function publishBytes(
   return added;
 }
 
+const COPY_BYTES = 256 * 1024;
+
+/**
+ * Writes the content of a file anew under another name, which must be free, and syncs it; false when `from` is absent.
+ *
+ * To sync the old file instead would prove nothing: when a sync of it failed, in this process or an earlier one, the
+ * kernel calls the pages clean and the next sync a success. The caller syncs the directory.
+ */
+export async function copyAnew(
+  disk: Disk,
+  names: { readonly from: string; readonly to: string },
+  file: { readonly fileBytes: number; readonly mode: number },
+): Promise<boolean> {
+  const copied = await withFile(disk, names.from, async (source) => {
+    const target = await disk.create(names.to, file.mode);
+    try {
+      try {
+        await target.truncate(file.fileBytes);
+        const buffer = new Uint8Array(COPY_BYTES);
+        for (let position = 0;;) {
+          const count = await source.read(buffer, position);
+          if (count === 0) break;
+          await target.write(buffer.subarray(0, count), position);
+          position += count;
+        }
+        await target.sync();
+      } finally {
+        await target.close();
+      }
+    } catch (error) {
+      await removeName(disk, names.to);
+      throw error;
+    }
+    return true;
+  });
+  return copied === true;
+}
+
 const COMPARE_BYTES = 256 * 1024;
 
 /**

@@ -41,6 +41,8 @@ export class LegSink {
   #finishing = false;
   #abandoned = false;
   #wake: (() => void) | undefined;
+  /** The writer sleeps until something comes, however long that takes. */
+  #sleeps = false;
   readonly #done: Promise<void>;
   #failed = false;
 
@@ -108,7 +110,9 @@ export class LegSink {
 
   /** Nothing more is at hand to `push` right now: whatever is due may start. */
   drained(): void {
-    if (wakeDue(this.#state())) this.#wake?.();
+    const state = this.#state();
+    // The first bytes after a pause are worth waking up for, however few: from then on their time runs.
+    if (wakeDue(state) || (this.#sleeps && state.bufferedBytes > 0)) this.#wake?.();
   }
 
   /** Everything received becomes durable, then the files are let go. Pends as long as the disk stalls or is full. */
@@ -177,7 +181,10 @@ export class LegSink {
       return false;
     } else if (step.waitMs !== undefined || isCatchingUp(state) || !await this.writer.prepareAhead()) {
       // Something may have come while the writer prepared: only a writer that finds nothing to do may sleep.
-      if (!this.#finishing && !wakeDue(this.#state())) await this.#wait(step.waitMs, "woken");
+      if (this.#finishing || wakeDue(this.#state())) return true;
+      this.#sleeps = step.waitMs === undefined;
+      if (!this.#sleeps || this.#buffer.bytes === 0) await this.#wait(step.waitMs, "woken");
+      this.#sleeps = false;
     }
     return true;
   }
@@ -186,11 +193,17 @@ export class LegSink {
     const piece = this.#buffer.peek();
     const whole = piece.length === this.#buffer.bytes;
     if (whole && then === "sync") this.#lastSyncMs = this.options.clock.nowMs();
-    const taken = await this.writer.append(piece, whole ? then : "leave");
-    this.#unsyncedBytes += taken;
-    if (this.writer.flushLsn === this.writer.writeLsn) this.#unsyncedBytes = 0;
-    this.#buffer.consume(taken);
-    this.#refill();
+    const startLsn = this.writer.writeLsn;
+    try {
+      await this.writer.append(piece, whole ? then : "leave");
+    } finally {
+      // Also when what came after the write failed: the next try must not write the same bytes behind themselves.
+      const taken = Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }));
+      this.#unsyncedBytes += taken;
+      if (this.writer.flushLsn === this.writer.writeLsn) this.#unsyncedBytes = 0;
+      this.#buffer.consume(taken);
+      this.#refill();
+    }
     this.options.listener.onProgress();
   }
 

@@ -7,7 +7,7 @@ import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from ".
 import type { TimelineId } from "../wal/timeline.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import type { Disk, DiskFile } from "./disk.ts";
-import { addName, firstDifference, isOutOfSpace, type Naming, removeName, withFile } from "./durable.ts";
+import { addName, copyAnew, firstDifference, isOutOfSpace, type Naming, removeName, withFile } from "./durable.ts";
 import {
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
@@ -147,6 +147,7 @@ export class SegmentWriter {
    * Writes bytes that follow `writeLsn`, at most to the end of the segment; resolves to how many it took.
    *
    * With `sync` it also does what `sync()` does, handing both to the disk at once; a full segment waits for `publish`.
+   * When it rejects, `writeLsn` tells how many bytes it took all the same.
    */
   async append(bytes: Uint8Array, then: "sync" | "leave"): Promise<number> {
     const segment = this.#segment ??= await this.#open(this.#writeLsn);
@@ -187,6 +188,8 @@ export class SegmentWriter {
     if (segment === undefined) return;
     await this.#syncFile(segment);
     await this.#check(segment);
+    // The saved copy may be all that a power cut would leave, until the new one's name is safe as well.
+    if (segment.saved.length > 0) await this.#syncName(segment);
     await this.#passSavedCopies(segment);
     const growing = inProgressPath(segment.name);
     await this.#refuseCompressedForms(segment.name);
@@ -246,13 +249,16 @@ export class SegmentWriter {
   }
 
   async #afterSync(segment: OpenSegment): Promise<void> {
-    if (!segment.nameSynced) {
-      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
-      segment.nameSynced = true;
-    }
+    await this.#syncName(segment);
     await this.#check(segment);
     this.#flushLsn = this.#writeLsn;
     if (segment.saved.length > 0) await this.#passSavedCopies(segment);
+  }
+
+  async #syncName(segment: OpenSegment): Promise<void> {
+    if (segment.nameSynced) return;
+    await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    segment.nameSynced = true;
   }
 
   async #open(lsn: Lsn): Promise<OpenSegment> {
@@ -269,6 +275,8 @@ export class SegmentWriter {
 
   async #create(name: string, number: SegmentNumber): Promise<OpenSegment> {
     const saved = await this.#savedCopies(name, number);
+    // A try before this one may have failed between moving the file aside and syncing that name.
+    if (saved.length > 0) await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
     const file = await this.disk.create(inProgressPath(name), this.options.modes.file);
     try {
       await file.truncate(Number(this.identity.segmentSize));
@@ -330,30 +338,46 @@ export class SegmentWriter {
         copies.push({ path, validBytes, writtenBytes: await countWrittenBytes(file) });
       });
     }
-    return await this.#withoutRepeats(copies);
+    return await this.#withoutRepeats(copies, name);
   }
 
   /** Removes a saved copy whose every byte another saved copy has too: many restarts must not fill the disk. */
-  async #withoutRepeats(copies: readonly SavedCopy[]): Promise<readonly SavedCopy[]> {
+  async #withoutRepeats(copies: readonly SavedCopy[], name: string): Promise<readonly SavedCopy[]> {
     const kept: SavedCopy[] = [];
     for (const copy of [...copies].sort((a, b) => b.writtenBytes - a.writtenBytes)) {
       const longer = await this.#firstWithSameBytes(kept, copy);
-      if (longer === undefined) {
-        kept.push(copy);
+      // The copy that stays may be the younger one, and nobody knows what of it was ever synced.
+      const sure = longer === undefined ? undefined : await this.#writeAnew(longer, name);
+      if (longer === undefined || sure === undefined || !await this.#hasBytesOf(sure, copy)) {
+        kept.push(copy, ...(sure === undefined ? [] : [sure]));
         continue;
       }
-      // The copy that stays may be the younger one, never synced to its end.
-      await withFile(this.disk, longer.path, (file) => file.sync());
-      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+      kept[kept.indexOf(longer)] = sure;
+      await removeName(this.disk, longer.path);
       await removeName(this.disk, copy.path);
     }
     return kept;
   }
 
+  async #writeAnew(copy: SavedCopy, name: string): Promise<SavedCopy | undefined> {
+    const fileBytes = Number(this.identity.segmentSize);
+    for (let count = 1;; count++) {
+      const path = savedPath(name, count);
+      if (await this.disk.entry(path) !== undefined) continue;
+      const { file: mode } = this.options.modes;
+      if (!await copyAnew(this.disk, { from: copy.path, to: path }, { fileBytes, mode })) return undefined;
+      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+      return { ...copy, path };
+    }
+  }
+
+  async #hasBytesOf(copy: SavedCopy, shorter: SavedCopy): Promise<boolean> {
+    return await firstDifference(this.disk, [shorter.path, copy.path], shorter.writtenBytes) === undefined;
+  }
+
   async #firstWithSameBytes(kept: readonly SavedCopy[], copy: SavedCopy): Promise<SavedCopy | undefined> {
     for (const other of kept) {
-      const difference = await firstDifference(this.disk, [copy.path, other.path], copy.writtenBytes);
-      if (difference === undefined) return other;
+      if (await this.#hasBytesOf(other, copy)) return other;
     }
     return undefined;
   }

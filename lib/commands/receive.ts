@@ -1,11 +1,13 @@
 import process from "node:process";
 import { Archive } from "../archive/archive.ts";
+import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
+import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
 import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
-import type { Log } from "../log.ts";
+import { type Log, messageChain } from "../log.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
@@ -14,9 +16,10 @@ import { connect } from "../session/connect.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
-import { type CommandContext, EXIT, UsageError } from "./context.ts";
+import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
+import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
 import { notifyReady } from "./service_manager.ts";
 
@@ -28,16 +31,23 @@ export async function receive(options: ReceiveCommandOptions, context: CommandCo
   const log = commandLog(context, options);
   checkUsage(options);
   const { settings, warnings } = commandConnection(options.connection, context);
-  for (const warning of warnings) log.warn("connection string", { warning });
-  if (options.dropSlot) return await dropSlot(options, settings, log, context.signal);
   const directory = options.archive ?? context.env["WALVAULT_ARCHIVE"];
-  if (directory === undefined || directory === "") {
+  if (!options.dropSlot && (directory === undefined || directory === "")) {
     throw new UsageError(
       "No archive is given",
       "Name the archive directory with --archive, or in WALVAULT_ARCHIVE",
     );
   }
-  return await receiveInto(directory, { options, settings, log }, context);
+  for (const warning of warnings) log.warn("connection string", { warning });
+  try {
+    if (options.dropSlot) return await dropSlot(options, settings, log, context.signal);
+    return await receiveInto(directory ?? "", { options, settings, log }, context);
+  } catch (error) {
+    // Who reads JSON lines has to find the one that matters most among them.
+    if (options.logFormat !== "json") throw error;
+    log.error("failed", { error: maskSecrets(messageChain(error)), hint: hintOf(error) });
+    return EXIT.failed;
+  }
 }
 
 function checkUsage(options: ReceiveCommandOptions): void {
@@ -88,16 +98,10 @@ async function receiveInto(
   const disk = openDiskThread(directory, RECEIVING_MEMORY_BYTES);
   let lock: FileLock | undefined;
   try {
-    const archive = await Archive.open(disk, {
-      naming: { hardLinks: options.hardLinks },
-      userId: process.geteuid?.(),
-    });
+    const archive = await openArchive(disk, options);
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
-    const claimed = await Archive.open(disk, {
-      naming: { hardLinks: options.hardLinks },
-      userId: process.geteuid?.(),
-    });
+    const claimed = await openArchive(disk, options);
     return await stream(claimed, receiving, context);
   } finally {
     lock?.release();
@@ -105,8 +109,27 @@ async function receiveInto(
   }
 }
 
+/** What the operating system refuses gets its subject: a bare "permission denied" helps nobody. */
+async function openArchive(disk: Disk, options: ReceiveCommandOptions): Promise<Archive> {
+  const { hardLinks } = options;
+  try {
+    return await Archive.open(disk, { naming: { hardLinks }, userId: process.geteuid?.() });
+  } catch (cause) {
+    if (errorCode(cause) === undefined) throw cause;
+    throw new PermanentError(`Cannot open the archive "${disk.root}"`, { cause });
+  }
+}
+
 function lockArchive(directory: string, mode: number): FileLock {
-  const lock = lockFile(`${directory}/${LOCK_FILE}`, mode);
+  let lock: FileLock | undefined;
+  try {
+    lock = lockFile(`${directory}/${LOCK_FILE}`, mode);
+  } catch (cause) {
+    throw new PermanentError(
+      `Cannot write to the archive "${directory}"; give its owner the right to (chmod u+rwx), or mount it read-write`,
+      { cause },
+    );
+  }
   if (lock !== undefined) return lock;
   throw new PermanentError(
     `Cannot receive into "${directory}": another walvault receives into it; stop that one first, or use another directory`,

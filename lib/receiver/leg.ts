@@ -163,7 +163,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   onProgress(): void {
     const sink = this.#sink;
     if (sink === undefined) return;
-    if (this.#paused && !sink.congested) {
+    if (this.#paused && !sink.congested && this.#stopWhenSafe === undefined) {
       this.#paused = false;
       this.#heardAtMs = this.options.clock.nowMs();
       this.#stream?.resume();
@@ -262,13 +262,18 @@ class RunningLeg implements WalStreamHandler, LegListener {
     );
     const cancel = clock.setTimer(timing.stopTimeoutMs, () => this.#fail(late));
     void stream.ended.then(cancel, cancel);
-    // What comes after this is brought to safety too, but not waited for: a busy server always sends more.
+    // A busy server always sends more: only what is not read any more can all be safe, and told in the last status.
+    this.#paused = true;
+    stream.pause();
     const stopLsn = sink.receivedLsn;
     this.#stopWhenSafe = () => {
       if (sink.flushLsn < stopLsn) return;
       this.#stopWhenSafe = undefined;
       this.#report();
       stream.stop();
+      // What was under way comes before the server's own CopyDone; it is brought to safety too.
+      this.#paused = false;
+      stream.resume();
     };
     sink.setServerEnd(stopLsn);
     sink.drained();

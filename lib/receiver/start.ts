@@ -71,7 +71,7 @@ export function firstMissingSegment(
   );
   // Where receiving began: also a file that was left for a newer timeline inside it, complete or not.
   const begin = [
-    ...[...runs, ...contents.runs].map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber })),
+    ...contents.runs.map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber })),
     ...contents.unfinished,
   ]
     .filter(({ timeline, number }) => beginsOnLineage({ timeline, number }, lineage, size))

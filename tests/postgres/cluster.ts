@@ -86,6 +86,8 @@ export class Cluster {
   #server: ChildProcess | undefined;
   #serverExit: Promise<unknown> = Promise.resolve();
   #watchdog: ChildProcess | undefined;
+  /** The System V segment of the server last started: a killed server leaves it, and it outlives processes and files. */
+  #sharedMemory: string | undefined;
 
   /** Use `startCluster()`. */
   constructor(programs: ServerPrograms, directory: string, options: ClusterOptions) {
@@ -204,6 +206,7 @@ export class Cluster {
       if (Date.now() > deadline) throw new Error("Cannot start the server: it is not ready in time");
       await sleep(POLL_MS);
     }
+    this.#sharedMemory = this.#postmasterFile()[6]?.trim().split(/\s+/)[1];
   }
 
   /** Ends the server and waits for it. */
@@ -312,21 +315,34 @@ export class Cluster {
     return Object.entries(values).map(([key, value]) => `${key}=${quoteConninfo(value)}`).join(" ");
   }
 
-  /** An ordinary connection of the superuser over the Unix socket; the caller ends it. */
+  /**
+   * An ordinary connection of the superuser over the Unix socket; the caller ends it.
+   *
+   * The driver's PG* variables count for nothing: test files that run at the same time share one environment.
+   */
   connect(options: postgres.Options<Record<string, never>> = {}): postgres.Sql {
-    return postgres({
+    const start = postgres as unknown as (options: unknown) => postgres.Sql;
+    const { options: known } = start({
       path: join(this.socketDirectory, `.s.PGSQL.${this.port}`),
       username: this.superuser,
+      password: "",
       database: "postgres",
+      ssl: false,
       max: 1,
+      idle_timeout: 0,
+      connect_timeout: 30,
+      prepare: false,
+      fetch_types: false,
+      target_session_attrs: "primary", // any known word keeps PGTARGETSESSIONATTRS out
       onnotice: () => {},
       ...options,
     });
+    return start({ ...known, target_session_attrs: options.target_session_attrs });
   }
 
   /** Runs statements on a connection of their own and returns the rows of the last one. */
   async sql<Row extends object = Record<string, unknown>>(text: string): Promise<readonly Row[]> {
-    const connection = this.connect({ fetch_types: false });
+    const connection = this.connect();
     try {
       const result = await connection.unsafe(text).simple() as unknown as
         | readonly Row[]
@@ -372,7 +388,7 @@ export class Cluster {
     const [start, stop] = this.major >= 15
       ? ["pg_backup_start('harness', true)", "pg_backup_stop(false)"]
       : ["pg_start_backup('harness', true, false)", "pg_stop_backup(false, false)"];
-    const session = this.connect({ fetch_types: false }); // the same session must stop it
+    const session = this.connect(); // the same session must stop it
     try {
       const [started] = await session.unsafe(`SELECT ${start}::text AS lsn`);
       copyTree({ source: this.dataDirectory, target: directory, skip: isLeftOutOfBackups });
@@ -416,9 +432,9 @@ export class Cluster {
       this.resume();
       await this.kill();
     } finally {
-      // A killed server leaves its System V shared memory segment behind, which outlives processes and files.
-      const segment = this.#postmasterFile()[6]?.trim().split(/\s+/)[1];
-      if (segment !== undefined) spawnSync("ipcrm", ["-m", segment]);
+      // Fails when the server ended in order, and took it along.
+      if (this.#sharedMemory !== undefined) spawnSync("ipcrm", ["-m", this.#sharedMemory]);
+      this.#sharedMemory = undefined;
       fs.rmSync(this.directory, { recursive: true, force: true });
       this.#watchdog?.stdin?.end("done\n");
       this.#watchdog = undefined;
@@ -572,11 +588,13 @@ function startWatchdog(directory: string, dataDirectory: string): ChildProcess {
   const script = `
     trap '' INT TERM HUP
     read -r answer && exit 0
-    pid=$(head -n 1 "$2/postmaster.pid" 2>/dev/null)
+    pid=$(sed -n 1p "$2/postmaster.pid" 2>/dev/null)
+    memory=$(sed -n 7p "$2/postmaster.pid" 2>/dev/null)
     works_here() { [ -n "$pid" ] && [ "$(readlink "/proc/$pid/cwd")" = "$2" ]; }
     if works_here "$@"; then kill -CONT "$pid"; kill -QUIT "$pid"; fi
     for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do works_here "$@" || break; sleep 0.25; done
-    if works_here "$@"; then kill -KILL "$pid"; fi
+    if works_here "$@"; then kill -KILL "$pid"; sleep 1; fi
+    [ -z "$memory" ] || ipcrm -m "\${memory##* }" 2>/dev/null
     rm -rf "$1"`;
   const watchdog = spawn("sh", ["-c", script, "sh", directory, dataDirectory], {
     cwd: "/",

@@ -1,0 +1,476 @@
+import { setImmediate } from "node:timers";
+import { createLog, type Log, type LogEntry } from "../../lib/log.ts";
+import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
+import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
+import type { Clock } from "../../lib/receiver/clock.ts";
+import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
+import type {
+  SlotPosition,
+  StreamEnd,
+  SystemIdentity,
+  WalSource,
+  WalStream,
+  WalStreamHandler,
+} from "../../lib/receiver/wal_source.ts";
+import { WrongClusterError } from "../../lib/wal/errors.ts";
+import type { TimelineHistory } from "../../lib/wal/history.ts";
+import { advance, formatLsn, type Lsn, lsn } from "../../lib/wal/lsn.ts";
+import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentSize } from "../../lib/wal/segment.ts";
+import { type TimelineId, timelineId } from "../../lib/wal/timeline.ts";
+
+export const MIB = 1024 * 1024;
+export const SIZE = segmentSize(MIB);
+export const SYSTEM_IDENTIFIER = 7_300_000_000_000_000_001n;
+
+/** The LSN so many segments of 1 MiB behind the beginning: `at(4.5)` is in the middle of segment 4. */
+export function at(segments: number): Lsn {
+  return lsn(BigInt(segments * MIB));
+}
+
+/** Until everything that can happen without time passing has happened. */
+export async function settled(): Promise<void> {
+  for (let turn = 0; turn < 3; turn++) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+/** Time that passes only when a test says so. */
+export class FakeClock implements Clock {
+  #nowMs = 0;
+  readonly #timers = new Set<{ readonly atMs: number; readonly callback: () => void }>();
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
+
+  get timers(): number {
+    return this.#timers.size;
+  }
+
+  setTimer(delayMs: number, callback: () => void): () => void {
+    const timer = { atMs: this.#nowMs + delayMs, callback };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+
+  async advance(byMs: number): Promise<void> {
+    await settled();
+    const endMs = this.#nowMs + byMs;
+    for (;;) {
+      const due = [...this.#timers].filter(({ atMs }) => atMs <= endMs).sort((a, b) => a.atMs - b.atMs)[0];
+      if (due === undefined) break;
+      this.#timers.delete(due);
+      this.#nowMs = Math.max(this.#nowMs, due.atMs);
+      due.callback();
+      await settled();
+    }
+    this.#nowMs = endMs;
+  }
+}
+
+/** What happened, in order: one line each. */
+export type Journal = string[];
+
+/** A disk that is quick, or stalls until it is told otherwise. */
+export class FakeSink implements WalSink {
+  receivedLsn: Lsn;
+  writeLsn: Lsn;
+  flushLsn: Lsn;
+  congested = false;
+  stalled: boolean;
+  released = false;
+  #failed = false;
+  #waiting: (() => void)[] = [];
+
+  constructor(
+    startLsn: Lsn,
+    readonly listener: LegListener,
+    private readonly options: {
+      readonly stalled: boolean;
+      readonly journal: Journal;
+      onDurable(flushLsn: Lsn): void;
+    },
+  ) {
+    this.receivedLsn = this.writeLsn = this.flushLsn = startLsn;
+    this.stalled = options.stalled;
+  }
+
+  get idle(): boolean {
+    return this.flushLsn === this.receivedLsn;
+  }
+
+  push(bytes: Uint8Array): void {
+    this.receivedLsn = advance(this.receivedLsn, bytes.length);
+  }
+
+  setServerEnd(): void {}
+
+  drained(): void {
+    queueMicrotask(() => {
+      if (!this.stalled) this.flush();
+    });
+  }
+
+  /** Written to the operating system, not synced. */
+  write(upTo = this.receivedLsn): void {
+    this.writeLsn = upTo;
+    this.listener.onProgress();
+  }
+
+  flush(upTo = this.receivedLsn): void {
+    if (this.#failed || upTo === this.flushLsn) return this.#release();
+    this.writeLsn = this.flushLsn = upTo;
+    this.options.journal.push(`durable ${formatLsn(upTo)}`);
+    this.options.onDurable(upTo);
+    this.listener.onProgress();
+    this.#release();
+  }
+
+  recover(): void {
+    this.stalled = false;
+    this.congested = false;
+    this.flush();
+  }
+
+  fail(error: unknown): void {
+    this.#failed = true;
+    this.listener.onFailure(error);
+    this.#release();
+  }
+
+  finish(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(() => {
+        this.released = true;
+        resolve();
+      });
+      if (!this.stalled || this.#failed) this.flush();
+    });
+  }
+
+  abandon(): Promise<void> {
+    this.options.journal.push("abandoned");
+    this.released = true;
+    return Promise.resolve();
+  }
+
+  #release(): void {
+    if (!this.idle && !this.#failed) return;
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+}
+
+/** An archive in memory. */
+export class FakeArchive implements WalArchive {
+  readonly complete = new Set<string>();
+  readonly unfinished = new Set<string>();
+  readonly histories = new Map<number, string>();
+  readonly sinks: FakeSink[] = [];
+  owner = SYSTEM_IDENTIFIER;
+  stalled = false;
+  /** Thrown at the next call. */
+  error: unknown;
+
+  constructor(readonly journal: Journal = []) {}
+
+  get sink(): FakeSink {
+    return this.sinks.at(-1)!;
+  }
+
+  addSegments(timeline: number, first: number, end: number): void {
+    for (let number = first; number < end; number++) this.complete.add(`${timeline}/${number}`);
+  }
+
+  claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void> {
+    if (server.systemIdentifier === this.owner) return this.#answer(undefined);
+    return Promise.reject(
+      new WrongClusterError(`it belongs to ${this.owner}, not ${server.systemIdentifier}`),
+    );
+  }
+
+  contents(): Promise<ArchiveContents> {
+    const parse = (name: string) => {
+      const [timeline, number] = name.split("/").map(Number) as [number, number];
+      return { timeline: timelineId(timeline), number: BigInt(number) as SegmentNumber };
+    };
+    return this.#answer({
+      runs: joined([...this.complete].map(parse)),
+      histories: [...this.histories].map(([timeline, text]) => ({
+        timeline: timelineId(timeline),
+        bytes: new TextEncoder().encode(text),
+      })),
+      unfinished: [...this.unfinished].map(parse),
+    });
+  }
+
+  storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
+    if (this.histories.has(timeline)) return this.#answer("present");
+    this.histories.set(timeline, new TextDecoder().decode(bytes));
+    this.journal.push(`history ${timeline} durable`);
+    return this.#answer("stored");
+  }
+
+  openLeg(
+    { startLsn, lineage }: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    listener: LegListener,
+  ): Promise<WalSink> {
+    const { timeline } = lineage;
+    const { stalled, journal } = this;
+    const onDurable = (flushLsn: Lsn) => {
+      const end = segmentNumberAt(flushLsn, SIZE);
+      for (let number = segmentNumberAt(startLsn, SIZE); number < end; number++) {
+        this.unfinished.delete(`${timeline}/${number}`);
+        this.complete.add(`${timeline}/${number}`);
+      }
+      if (flushLsn % BigInt(SIZE) !== 0n) this.unfinished.add(`${timeline}/${end}`);
+    };
+    const sink = new FakeSink(startLsn, listener, { stalled, journal, onDurable });
+    this.sinks.push(sink);
+    return this.#answer(sink);
+  }
+
+  #answer<T>(value: T): Promise<T> {
+    const { error } = this;
+    this.error = undefined;
+    return error === undefined ? Promise.resolve(value) : Promise.reject(error);
+  }
+}
+
+function joined(segments: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[]) {
+  const runs: { timeline: TimelineId; firstNumber: SegmentNumber; endNumber: SegmentNumber }[] = [];
+  const sorted = [...segments].sort((a, b) => a.timeline - b.timeline || Number(a.number - b.number));
+  for (const { timeline, number } of sorted) {
+    const last = runs.at(-1);
+    const endNumber = number + 1n as SegmentNumber;
+    if (last?.timeline === timeline && last.endNumber === number) last.endNumber = endNumber;
+    else runs.push({ timeline, firstNumber: number, endNumber });
+  }
+  return runs;
+}
+
+/** What a server of PostgreSQL would refuse with. */
+export function serverError(sqlState: string, message = "no"): ServerError {
+  return new ServerError("Cannot ask db:5432", {
+    severity: "ERROR",
+    sqlState,
+    message,
+    detail: undefined,
+    hint: undefined,
+    fields: new Map(),
+  });
+}
+
+/** A server: what it says, and how it behaves. */
+export class FakeServer {
+  address = "db:5432";
+  serverVersion = 150_004;
+  systemIdentifier = SYSTEM_IDENTIFIER;
+  timeline = 1;
+  flushLsn = at(3.5);
+  readonly settings = new Map([
+    ["wal_segment_size", "1MB"],
+    ["synchronous_standby_names", ""],
+    ["synchronous_commit", "on"],
+  ]);
+  readonly histories = new Map<number, string>();
+  readonly slots = new Map<string, SlotPosition>();
+  /** Rejects every connection, or START_REPLICATION, or the creation of a slot. */
+  connectError: unknown;
+  startError: unknown;
+  createError: unknown;
+  /** Commands that get no answer. */
+  readonly silent = new Set<string>();
+  confirmsStop = true;
+  /** Called when a stream has begun. */
+  onStart: (source: FakeSource) => void = () => {};
+  readonly sources: FakeSource[] = [];
+
+  constructor(readonly journal: Journal = []) {}
+
+  get source(): FakeSource {
+    return this.sources.at(-1)!;
+  }
+
+  open(): FakeSource {
+    const source = new FakeSource(this);
+    this.sources.push(source);
+    return source;
+  }
+}
+
+/** One connection to it. */
+export class FakeSource implements WalSource {
+  readonly statuses: StandbyStatus[] = [];
+  readonly asked: string[] = [];
+  closed = false;
+  paused = false;
+  stopSaid = false;
+  nextLsn = at(0);
+  #handler: WalStreamHandler | undefined;
+  #queue: (() => void)[] = [];
+  #end = Promise.withResolvers<StreamEnd>();
+  readonly #closed = Promise.withResolvers<never>();
+
+  constructor(private readonly server: FakeServer) {
+    for (const { promise } of [this.#closed, this.#end]) promise.catch(() => {});
+  }
+
+  get address(): string {
+    return this.server.address;
+  }
+
+  get serverVersion(): number {
+    return this.server.serverVersion;
+  }
+
+  identifySystem(): Promise<SystemIdentity> {
+    const { systemIdentifier, timeline, flushLsn } = this.server;
+    return this.#answer("identify", () => ({ systemIdentifier, timeline: timelineId(timeline), flushLsn }));
+  }
+
+  show(name: string): Promise<string> {
+    return this.#answer(`show ${name}`, () => this.server.settings.get(name) ?? "");
+  }
+
+  readSlot(name: string): Promise<SlotPosition | undefined> {
+    return this.#answer("read slot", () => this.server.slots.get(name));
+  }
+
+  createSlot(name: string): Promise<void> {
+    return this.#answer("create slot", () => {
+      const { createError, slots, flushLsn } = this.server;
+      if (createError !== undefined) throw createError;
+      if (slots.has(name)) throw serverError("42710", `replication slot "${name}" already exists`);
+      slots.set(name, { kind: "physical", restartLsn: flushLsn, restartTimeline: undefined });
+    });
+  }
+
+  dropSlot(name: string): Promise<void> {
+    return this.#answer("drop slot", () => void this.server.slots.delete(name));
+  }
+
+  timelineHistory(timeline: TimelineId): Promise<Uint8Array | undefined> {
+    return this.#answer(`history ${timeline}`, () => {
+      const text = this.server.histories.get(timeline);
+      return text === undefined ? undefined : new TextEncoder().encode(text);
+    });
+  }
+
+  startReplication(
+    options: { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId },
+    handler: WalStreamHandler,
+  ): Promise<WalStream> {
+    const { slot, startLsn, timeline } = options;
+    this.server.journal.push(
+      `start ${timeline} ${formatLsn(startLsn)}${slot === undefined ? "" : ` slot ${slot}`}`,
+    );
+    return this.#answer("start", () => {
+      if (this.server.startError !== undefined) throw this.server.startError;
+      this.#handler = handler;
+      this.nextLsn = startLsn;
+      this.#end = Promise.withResolvers<StreamEnd>();
+      this.#end.promise.catch(() => {});
+      const stream: WalStream = {
+        ended: this.#end.promise,
+        sendStatus: (status) => {
+          if (this.closed || this.stopSaid) return;
+          this.statuses.push(status);
+          this.server.journal.push(`status ${formatLsn(status.writeLsn)} ${formatLsn(status.flushLsn)}`);
+        },
+        pause: () => {
+          this.paused = true;
+        },
+        resume: () => {
+          this.paused = false;
+          for (const deliver of this.#queue.splice(0)) this.#deliver(deliver);
+        },
+        stop: () => {
+          this.stopSaid = true;
+          this.server.journal.push("copy done");
+          if (this.server.confirmsStop) this.#deliver(() => this.#end.resolve({ kind: "stopped" }));
+        },
+      };
+      this.server.onStart(this);
+      return stream;
+    });
+  }
+
+  close(): Promise<void> {
+    if (this.closed) return Promise.resolve();
+    this.closed = true;
+    this.server.journal.push("closed");
+    const error = new ConnectionError("closed", `Cannot stream WAL from ${this.address}: we closed it`);
+    this.#end.reject(error);
+    this.#closed.reject(error);
+    return Promise.resolve();
+  }
+
+  /** WAL in messages of this many bytes, all of them in one piece of the socket. */
+  send(...messages: number[]): void {
+    this.#deliver(() => {
+      for (const bytes of messages) {
+        this.#handler!.onWal(this.nextLsn, new Uint8Array(bytes));
+        this.nextLsn = advance(this.nextLsn, bytes);
+        this.#handler!.onServerPosition({ walEndLsn: this.nextLsn, replyRequested: false });
+      }
+      this.#handler!.onDrained();
+    });
+  }
+
+  /** WAL up to this LSN. */
+  sendUpTo(endLsn: Lsn): void {
+    this.send(Number(endLsn - this.nextLsn));
+  }
+
+  keepalive({ replyRequested = false } = {}): void {
+    this.#deliver(() => {
+      this.#handler!.onServerPosition({ walEndLsn: this.nextLsn, replyRequested });
+      this.#handler!.onDrained();
+    });
+  }
+
+  end(end: StreamEnd): void {
+    this.#deliver(() => this.#end.resolve(end));
+  }
+
+  fail(error: unknown): void {
+    this.#end.reject(error);
+  }
+
+  #deliver(deliver: () => void): void {
+    if (this.paused) this.#queue.push(deliver);
+    else deliver();
+  }
+
+  #answer<T>(command: string, answer: () => T): Promise<T> {
+    this.asked.push(command);
+    if (this.server.silent.has(command)) return this.#closed.promise;
+    return Promise.race([Promise.resolve().then(answer), this.#closed.promise]);
+  }
+}
+
+/** A log that keeps its entries. */
+export function fakeLog(): {
+  readonly log: Log;
+  readonly entries: LogEntry[];
+  lines(level?: string): string[];
+} {
+  const entries: LogEntry[] = [];
+  const log = createLog({ level: "debug", now: () => new Date(0), write: (entry) => entries.push(entry) });
+  const lines = (level?: string) =>
+    entries.filter((entry) => level === undefined || entry.level === level)
+      .map((entry) => level === undefined ? `${entry.level} ${entry.event}` : entry.event);
+  return { log, entries, lines };
+}
+
+/** A promise's outcome, without waiting for it. */
+export function watched<T>(promise: Promise<T>): { value: T | undefined; error: unknown; done: boolean } {
+  const outcome: { value: T | undefined; error: unknown; done: boolean } = {
+    value: undefined,
+    error: undefined,
+    done: false,
+  };
+  promise.then(
+    (value) => Object.assign(outcome, { value, done: true }),
+    (error: unknown) => Object.assign(outcome, { error, done: true }),
+  );
+  return outcome;
+}

@@ -1,0 +1,246 @@
+/**
+ * Proves that the simulation can fail: breaks a copy of the program in one way after the other, and runs the seeds.
+ *
+ * `deno run -A tests/simulation/mutations.ts [SEEDS] [PART OF A TITLE]`; a mutation that is not noticed is a failure
+ * of the simulation.
+ */
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import type { simulate as Simulate } from "./simulation.ts";
+
+interface Mutation {
+  readonly title: string;
+  readonly file: string;
+  /** Each must stand in the file exactly once. */
+  readonly changes: readonly (readonly [from: string, to: string])[];
+}
+
+const WRITER = "lib/archive/segment_writer.ts";
+const SINK = "lib/archive/leg_sink.ts";
+
+const MUTATIONS: readonly Mutation[] = [
+  {
+    title: "acknowledge before the sync",
+    file: WRITER,
+    changes: [["      await segment.file.sync();\n    } catch", "      void segment.file.sync();\n    } catch"]],
+  },
+  {
+    title: "flush = write",
+    file: SINK,
+    changes: [["    return this.writer.flushLsn;", "    return this.writer.writeLsn;"]],
+  },
+  {
+    title: "flush = received",
+    file: SINK,
+    changes: [["    return this.writer.flushLsn;", "    return this.#receivedLsn;"]],
+  },
+  {
+    title: "write = received",
+    file: "lib/receiver/leg.ts",
+    changes: [["const { writeLsn, flushLsn } = sink;", "const { receivedLsn: writeLsn, flushLsn } = sink;"]],
+  },
+  {
+    title: "no sync of inprogress/",
+    file: WRITER,
+    changes: [["    if (segment.nameSynced) return;", "    if (segment !== undefined) return;"]],
+  },
+  {
+    title: "the saved copy goes before the new name is synced",
+    file: WRITER,
+    changes: [["    if (segment.saved.length > 0) await this.#syncName(segment);", ""]],
+  },
+  {
+    title: "no sync of the directory at publish",
+    file: WRITER,
+    changes: [[
+      '    await this.disk.syncDirectory(".");\n    await this.#refuse',
+      "    await this.#refuse",
+    ]],
+  },
+  {
+    title: "publish before the sync of the data",
+    file: WRITER,
+    changes: [[
+      "    if (segment === undefined) return;\n    await this.#syncFile(segment);\n    await this.#check(segment);\n    // The",
+      "    if (segment === undefined) return;\n    await this.#check(segment);\n    // The",
+    ]],
+  },
+  {
+    title: "the name in inprogress/ goes before the published one is synced",
+    file: WRITER,
+    changes: [[
+      '    await this.disk.syncDirectory(".");\n    await this.#refuse',
+      '    await removeName(this.disk, growing);\n    await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);\n    await this.disk.syncDirectory(".");\n    await this.#refuse',
+    ]],
+  },
+  {
+    title: "what an earlier run received is thrown away",
+    file: WRITER,
+    changes: [["    if (left.validEndLsn === undefined) {", "    if (left !== undefined) {"]],
+  },
+  {
+    title: "the safe name is not synced before the old one goes",
+    file: WRITER,
+    changes: [[
+      "      // The safe name is synced before the old one goes.\n      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);\n",
+      "",
+    ]],
+  },
+  {
+    title: "saved copies go at once",
+    file: WRITER,
+    changes: [["saved.writtenBytes <= syncedBytes", "saved.writtenBytes >= 0 || syncedBytes < 0"]],
+  },
+  {
+    title: "a repeated copy goes after a mere sync of the other",
+    file: WRITER,
+    changes: [[
+      "const sure = longer === undefined ? undefined : await this.#writeAnew(longer, name);",
+      "const sure = longer;\n      if (longer !== undefined) {\n        await withFile(this.disk, longer.path, (file) => file.sync());\n        await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);\n        await removeName(this.disk, copy.path);\n        continue;\n      }",
+    ]],
+  },
+  {
+    title: "a failed sync is tried again",
+    file: WRITER,
+    changes: [[
+      "      await segment.file.sync();\n    } catch (error) {\n      this.#spent = true;\n      throw error;",
+      "      await segment.file.sync();\n    } catch (error) {\n      await segment.file.sync();\n      void error;",
+    ]],
+  },
+  {
+    title: "a full disk makes the same bytes come twice",
+    file: SINK,
+    changes: [[
+      "      const taken = Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }));",
+      "      const taken = this.writer.flushLsn === this.writer.writeLsn || then === \"leave\"\n        ? Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }))\n        : 0;",
+    ]],
+  },
+  {
+    title: "few bytes far behind the server never wake the writer",
+    file: SINK,
+    changes: [["wakeDue(state) || (this.#sleeps && state.bufferedBytes > 0)", "wakeDue(state)"]],
+  },
+  {
+    title: "directories are believed without a sync",
+    file: "lib/archive/archive.ts",
+    changes: [[
+      '    await this.disk.syncDirectory(".");\n    // A process',
+      "    // A process",
+    ]],
+  },
+  {
+    title: "inprogress/ is synced where it is absent",
+    file: "lib/archive/archive.ts",
+    changes: [["    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {", "    {"]],
+  },
+  {
+    title: "receiving begins one segment later",
+    file: "lib/receiver/start.ts",
+    changes: [[
+      "  const missing = firstMissingSegment(facts);",
+      "  const first = firstMissingSegment(facts);\n  const missing = first === undefined ? undefined : first + 1n as typeof first;",
+    ]],
+  },
+  {
+    title: "unfinished segments do not count",
+    file: "lib/receiver/start.ts",
+    changes: [["    ...contents.unfinished,\n  ]\n    .filter", "  ]\n    .filter"]],
+  },
+  {
+    title: "the slot's position wins over the archive's end",
+    file: "lib/receiver/start.ts",
+    changes: [["  if (missing !== undefined) {", "  if (missing !== undefined && slot?.restartLsn === undefined) {"]],
+  },
+  {
+    title: "histories are not stored",
+    file: "lib/receiver/receive.ts",
+    changes: [["    await this.#storeHistory(timeline, bytes);\n", ""]],
+  },
+  {
+    title: "histories are stored without waiting",
+    file: "lib/receiver/receive.ts",
+    changes: [["    await this.#storeHistory(timeline, bytes);\n", "    void this.#storeHistory(timeline, bytes).catch(() => {});\n"]],
+  },
+  {
+    title: "a small file is published without a sync",
+    file: "lib/archive/durable.ts",
+    changes: [["    await handle.write(file.bytes, 0);\n    await handle.sync();", "    await handle.write(file.bytes, 0);"]],
+  },
+  {
+    title: "a small file's name is not synced",
+    file: "lib/archive/durable.ts",
+    changes: [[
+      '  await disk.syncDirectory(".");\n  await removeName(disk, temporary);',
+      "  await removeName(disk, temporary);",
+    ]],
+  },
+  {
+    title: "what is received last is given up at the end of a leg",
+    file: SINK,
+    changes: [[
+      "    this.#finishing = true;\n    this.#wake?.();\n    await this.#done;",
+      "    this.#finishing = true;\n    this.#abandoned = true;\n    this.#receivedLsn = this.writer.flushLsn;\n    this.#wake?.();\n    await this.#done;",
+    ]],
+  },
+  {
+    title: "a requested reply is never sent, nor one by time",
+    file: "lib/receiver/progress.ts",
+    changes: [[
+      "  if (!waited && !progress.replyOwed && progress.flushLsn === progress.reportedFlushLsn) return undefined;",
+      "  void waited;\n  if (progress.flushLsn === progress.reportedFlushLsn) return undefined;",
+    ]],
+  },
+  {
+    title: "silence is never judged",
+    file: "lib/receiver/leg.ts",
+    changes: [["    this.#judgeSilence(nowMs);\n", ""]],
+  },
+  {
+    title: "zeros are laid over the last page of the data",
+    file: WRITER,
+    changes: [["Math.ceil(writtenBytes / PAGE_BYTES) * PAGE_BYTES)", "Math.floor(writtenBytes / PAGE_BYTES) * PAGE_BYTES)"]],
+  },
+];
+
+const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+const seeds = Number(process.argv[2] ?? 2000);
+const part = process.argv[3] ?? "";
+
+let unnoticed = 0;
+for (const mutation of MUTATIONS.filter(({ title }) => title.includes(part))) {
+  const result = await tryMutation(mutation);
+  if (!result.startsWith("noticed")) unnoticed++;
+  process.stdout.write(`${mutation.title}: ${result}\n`);
+}
+process.exitCode = unnoticed > 0 ? 1 : 0;
+
+async function tryMutation(mutation: Mutation): Promise<string> {
+  const copy = mkdtempSync(join(tmpdir(), "walvault-mutation-"));
+  try {
+    for (const path of ["lib", "tests/simulation", "tests/wal", "deno.json"]) {
+      cpSync(join(ROOT, path), join(copy, path), { recursive: true });
+    }
+    const file = join(copy, mutation.file);
+    let source = readFileSync(file, "utf8");
+    for (const [from, to] of mutation.changes) {
+      if (source.split(from).length !== 2) return `NOT POSSIBLE: "${from.trim().split("\n")[0]}" is not there once`;
+      source = source.replace(from, () => to);
+    }
+    writeFileSync(file, source);
+    const path = pathToFileURL(join(copy, "tests/simulation/simulation.ts")).href;
+    const { simulate } = await import(path) as { simulate: typeof Simulate };
+    for (let seed = 0; seed < seeds; seed++) {
+      try {
+        await simulate(seed);
+      } catch (error) {
+        return `noticed by ${(error as Error).message.split("\n")[0]}`;
+      }
+    }
+    return `NOT NOTICED by ${seeds} seeds`;
+  } finally {
+    rmSync(copy, { recursive: true });
+  }
+}
