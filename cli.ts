@@ -1,8 +1,8 @@
 import process from "node:process";
-import * as fs from "node:fs";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./lib/commands/context.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
+import { standardOutput } from "./lib/commands/output.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { messageChain } from "./lib/log.ts";
@@ -19,23 +19,6 @@ const environment = new Proxy({} as Record<string, string | undefined>, {
   },
 });
 
-function output(stream: NodeJS.WriteStream, fd: number) {
-  return {
-    isTerminal: stream.isTTY === true,
-    write(text: string) {
-      try {
-        // Written at once: nothing is lost when the process ends, in any runtime.
-        fs.writeSync(fd, text);
-      } catch (error) {
-        // A full pipe or a reader that went away must not end the receiver.
-        const { code } = error as { code?: string };
-        if (code === "EAGAIN") stream.write(text);
-        else if (code !== "EPIPE") throw error;
-      }
-    },
-  };
-}
-
 async function main(): Promise<number> {
   const stop = new AbortController();
   const onSignal = (name: string) => {
@@ -44,8 +27,8 @@ async function main(): Promise<number> {
     stop.abort(new Error(`Stopped by ${name}`));
   };
   const context: CommandContext = {
-    stdout: output(process.stdout, 1),
-    stderr: output(process.stderr, 2),
+    stdout: standardOutput(1),
+    stderr: standardOutput(2),
     env: environment,
     signal: stop.signal,
   };

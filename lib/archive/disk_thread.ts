@@ -11,6 +11,9 @@ import {
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
 
+/** The thread has this long to finish what it does. */
+const CLOSE_TIMEOUT_MS = 2000;
+
 const { operations, status } = DISK_PROTOCOL;
 
 /** Operations between two sequence numbers; they are 32-bit words of shared memory, and wrap. */
@@ -53,14 +56,15 @@ class DiskThread implements Disk {
   readonly #pending = new Map<number, Pending>();
   readonly #messages = new Map<number, DiskMessage>();
   readonly #encoder = new TextEncoder();
-  /** Each waits for a free slot; at most as many as there are callers. */
+  /** Each places its operation in a slot that is free; at most as many as there are callers. */
   readonly #waiting: (() => void)[] = [];
   #allocatedBytes = 0;
   #submitted = 0;
   #settled = 0;
   #watching = false;
-  /** The scratch memory has one user at a time. */
-  #scratchFree: Promise<unknown> = Promise.resolve();
+  /** The scratch memory has one user at a time; who calls meanwhile waits, so that calls keep their order. */
+  #scratchInUse = false;
+  readonly #behindScratch: (() => void)[] = [];
   #dead: Error | undefined;
 
   constructor(readonly root: string, memoryBytes: number) {
@@ -147,10 +151,13 @@ import { parentPort, workerData } from "node:worker_threads";
   async close(): Promise<void> {
     if (this.#dead === undefined) {
       const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
-      this.#submit({ kind: operations.stop }).catch(() => {
+      this.#inTurn(() => this.#submit({ kind: operations.stop })).catch(() => {
         // The thread ends instead of answering: that is what was asked for.
       });
-      await ended;
+      // A disk that stalls must not keep the process from ending: the thread goes with it.
+      const late = new Promise<void>((resolve) => setTimeout(resolve, CLOSE_TIMEOUT_MS).unref());
+      await Promise.race([ended, late]);
+      this.#worker.unref();
     }
   }
 
@@ -165,7 +172,7 @@ import { parentPort, workerData } from "node:worker_threads";
         await this.#call({ kind: "truncate", handle, bytes });
       },
       sync: async () => {
-        await this.#submit({ kind: operations.sync, handle });
+        await this.#inTurn(() => this.#submit({ kind: operations.sync, handle }));
       },
       bytes: async () => await this.#call({ kind: "bytes", handle }) as number,
       close: async () => {
@@ -182,14 +189,29 @@ import { parentPort, workerData } from "node:worker_threads";
   ): Promise<number> => {
     if (bytes.buffer === this.#memory.buffer) {
       const { byteOffset: offset, length } = bytes;
-      return await this.#submit({ kind: operations[kind], handle, offset, length, position }) as number;
+      const operation = { kind: operations[kind], handle, offset, length, position };
+      return await this.#inTurn(() => this.#submit(operation)) as number;
     }
-    const turn = this.#scratchFree.then(() => this.#transferInPieces(kind, handle, bytes, position));
-    this.#scratchFree = turn.catch(() => {
-      // The caller of that turn has the error; the next one only needs the memory.
+    return await this.#inTurn(() => {
+      this.#scratchInUse = true;
+      return this.#transferInPieces(kind, handle, bytes, position).finally(() => this.#leaveScratch());
     });
-    return await turn;
   };
+
+  /** Starts what is called now, or after the transfer through the scratch memory that was called before it. */
+  #inTurn<T>(start: () => Promise<T>): Promise<T> {
+    if (!this.#scratchInUse) return start();
+    return new Promise((resolve) => this.#behindScratch.push(() => resolve(start())));
+  }
+
+  #leaveScratch(): void {
+    this.#scratchInUse = false;
+    while (!this.#scratchInUse) {
+      const start = this.#behindScratch.shift();
+      if (start === undefined) return;
+      start();
+    }
+  }
 
   async #transferInPieces(
     kind: "read" | "write",
@@ -211,13 +233,13 @@ import { parentPort, workerData } from "node:worker_threads";
   }
 
   #call(call: DiskCall): Promise<unknown> {
-    return this.#submit({ kind: operations.call, call });
+    return this.#inTurn(() => this.#submit({ kind: operations.call, call }));
   }
 
   #submit(operation: Operation): Promise<unknown> {
     if (this.#dead !== undefined) return Promise.reject(this.#dead);
     if (distance(this.#settled, this.#submitted) >= DISK_PROTOCOL.slots || this.#waiting.length > 0) {
-      return new Promise<void>((resolve) => this.#waiting.push(resolve)).then(() => this.#place(operation));
+      return new Promise((resolve) => this.#waiting.push(() => resolve(this.#place(operation))));
     }
     return this.#place(operation);
   }
@@ -285,7 +307,7 @@ import { parentPort, workerData } from "node:worker_threads";
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const { reject } of pending) reject(this.#dead);
-    for (const resume of this.#waiting.splice(0)) resume();
+    for (const place of this.#waiting.splice(0)) place();
   }
 }
 

@@ -63,7 +63,7 @@ export function decodeIdentity(bytes: Uint8Array): ArchiveIdentity {
   if (typeof segmentBytes !== "number") {
     throw new SyntaxError("Cannot read archive.json: segmentBytes is no number");
   }
-  const identity = { systemIdentifier: BigInt(systemIdentifier), segmentSize: segmentSize(segmentBytes) };
+  const identity = { systemIdentifier: BigInt(systemIdentifier), segmentSize: readSegmentSize(segmentBytes) };
   const want = checksumOf(fieldsOf(identity));
   if (field["checksum"] !== want) {
     throw new SyntaxError(
@@ -73,4 +73,12 @@ export function decodeIdentity(bytes: Uint8Array): ArchiveIdentity {
     );
   }
   return identity;
+}
+
+function readSegmentSize(bytes: number): SegmentSize {
+  try {
+    return segmentSize(bytes);
+  } catch (cause) {
+    throw new SyntaxError(`Cannot read archive.json: ${(cause as Error).message}`, { cause });
+  }
 }

@@ -6,11 +6,11 @@ import { isCatchingUp, planStep, wakeDue, type WriterState } from "./sync_policy
 import { WalBuffer } from "./wal_buffer.ts";
 
 /** Bytes received and not yet written, at most. What arrives beyond it is still kept, up to `OVERFLOW_BYTES`. */
-export const BUFFER_BYTES = 8 << 20;
+export const BUFFER_BYTES = 2 << 20;
 /** A reader that was told to pause may still hand over what it had read. */
 const OVERFLOW_BYTES = 4 << 20;
 /** From here on the reader should pause. */
-const CONGESTED_BYTES = BUFFER_BYTES - (1 << 20);
+const CONGESTED_BYTES = BUFFER_BYTES - (1 << 19);
 /** Room is looked for this often while the disk is full. */
 const FULL_DISK_RETRY_MS = 1000;
 

@@ -7,7 +7,15 @@ import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from ".
 import type { TimelineId } from "../wal/timeline.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import type { Disk, DiskFile } from "./disk.ts";
-import { addName, copyAnew, firstDifference, isOutOfSpace, type Naming, removeName, withFile } from "./durable.ts";
+import {
+  addName,
+  copyAnew,
+  firstDifference,
+  isOutOfSpace,
+  type Naming,
+  removeName,
+  withFile,
+} from "./durable.ts";
 import {
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
@@ -48,6 +56,8 @@ export interface WriterEvents {
   savedCopyKept(event: { readonly path: string; readonly validEndLsn: Lsn }): void;
   /** The new copy has passed the saved one and is synced; the saved one is removed. */
   savedCopyPassed(event: { readonly path: string }): void;
+  /** WAL of a PostgreSQL version that this program does not know; it is archived all the same. */
+  unknownPageMagic(event: { readonly segment: string; readonly magic: number }): void;
 }
 
 /** Permissions of what the archive creates. */
@@ -428,6 +438,9 @@ export class SegmentWriter {
       : this.#pageProblem(header, segment);
     if (problem !== undefined) {
       this.#refuse(new WrongClusterError(`Cannot archive ${segment.name}: ${problem}`));
+    }
+    if (header !== undefined && header.majorVersion === undefined) {
+      this.options.events.unknownPageMagic({ segment: segment.name, magic: header.magic });
     }
   }
 

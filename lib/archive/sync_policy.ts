@@ -5,7 +5,7 @@ const SYNC_BYTES = 8 << 20;
 /** While catching up, no byte waits longer than this for its sync. */
 export const SYNC_INTERVAL_MS = 20;
 /** While catching up, the disk is not bothered for less than this. */
-const WRITE_BYTES = 1 << 20;
+const WRITE_BYTES = 1 << 19;
 
 /** Where a writer stands, in bytes and milliseconds. */
 export interface WriterState {

@@ -2,6 +2,7 @@ import type { Log, LogFields } from "../log.ts";
 import type { Clock } from "../receiver/clock.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import { bytesBetween, formatLsn } from "../wal/lsn.ts";
+import { segmentName, segmentNumberAt } from "../wal/segment.ts";
 import type { Output } from "./context.ts";
 
 /** Not more often than a person reads. */
@@ -61,13 +62,14 @@ function rate(before: LegPosition | undefined, now: LegPosition, elapsedMs: numb
   return Math.max(0, bytes) / elapsedMs * 1000;
 }
 
-/** `0/5A3F2B18 timeline 1 | 12.3 MB/s | behind 1.2 MB | not yet safe 0 B`. */
+/** `0/5A3F2B18 in 00000001000000000000005A | 12.3 MB/s | behind 1.2 MB | not yet safe 0 B`. */
 export function formatLiveLine(position: LegPosition, bytesPerSecond: number): string {
-  const { receivedLsn, flushLsn, serverLsn, timeline } = position;
+  const { receivedLsn, flushLsn, serverLsn, timeline, segmentSize } = position;
+  const segment = segmentName(timeline, segmentNumberAt(receivedLsn, segmentSize), segmentSize);
   const behind = Number(bytesBetween({ startLsn: receivedLsn, endLsn: serverLsn }));
   const unsafe = Number(bytesBetween({ startLsn: flushLsn, endLsn: receivedLsn }));
   return [
-    `${formatLsn(receivedLsn)} timeline ${timeline}`,
+    `${formatLsn(receivedLsn)} in ${segment}`,
     `${formatBytes(bytesPerSecond)}/s`,
     `behind ${formatBytes(Math.max(0, behind))}`,
     `not yet safe ${formatBytes(unsafe)}`,

@@ -21,7 +21,7 @@ import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
-import { notifyReady } from "./service_manager.ts";
+import { notifyServiceManager } from "./service_manager.ts";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -104,8 +104,9 @@ async function receiveInto(
     const claimed = await openArchive(disk, options);
     return await stream(claimed, receiving, context);
   } finally {
-    lock?.release();
+    // The lock goes last: until its thread has ended, this process may still write.
     await disk.close();
+    lock?.release();
   }
 }
 
@@ -142,12 +143,18 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
     enabled: !options.quiet && options.logFormat === "text",
   });
   let position: LegPosition | undefined;
+  const unknownMagics = new Set<number>();
   const events = {
     segmentPublished: (event: { segment: string; endLsn: Lsn }) =>
       log.debug("segment archived", { segment: event.segment, flushLsn: formatLsn(event.endLsn) }),
     savedCopyKept: (event: { path: string; validEndLsn: Lsn }) =>
       log.info("unfinished segment kept", { path: event.path, validEndLsn: formatLsn(event.validEndLsn) }),
     savedCopyPassed: (event: { path: string }) => log.info("unfinished segment received again", event),
+    unknownPageMagic: ({ segment, magic }: { segment: string; magic: number }) => {
+      if (unknownMagics.has(magic)) return;
+      unknownMagics.add(magic);
+      log.warn("wal of an unknown version", { segment, magic: `0x${magic.toString(16).toUpperCase()}` });
+    },
   };
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
@@ -161,7 +168,8 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
       live.show(now);
       showInTitle(now);
     },
-    onStreaming: (address: string) => notifyReady(address, context.env, log),
+    onStreaming: (address: string) =>
+      notifyServiceManager("--ready", `streaming from ${address}`, { env: context.env, log }),
   };
   const timing = {
     statusIntervalMs: options.statusInterval,
@@ -171,7 +179,14 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
   };
   const { slot, createSlot, endpos: endLsn, loop } = options;
   try {
-    const end = await receiveWal(dependencies, { slot, createSlot, endLsn, loop, timing }, context.signal);
+    const end = await receiveWal(dependencies, {
+      slot,
+      createSlot,
+      endLsn,
+      loop,
+      timing,
+      applicationName: settings.applicationName ?? "walvault",
+    }, context.signal);
     live.clear();
     log.info("stopped", {
       reason: end,
@@ -181,6 +196,7 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
     return EXIT.done;
   } finally {
     live.clear();
+    notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
 }
 

@@ -1,3 +1,5 @@
+import { adviceFor } from "./advice.ts";
+
 /** The fields of an ErrorResponse or NoticeResponse, decoded and not yet trusted. */
 export interface ServerMessage {
   /** `ERROR`, `FATAL`, `PANIC`, `WARNING`, `NOTICE` …, never translated (the untranslated field where there is one). */
@@ -33,7 +35,7 @@ export class ServerError extends Error {
     this.sqlState = said.sqlState;
     this.serverMessage = said.message;
     this.detail = said.detail;
-    this.hint = options?.hint ?? said.hint;
+    this.hint = options?.hint ?? adviceFor(said) ?? said.hint;
     this.fields = said.fields;
   }
 }

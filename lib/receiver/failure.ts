@@ -31,6 +31,10 @@ export function afterFailure(error: unknown, history: { readonly streamed: boole
     error instanceof CorruptWalError
   ) return "stop";
   if (error instanceof NotYetError) return "retry";
+  // Several hosts were tried: as long as one of them may get better, it is worth coming back.
+  if (error instanceof ConnectionError && error.cause instanceof AggregateError) {
+    return error.cause.errors.every((each) => afterFailure(each, history) === "stop") ? "stop" : "retry";
+  }
   if (error instanceof ServerError) {
     if (ALWAYS_RETRIED.has(error.sqlState)) return "retry";
     if (history.streamed) return "retry";

@@ -2,9 +2,12 @@ import { ConnectionError } from "../protocol/errors.ts";
 import type { StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { bytesBetween, type Lsn } from "../wal/lsn.ts";
+import type { SegmentSize } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
 import { NotYetError } from "./failure.ts";
 import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
+import { StopTimeout, withinStop } from "./stopping.ts";
 import type { LegListener, WalArchive, WalSink } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -22,7 +25,8 @@ export interface LegTiming {
 
 /** Where a leg stands; for people who watch. */
 export interface LegPosition {
-  readonly timeline: number;
+  readonly timeline: TimelineId;
+  readonly segmentSize: SegmentSize;
   readonly receivedLsn: Lsn;
   readonly flushLsn: Lsn;
   readonly serverLsn: Lsn;
@@ -35,6 +39,7 @@ export interface LegOptions {
   readonly clock: Clock;
   readonly timing: LegTiming;
   readonly lineage: TimelineHistory;
+  readonly segmentSize: SegmentSize;
   readonly startLsn: Lsn;
   readonly slot: string | undefined;
   /** Stop when everything below it is received. */
@@ -95,7 +100,9 @@ class RunningLeg implements WalStreamHandler, LegListener {
 
   async run(signal: AbortSignal): Promise<LegEnd> {
     const { archive, source, startLsn, lineage, slot } = this.options;
-    const sink = await archive.openLeg({ startLsn, lineage }, this);
+    const { clock, timing } = this.options;
+    const opening = archive.openLeg({ startLsn, lineage }, this);
+    const sink = await withinStop(opening, { clock, timeoutMs: timing.stopTimeoutMs }, signal);
     this.#sink = sink;
     const onAbort = () => this.#stop("stopped");
     try {
@@ -210,31 +217,20 @@ class RunningLeg implements WalStreamHandler, LegListener {
   async #settle(sink: WalSink, signal: AbortSignal): Promise<void> {
     this.#cancelTick?.();
     const { clock, timing } = this.options;
-    const finished = sink.finish();
     const cancelStall = clock.setTimer(timing.stallTimeoutMs, () => this.#tellStall(sink, "waiting for it"));
-    let cancel: (() => void) | undefined;
-    let onAbort = () => {};
-    const late = new Promise<"late">((resolve) => {
-      onAbort = () => {
-        cancel = clock.setTimer(timing.stopTimeoutMs, () => resolve("late"));
-      };
-    });
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
     try {
-      if (await Promise.race([finished, late]) !== "late") return;
+      await withinStop(sink.finish(), { clock, timeoutMs: timing.stopTimeoutMs }, signal);
+    } catch (error) {
+      if (!(error instanceof StopTimeout)) throw error;
+      void sink.abandon();
+      throw new NotYetError(
+        `Cannot bring ${
+          bytesBetween({ startLsn: sink.flushLsn, endLsn: sink.receivedLsn })
+        } received bytes to the disk: it stalls; they were never acknowledged, and come again`,
+      );
     } finally {
       cancelStall();
-      cancel?.();
-      signal.removeEventListener("abort", onAbort);
     }
-    void sink.abandon();
-    throw new NotYetError(
-      `Cannot bring ${
-        bytesBetween({ startLsn: sink.flushLsn, endLsn: sink.receivedLsn })
-      } received bytes to the disk: ` +
-        "it stalls; they were never acknowledged, and come again",
-    );
   }
 
   #stopAtEnd(): void {
@@ -326,6 +322,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     if (sink === undefined) return;
     this.options.onPosition({
       timeline: this.options.lineage.timeline,
+      segmentSize: this.options.segmentSize,
       receivedLsn: sink.receivedLsn,
       flushLsn: sink.flushLsn,
       serverLsn: this.#serverLsn,

@@ -47,7 +47,11 @@ export async function streamWal(
     },
   }, {
     decoder,
-    onStart: () => started.resolve(),
+    onStart: () => {
+      // Nothing more is read until the caller has the stream: Deno reads faster than promises are settled.
+      link.copyControl.pause();
+      started.resolve();
+    },
     onDrained: () => guarded.onDrained(),
     onServerDone: () => void (stopped = stopAsked),
     onShutdown: () => shutdown.resolve({ kind: "shutdown" }),
@@ -61,14 +65,26 @@ export async function streamWal(
   await Promise.race([started.promise, ended]);
 
   const { copyControl } = link;
+  let reading: "held" | "paused" | "flowing" = "held";
+  setImmediate(() => {
+    if (reading !== "held") return;
+    reading = "flowing";
+    copyControl.resume();
+  });
   return {
     ended,
     sendStatus: (status) => {
       const sentAtUs = BigInt(Date.now()) * 1000n - POSTGRES_EPOCH_US;
       copyControl.sendStatus(encodeStandbyStatus(status, sentAtUs));
     },
-    pause: () => copyControl.pause(),
-    resume: () => copyControl.resume(),
+    pause: () => {
+      reading = "paused";
+      copyControl.pause();
+    },
+    resume: () => {
+      reading = "flowing";
+      copyControl.resume();
+    },
     stop: () => {
       stopAsked = true;
       copyControl.sendCopyDone();

@@ -126,10 +126,10 @@ const MUTATIONS: readonly Mutation[] = [
   {
     title: "directories are believed without a sync",
     file: "lib/archive/archive.ts",
-    changes: [[
-      '    await this.disk.syncDirectory(".");\n    // A process',
-      "    // A process",
-    ]],
+    changes: [
+      ['    await this.disk.syncDirectory(".");\n    // A process', "    // A process"],
+      ['      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);\n    }\n    await this.disk.syncDirectory(".");', "    }"],
+    ],
   },
   {
     title: "inprogress/ is synced where it is absent",

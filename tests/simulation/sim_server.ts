@@ -50,6 +50,8 @@ export interface ServerHabits {
   /** Pieces in which the network hands over what was sent. */
   readonly pieceBytes: number;
   readonly keepaliveMs: number;
+  /** What the receiver promised: a word at least this often. */
+  readonly statusIntervalMs: number;
 }
 
 /** A server and those that come after it: `receiver/`'s side of the simulation. */
@@ -352,8 +354,12 @@ interface RunningCopy {
   bytesOnTheWay: number;
   flushLsn: bigint;
   statusAtMs: number;
-  /** A keepalive that asks for an answer was delivered then, and none came yet. */
-  askedAtMs: number | undefined;
+  statuses: number;
+  /** Bytes put on the wire and taken off it, and where each keepalive ends that asks for an answer. */
+  putBytes: number;
+  takenBytes: number;
+  readonly questions: number[];
+  stopAsked: boolean;
   ending: "no" | "asked" | "timeline";
   delivering: boolean;
 }
@@ -516,7 +522,11 @@ class Connection implements WalSource {
           bytesOnTheWay: 0,
           flushLsn: 0n,
           statusAtMs: this.server.scheduler.nowMs,
-          askedAtMs: undefined,
+          statuses: 0,
+          putBytes: 0,
+          takenBytes: 0,
+          questions: [],
+          stopAsked: false,
           ending: "no",
           delivering: false,
         };
@@ -560,6 +570,7 @@ class Connection implements WalSource {
   #put(copy: RunningCopy, frame: Uint8Array): void {
     copy.onTheWay.push(frame);
     copy.bytesOnTheWay += frame.length;
+    copy.putBytes += frame.length;
   }
 
   #deliverSoon(): void {
@@ -579,6 +590,8 @@ class Connection implements WalSource {
     if (copy.bytesOnTheWay > 0) {
       const { pieceBytes } = this.server.habits;
       const piece = this.#take(copy, this.server.random.integer(1, pieceBytes));
+      copy.takenBytes += piece.length;
+      const { statuses } = copy;
       try {
         const cursor = { bytes: piece, index: 0 };
         (copy.listener.decoder as CopyBothDecoder).decode(cursor);
@@ -591,10 +604,20 @@ class Connection implements WalSource {
         return;
       }
       if (this.#copy !== copy) return;
+      this.#checkAnswer(copy, statuses);
       this.#send();
     }
     if (copy.bytesOnTheWay > 0) this.#deliverSoon();
     else if (copy.ending !== "no") this.#finishCopy(copy);
+  }
+
+  /** Who asks gets an answer at once; before the first status of a stream that one is the answer. */
+  #checkAnswer(copy: RunningCopy, statusesBefore: number): void {
+    const asked = copy.questions.filter((endByte) => endByte <= copy.takenBytes).length;
+    copy.questions.splice(0, asked);
+    if (asked > 0 && statusesBefore > 0 && copy.statuses === statusesBefore && !copy.stopAsked) {
+      this.server.watcher.violation("P9: the server asked, and got no answer");
+    }
   }
 
   #take(copy: RunningCopy, count: number): Uint8Array {
@@ -643,6 +666,7 @@ class Connection implements WalSource {
     };
     const replyRequested = frame[38] === 1;
     copy.statusAtMs = this.server.scheduler.nowMs;
+    copy.statuses++;
     this.server.watcher.onStatus(copy.facts, status);
     this.server.scheduler.after(this.#latency(), () => {
       if (this.silent || this.#copy !== copy) return;
@@ -655,12 +679,14 @@ class Connection implements WalSource {
   #keepalive(copy: RunningCopy, replyRequested: boolean): void {
     if (copy.ending !== "no") return;
     this.#put(copy, encodeKeepalive(this.server.flushLsn, replyRequested));
+    if (replyRequested) copy.questions.push(copy.putBytes);
     this.#deliverSoon();
   }
 
   #sendCopyDone(): void {
     const copy = this.#copy;
     if (copy === undefined) return;
+    copy.stopAsked = true;
     // Statuses sent before it arrive before it.
     this.server.scheduler.after(this.server.habits.networkMs, () => {
       if (this.silent || this.#closed || this.#copy !== copy) return;
@@ -688,6 +714,9 @@ class Connection implements WalSource {
         return;
       }
       if (this.silent) return;
+      if (this.process.alive && !copy.stopAsked && copy.ending === "no" && quietMs > habits.statusIntervalMs + 2500) {
+        watcher.violation(`P9: the receiver said nothing for ${Math.round(quietMs)} ms`);
+      }
       this.#keepalive(copy, quietMs > SERVER_PATIENCE_MS || random.chance(0.3));
     });
   }

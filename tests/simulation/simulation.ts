@@ -71,11 +71,14 @@ class Simulation {
   #problem: string | undefined;
   /** What was ever acknowledged: from the archive's first byte on that line of WAL. */
   readonly #acked = new Map<Branch, { readonly beginLsn: bigint; endLsn: bigint }>();
+  /** From here on the server has thrown a line of WAL away. */
+  readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
 
   constructor(private readonly seed: number, private readonly traceLine?: (line: string) => void) {
     const random = new Random(seed);
     this.#random = random;
+    const statusIntervalMs = random.pick([1000, 10_000]);
     const watcher = {
       violation: (text: string) => this.#fail(text),
       trace: (text: string) => this.#trace(text),
@@ -95,6 +98,7 @@ class Simulation {
         networkMs: random.spread(0.05, 60),
         pieceBytes: random.pick([7000, 60_000, 200_000, 600_000]),
         keepaliveMs: random.pick([200, 3000, 10_000]),
+        statusIntervalMs,
       },
       this.#scheduler,
       random,
@@ -108,7 +112,7 @@ class Simulation {
     );
     this.#naming = { hardLinks: random.chance(0.85) };
     this.#timing = {
-      statusIntervalMs: random.pick([1000, 10_000]),
+      statusIntervalMs,
       receiveTimeoutMs: random.pick([5000, 60_000]),
       stallTimeoutMs: random.pick([3000, 15_000]),
       stopTimeoutMs: 10_000,
@@ -234,6 +238,7 @@ class Simulation {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) => this.#trace(`kept ${event.path} valid to ${formatLsn(event.validEndLsn)}`),
           savedCopyPassed: (event) => this.#trace(`passed ${event.path}`),
+          unknownPageMagic: () => {},
         },
       });
       return await receiveWal(
@@ -345,13 +350,31 @@ class Simulation {
     if (writeLsn < flushLsn) this.#fail("P2: flush is ahead of write");
     if (writeLsn > stream.deliveredLsn) this.#fail("P2: more is claimed than was sent");
     if (flushLsn < stream.startLsn) this.#fail("the flush position lies before the stream");
+    this.#checkWritten(stream, writeLsn);
     this.#checkHistories(stream);
     const range = this.#ackedRange(stream, flushLsn);
-    if (range !== undefined && flushLsn > range.endLsn) {
-      range.endLsn = flushLsn;
+    // A connection that is dead without knowing it may still speak of what its server has given up since.
+    const limit = this.#givenUp.get(stream.branch) ?? flushLsn;
+    const counted = flushLsn < limit ? flushLsn : limit;
+    if (range !== undefined && counted > range.endLsn) {
+      range.endLsn = counted;
       this.#checkHeld(`P2: flush ${formatLsn(lsn(flushLsn))} is reported`);
     }
     if (++this.#statuses === this.#crashAtStatus) this.#crash();
+  }
+
+  /** What is called written was handed to the operating system. */
+  #checkWritten({ branch, timeline, startLsn }: StreamFacts, writeLsn: bigint): void {
+    if (writeLsn === startLsn) return;
+    const number = (writeLsn - 1n) / BIG_SEGMENT as SegmentNumber;
+    const bytes = Number(writeLsn - number * BIG_SEGMENT);
+    const name = segmentName(timeline, number, SEGMENT_SIZE);
+    const inode = this.#disk.file(name) ?? this.#disk.file(`inprogress/${name}`);
+    const want = branch.segments[Number(number - branch.firstSegment)]!;
+    const start = Math.max(0, bytes - 64);
+    if (inode === undefined || !sameBytes(inode.content.subarray(start, bytes), want.subarray(start, bytes))) {
+      this.#fail(`P2: write ${formatLsn(lsn(writeLsn))} is reported, and not all below it is written`);
+    }
   }
 
   #ackedRange({ branch, startLsn }: StreamFacts, flushLsn: bigint) {
@@ -387,6 +410,7 @@ class Simulation {
 
   #onRewritten(branch: Branch, at: bigint): void {
     // A record that was never whole: no commit waited for it.
+    this.#givenUp.set(branch, at);
     const acked = this.#acked.get(branch);
     if (acked !== undefined && acked.endLsn > at) acked.endLsn = at;
   }

@@ -1,0 +1,230 @@
+import type { Log } from "../log.ts";
+import { ConnectionError, ServerError } from "../protocol/errors.ts";
+import type { SlotPosition } from "../protocol/replication.ts";
+import { ArchiveConflictError } from "../wal/errors.ts";
+import {
+  ancestorHistory,
+  emptyHistory,
+  isInLineage,
+  parseHistory,
+  type TimelineHistory,
+} from "../wal/history.ts";
+import { formatLsn } from "../wal/lsn.ts";
+import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import { NotYetError, PermanentError } from "./failure.ts";
+import type { Reporter } from "./reporter.ts";
+import { firstMissingSegment, newestTimeline, planStart, type StartPlan } from "./start.ts";
+import { synchronousWarnings } from "./synchronous.ts";
+import type { WalArchive } from "./wal_archive.ts";
+import type { WalSource } from "./wal_source.ts";
+
+/** The oldest server that can be received from. */
+const OLDEST_SERVER_VERSION = 100000;
+/** The first one that this program has not been tried with. */
+const UNKNOWN_SERVER_VERSION = 190000;
+/** The first one whose replication connection tells a slot's position. */
+const SLOT_POSITION_VERSION = 150000;
+/** duplicate_object: a slot of that name is there. */
+const SLOT_EXISTS = "42710";
+
+/** What a server is to be asked for. */
+export interface Prepared {
+  readonly plan: StartPlan & { readonly kind: "start" };
+  /** The history of the timeline to stream. */
+  readonly lineage: TimelineHistory;
+  readonly segmentSize: SegmentSize;
+}
+
+/** What a preparation works with. */
+export interface PreparationOptions {
+  readonly archive: WalArchive;
+  readonly log: Log;
+  readonly reporter: Reporter;
+  readonly slot: string | undefined;
+  /** Make the slot if it is not there. */
+  readonly createSlot: boolean;
+  /** The name that the server sees, for `synchronous_standby_names`. */
+  readonly applicationName: string;
+}
+
+/**
+ * All that comes between a connection and its stream: is it the right server, which histories does it have, is there
+ * a slot, and where does receiving begin.
+ */
+export class Preparation {
+  readonly #slotCreated = new WeakSet<WalSource>();
+
+  constructor(private readonly options: PreparationOptions) {}
+
+  /**
+   * Checks a server against the archive, and plans.
+   *
+   * @throws {ConnectionError} `unsuitable`: it is on an older timeline than the archive.
+   * @throws {NotYetError} when its WAL ends before the archive's.
+   * @throws {WrongClusterError} @throws {ArchiveConflictError} @throws {PermanentError}
+   */
+  async prepare(source: WalSource): Promise<Prepared> {
+    this.#checkVersion(source);
+    const { archive } = this.options;
+    const system = await source.identifySystem();
+    const segmentSize = parseSegmentSize(await source.show("wal_segment_size"));
+    await archive.claim({ systemIdentifier: system.systemIdentifier, segmentSize });
+    const contents = await archive.contents();
+    const newest = newestTimeline(contents);
+    if (newest !== undefined && newest > system.timeline) {
+      throw onOldTimeline(source, system.timeline, newest);
+    }
+    const lineage = await this.#lineage(source, system.timeline, contents.histories);
+    const empty = firstMissingSegment({ contents, lineage, segmentSize }) === undefined;
+    const slot = await this.#slot(source, empty);
+    const plan = planStart({ contents, lineage, segmentSize, serverFlushLsn: system.flushLsn, slot });
+    if (plan.kind === "old-timeline") throw onOldTimeline(source, system.timeline, plan.archiveTimeline);
+    if (plan.kind === "server-behind") {
+      throw new NotYetError(
+        `Cannot receive from ${source.address} yet: its WAL ends at ${
+          formatLsn(system.flushLsn)
+        }, the archive's at ${
+          formatLsn(plan.startLsn)
+        } on timeline ${plan.timeline}; if this server was restored from an older state, it needs a new archive directory`,
+      );
+    }
+    if (plan.origin === "server") {
+      this.options.reporter.warnOnce("starting at the server's current position", {
+        startLsn: formatLsn(plan.startLsn),
+        reason: this.options.slot === undefined
+          ? "the archive has nothing on the server's timelines, and no slot is given"
+          : "the archive has nothing on the server's timelines, and the slot reserves nothing",
+      });
+    }
+    return { plan, lineage: ancestorHistory(lineage, plan.timeline), segmentSize };
+  }
+
+  /** Tells once what the server's settings for synchronous replication mean for this standby. */
+  async warnOfSynchronousSettings(source: WalSource): Promise<void> {
+    const standbyNames = await source.show("synchronous_standby_names");
+    const commit = standbyNames === "" ? "" : await source.show("synchronous_commit");
+    const { applicationName, reporter } = this.options;
+    for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
+      reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
+    }
+  }
+
+  #checkVersion({ serverVersion, address }: WalSource): void {
+    if (serverVersion < OLDEST_SERVER_VERSION) {
+      throw new PermanentError(
+        `Cannot receive from ${address}: PostgreSQL ${serverVersion / 10000 | 0}, want 10 or newer`,
+      );
+    }
+    if (serverVersion >= UNKNOWN_SERVER_VERSION) {
+      this.options.reporter.warnOnce("server version not tried", { serverVersion });
+    }
+  }
+
+  /** The server's own history, stored before the first byte of its timeline is acknowledged; then its ancestors'. */
+  async #lineage(
+    source: WalSource,
+    timeline: TimelineId,
+    stored: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[],
+  ): Promise<TimelineHistory> {
+    if (timeline === 1) return emptyHistory(timeline);
+    const own = stored.find((history) => history.timeline === timeline)?.bytes;
+    const bytes = await source.timelineHistory(timeline) ?? own;
+    if (bytes === undefined) {
+      throw new PermanentError(
+        `Cannot receive timeline ${timeline}: neither ${source.address} nor the archive has ${
+          historyFileName(timeline)
+        }; ` +
+          "copy it into the server's pg_wal",
+      );
+    }
+    const lineage = parseHistory(timeline, bytes);
+    for (const history of stored) checkAncestor(history, lineage);
+    const here = new Set(stored.map((history) => history.timeline));
+    for (const entry of lineage.entries) {
+      if (entry.timeline === 1 || here.has(entry.timeline)) continue;
+      // Ancestors are told again in every younger history: one that the server no longer has is no loss.
+      const ancestor = await source.timelineHistory(entry.timeline);
+      if (ancestor === undefined) continue;
+      checkAncestor({ timeline: entry.timeline, bytes: ancestor }, lineage);
+      await this.#storeHistory(entry.timeline, ancestor);
+    }
+    await this.#storeHistory(timeline, bytes);
+    return lineage;
+  }
+
+  async #storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<void> {
+    if (await this.options.archive.storeHistory(timeline, bytes) === "stored") {
+      this.options.log.info("history archived", { history: historyFileName(timeline) });
+    }
+  }
+
+  async #slot(source: WalSource, archiveEmpty: boolean): Promise<SlotPosition | undefined> {
+    const name = this.options.slot;
+    if (name === undefined) {
+      this.options.reporter.warnOnce("no replication slot", {
+        hint: "the server may remove WAL before it is received; use --slot and --create-slot",
+      });
+      return undefined;
+    }
+    // Before 15 a slot's position takes a second connection: only an empty archive needs it.
+    const told = archiveEmpty || source.serverVersion >= SLOT_POSITION_VERSION;
+    let position = told ? await source.readSlot(name) : undefined;
+    if (position === undefined && this.options.createSlot && await this.#createSlot(source, name)) {
+      position = told ? await source.readSlot(name) : undefined;
+    }
+    if (position === undefined && told) {
+      throw new PermanentError(
+        `Cannot use replication slot "${name}": the server has none of that name; add --create-slot`,
+      );
+    }
+    if (position?.kind === "logical") {
+      throw new PermanentError(
+        `Cannot use replication slot "${name}": it is a logical slot, want a physical one; choose another name`,
+      );
+    }
+    return position;
+  }
+
+  async #createSlot(source: WalSource, name: string): Promise<boolean> {
+    if (this.#slotCreated.has(source)) return true;
+    try {
+      await source.createSlot(name);
+      this.options.log.info("slot created", { slot: name });
+    } catch (error) {
+      // It is there, which is what was asked for.
+      if (!(error instanceof ServerError) || error.sqlState !== SLOT_EXISTS) throw error;
+    }
+    this.#slotCreated.add(source);
+    return true;
+  }
+}
+
+function onOldTimeline(source: WalSource, timeline: TimelineId, newest: TimelineId): ConnectionError {
+  return new ConnectionError(
+    "unsuitable",
+    `Cannot receive from ${source.address}: it is on timeline ${timeline}, the archive on ${newest}`,
+    {
+      hint: `connect to a server of timeline ${newest} or later, and make this one its standby (pg_rewind)`,
+    },
+  );
+}
+
+/** @throws {ArchiveConflictError} when a history tells another past of a timeline than its descendant's does. */
+function checkAncestor(
+  history: { readonly timeline: TimelineId; readonly bytes: Uint8Array },
+  lineage: TimelineHistory,
+): void {
+  const { timeline, bytes } = history;
+  if (timeline === lineage.timeline || !isInLineage(lineage, timeline)) return;
+  const pastOf = ({ entries }: TimelineHistory) =>
+    entries.map((entry) => `${entry.timeline} until ${formatLsn(entry.endLsn)}`).join(", ");
+  const here = pastOf(parseHistory(timeline, bytes));
+  const there = pastOf(ancestorHistory(lineage, timeline));
+  if (here === there) return;
+  throw new ArchiveConflictError(
+    `Cannot receive timeline ${lineage.timeline}: its history says that timeline ${timeline} followed ${there}, ` +
+      `${historyFileName(timeline)} says ${here}; two servers were promoted to timeline ${timeline}: ` +
+      "find out which one is right, and give the other a new archive",
+  );
+}

@@ -1,0 +1,39 @@
+import { type Log, type LogFields, messageChain } from "../log.ts";
+
+/** Tells what an operator should know once, not at each try. */
+export class Reporter {
+  readonly #warned = new Set<string>();
+  #lastProblem: string | undefined;
+
+  constructor(private readonly log: Log) {}
+
+  /** A warning that holds for the whole run. */
+  warnOnce(event: string, fields: LogFields): void {
+    const text = event + JSON.stringify(fields);
+    if (this.#warned.has(text)) return;
+    this.#warned.add(text);
+    this.log.warn(event, fields);
+  }
+
+  /** One `error` line for each change of state; the same again is for those who look closely. */
+  problem(event: string, fields: Readonly<Record<string, string>>): void {
+    const text = `${event} ${fields["error"] ?? ""}`;
+    if (text === this.#lastProblem) this.log.debug(event, fields);
+    else this.log.error(event, fields);
+    this.#lastProblem = text;
+  }
+
+  /** What ended a connection, or keeps it from going on. */
+  disconnected(error: unknown): void {
+    const { hint } = error as { hint?: unknown };
+    this.problem("disconnected", {
+      error: messageChain(error),
+      ...(typeof hint === "string" ? { hint } : {}),
+    });
+  }
+
+  /** All is well again: the next problem is news, whatever it is. */
+  recovered(): void {
+    this.#lastProblem = undefined;
+  }
+}

@@ -1,0 +1,201 @@
+import assert from "node:assert/strict";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { Archive, ArchiveError } from "../../lib/archive/archive.ts";
+import type { Disk } from "../../lib/archive/disk.ts";
+import { openDiskThread } from "../../lib/archive/disk_thread.ts";
+import { encodeIdentity } from "../../lib/archive/identity.ts";
+import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
+import { emptyHistory } from "../../lib/wal/history.ts";
+import { lsn } from "../../lib/wal/lsn.ts";
+import { segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
+import { IDENTITY, NAMES, NAMING, onSimDisk, START, walOf } from "./on_sim_disk.ts";
+import { MIB } from "../wal/wal_builder.ts";
+import { inTemporaryDirectory } from "./temporary_directory.ts";
+
+const userId = process.geteuid?.();
+
+async function onDisk(use: (disk: Disk, root: string) => Promise<void>): Promise<void> {
+  await inTemporaryDirectory(async (root) => {
+    const disk = openDiskThread(root, 1024);
+    try {
+      await use(disk, root);
+    } finally {
+      await disk.close();
+    }
+  });
+}
+
+function open(disk: Disk): Promise<Archive> {
+  return Archive.open(disk, { naming: NAMING, userId });
+}
+
+async function refused(disk: Disk, want: RegExp): Promise<void> {
+  await assert.rejects(open(disk), (error: Error) => {
+    assert.ok(error instanceof ArchiveError);
+    assert.match(error.message, want);
+    return true;
+  });
+}
+
+test("an empty directory becomes an archive, with what only a look leaves alone", () =>
+  onDisk(async (disk, root) => {
+    chmodSync(root, 0o700);
+    mkdirSync(join(root, "lost+found"));
+    writeFileSync(join(root, "lock"), "");
+    const archive = await open(disk);
+    assert.equal(archive.identity, undefined);
+    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [] });
+    assert.deepEqual(readdirSync(root).sort(), ["lock", "lost+found"]);
+    await archive.claim(IDENTITY);
+    await archive.claim(IDENTITY);
+    assert.deepEqual(archive.identity, IDENTITY);
+    assert.deepEqual(readdirSync(root).sort(), ["archive.json", "inprogress", "lock", "lost+found"]);
+    assert.equal(statSync(join(root, "inprogress")).mode & 0o777, 0o700);
+    assert.equal(statSync(join(root, "archive.json")).mode & 0o777, 0o600);
+    assert.deepEqual((await open(disk)).identity, IDENTITY);
+  }));
+
+test("the archive directory's group mode decides for all below it", () =>
+  onDisk(async (disk, root) => {
+    chmodSync(root, 0o750);
+    await (await open(disk)).claim(IDENTITY);
+    assert.equal(statSync(join(root, "inprogress")).mode & 0o777, 0o750);
+    assert.equal(statSync(join(root, "archive.json")).mode & 0o777, 0o640);
+  }));
+
+test("Archive.open() refuses what is no archive, and says what to do", async () => {
+  await inTemporaryDirectory(async (root) => {
+    const path = join(root, "absent");
+    const disk = openDiskThread(path, 1024);
+    await refused(disk, /absent": there is no such directory; make it with: mkdir -m 700 "/);
+    writeFileSync(path, "");
+    await refused(disk, /it is a file, want a directory/);
+    await disk.close();
+  });
+  await onDisk(async (disk, root) => {
+    writeFileSync(join(root, "b.txt"), "");
+    await refused(disk, /it has no archive\.json but 1 other entry \("b\.txt"\); use an empty directory/);
+    writeFileSync(join(root, "a.txt"), "");
+    for (const name of NAMES.slice(0, 2)) writeFileSync(join(root, name), "");
+    await refused(disk, /but 4 other entries \("000000010000000000000003", "000000010000000000000004", "a\.txt"\)/);
+  });
+  // An archive whose identity is gone is nobody's empty directory.
+  await onDisk(async (disk, root) => {
+    mkdirSync(join(root, "inprogress"));
+    await refused(disk, /it has no archive\.json but 1 other entry \("inprogress"\)/);
+  });
+  await onDisk(async (disk, root) => {
+    writeFileSync(join(root, "archive.json"), encodeIdentity(IDENTITY).subarray(0, 50));
+    await refused(disk, /Cannot read archive\.json: it is no JSON text/);
+  });
+  await onDisk(async (disk, root) => {
+    writeFileSync(join(root, "archive.json"), "x".repeat(5000));
+    await assert.rejects(open(disk), /5000 bytes, want at most 4096/);
+  });
+});
+
+for (const directory of ["inprogress", "conflicts"]) {
+  test(`Archive.open() refuses ${directory} that leads elsewhere`, () =>
+    onDisk(async (disk, root) => {
+      writeFileSync(join(root, "archive.json"), encodeIdentity(IDENTITY));
+      symlinkSync("/tmp", join(root, directory));
+      await refused(disk, new RegExp(`"${directory}" in it is a symlink, want a directory`));
+    }));
+}
+
+test("Archive.open() refuses an archive.json that is a symbolic link", () =>
+  onDisk(async (disk, root) => {
+    writeFileSync(join(root, "elsewhere"), encodeIdentity(IDENTITY));
+    symlinkSync("elsewhere", join(root, "archive.json"));
+    await assert.rejects(open(disk), (error) => (error as { code?: string }).code === "ELOOP");
+  }));
+
+test("Archive.open() refuses another user's archive", () =>
+  onSimDisk(async ({ disk }) => {
+    // All files there belong to user 1000.
+    await (await Archive.open(disk, { naming: NAMING, userId: 1000 })).claim(IDENTITY);
+    await assert.rejects(
+      Archive.open(disk, { naming: NAMING, userId: 0 }),
+      new ArchiveError(
+        'Cannot write to the archive "/archive": it belongs to the user with id 1000, this process runs as 0; ' +
+          "run walvault as its owner: sudo -u '#1000' walvault …",
+      ),
+    );
+    await Archive.open(disk, { naming: NAMING, userId: undefined });
+  }));
+
+test("P5: claim() refuses another cluster and another segment size", () =>
+  onDisk(async (disk, root) => {
+    await (await open(disk)).claim(IDENTITY);
+    const archive = await open(disk);
+    await assert.rejects(
+      archive.claim({ ...IDENTITY, systemIdentifier: 5n }),
+      new WrongClusterError(
+        `Cannot archive into "${root}": it belongs to the cluster with system identifier ${IDENTITY.systemIdentifier}, ` +
+          "the server has 5; use a new directory for the new cluster",
+      ),
+    );
+    await assert.rejects(
+      archive.claim({ ...IDENTITY, segmentSize: segmentSize(16 << 20) }),
+      new WrongClusterError(
+        `Cannot archive into "${root}": its segments are of 1MB, the server's of 16MB; use a new directory`,
+      ),
+    );
+  }));
+
+test("claim() makes what an earlier process did not get to, and removes what it left", () =>
+  onDisk(async (disk, root) => {
+    writeFileSync(join(root, "archive.json"), encodeIdentity(IDENTITY));
+    writeFileSync(join(root, "archive.json.tmp"), "");
+    writeFileSync(join(root, "00000002.history.tmp"), "");
+    const archive = await open(disk);
+    // Also before `claim`: the receiver looks first.
+    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [] });
+    await archive.claim(IDENTITY);
+    assert.deepEqual(readdirSync(root).sort(), ["archive.json", "inprogress"]);
+  }));
+
+test("storeHistory() stores once, takes the same again, and keeps another one apart", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    const timeline = timelineId(2);
+    const mine = new TextEncoder().encode("1\t0/3000028\tno recovery target specified\n");
+    const other = new TextEncoder().encode("1\t0/3000050\tno recovery target specified\n");
+    assert.equal(await archive.storeHistory(timeline, mine), "stored");
+    assert.equal(await archive.storeHistory(timeline, mine), "present");
+    for (let i = 0; i < 2; i++) {
+      await assert.rejects(archive.storeHistory(timeline, other), (error: Error) => {
+        assert.ok(error instanceof ArchiveConflictError);
+        assert.match(error.message, /^Cannot store 00000002\.history: the archive has another history of timeline 2/);
+        assert.match(error.message, /conflicts\/00000002\.history-[0-9a-f]{8}"; two servers were promoted/);
+        return true;
+      });
+    }
+    const [kept, ...more] = readdirSync(join(root, "conflicts"));
+    assert.deepEqual(more, []);
+    assert.deepEqual(new Uint8Array(readFileSync(join(root, "conflicts", kept!))), other);
+    assert.deepEqual(new Uint8Array(readFileSync(join(root, "00000002.history"))), mine);
+    const { histories } = await archive.contents();
+    assert.deepEqual(histories.map(({ timeline, bytes }) => [timeline, [...bytes]]), [[2, [...mine]]]);
+    assert.equal(readdirSync(root).some((name) => name.endsWith(".tmp")), false);
+  }));
+
+test("planLeg() tells the records that the next segment may point back to", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    const lineage = emptyHistory(timelineId(1));
+    assert.deepEqual((await archive.planLeg(START, lineage)).backLinks, []);
+    await archive.claim(IDENTITY);
+    assert.deepEqual((await archive.planLeg(START, lineage)).backLinks, []);
+    assert.deepEqual((await archive.planLeg(lsn(0n), lineage)).backLinks, []);
+    writeFileSync(join(root, NAMES[0]!), walOf({ bytes: MIB }));
+    const { backLinks } = await archive.planLeg(lsn(START + BigInt(MIB)), lineage);
+    // The open record at the segment's end, and the last whole one.
+    assert.equal(backLinks.length, 2);
+    for (const link of backLinks) assert.ok(link > START && link < START + BigInt(MIB));
+  }));

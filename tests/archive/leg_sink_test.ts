@@ -1,0 +1,190 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { BUFFER_BYTES, LegSink } from "../../lib/archive/leg_sink.ts";
+import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
+import { lsn } from "../../lib/wal/lsn.ts";
+import { MIB } from "../wal/wal_builder.ts";
+import { IDENTITY, legAt, type Machine, MODES, NAMES, NAMING, onSimDisk, recordEvents, START, walOf } from "./on_sim_disk.ts";
+
+const WAL = walOf({ bytes: 14 * MIB });
+const MEMORY = new Uint8Array(BUFFER_BYTES);
+
+async function open(machine: Machine) {
+  await machine.disk.makeDirectory("inprogress", 0o700);
+  const options = { modes: MODES, naming: NAMING, events: recordEvents(), zeros: SegmentWriter.zeroPiece(machine.disk) };
+  const writer = new SegmentWriter(machine.disk, IDENTITY, legAt(), options);
+  const told = { progress: 0, full: 0, failures: [] as unknown[] };
+  const sink = new LegSink(writer, {
+    memory: MEMORY,
+    clock: machine.clock,
+    listener: {
+      onProgress: () => void told.progress++,
+      onFailure: (error) => void told.failures.push(error),
+      onDiskFull: () => void told.full++,
+    },
+  });
+  /** As the receiver does it: some bytes, and then nothing more is at hand. */
+  const receive = (start: number, end: number, serverEnd = end) => {
+    sink.push(WAL.subarray(start, end));
+    sink.setServerEnd(lsn(START + BigInt(serverEnd)));
+    sink.drained();
+  };
+  return { sink, writer, told, receive };
+}
+
+function at(offset: number): bigint {
+  return START + BigInt(offset);
+}
+
+test("what is received near the server's end is durable at once", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive } = await open(machine);
+    assert.equal(sink.idle, true);
+    receive(0, 500);
+    assert.equal(sink.receivedLsn, at(500));
+    assert.equal(sink.flushLsn, START);
+    assert.equal(sink.idle, false);
+    await machine.sleep(20);
+    assert.equal(sink.flushLsn, at(500));
+    assert.equal(sink.writeLsn, at(500));
+    assert.equal(sink.idle, true);
+    await sink.finish();
+  }));
+
+test("group commit: one sync is under way at a time, and what comes meanwhile is covered by the next", () =>
+  onSimDisk(async (machine) => {
+    machine.sim.slownessMs = 20;
+    const { sink, receive } = await open(machine);
+    receive(0, 100);
+    await machine.sleep(200);
+    assert.equal(sink.idle, true);
+    machine.operations.length = 0;
+    receive(100, 200);
+    for (let i = 2; i < 50; i++) {
+      await machine.sleep(0.5);
+      receive(i * 100, i * 100 + 100);
+    }
+    await machine.sleep(300);
+    assert.equal(sink.flushLsn, at(5000));
+    const own = machine.operations.filter((line) => line.includes(NAMES[0]!) && /^(write|sync)/.test(line) && !line.includes("+262144"));
+    const syncs = own.filter((line) => line.startsWith("sync")).length;
+    assert.ok(syncs >= 2 && syncs <= 6, own.join("\n"));
+    for (const [index, line] of own.entries()) assert.equal(line.startsWith("write"), index % 2 === 0, own.join("\n"));
+    await sink.finish();
+  }));
+
+test("far behind the server, few bytes that nothing follows are durable soon as well", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive } = await open(machine);
+    for (let i = 0; i < 20; i++) {
+      receive(i * 1000, i * 1000 + 1000, 10 * MIB);
+      await machine.sleep(60);
+      assert.equal(sink.flushLsn, at(i * 1000 + 1000), `after ${i + 1} times 1000 bytes`);
+    }
+    await sink.finish();
+  }));
+
+test("far behind the server, one sync covers much", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive } = await open(machine);
+    machine.sim.slownessMs = 0.01;
+    for (let offset = 0; offset < 900_000; offset += 1000) receive(offset, offset + 1000, 14 * MIB);
+    await machine.sleep(50);
+    const syncs = machine.operations.filter((line) => line.startsWith("sync inprogress")).length;
+    assert.ok(syncs <= 3, `${syncs} syncs`);
+    await sink.finish();
+    assert.equal(sink.flushLsn, at(900_000));
+  }));
+
+test("a disk that stalls: the reader is told to pause, what it had read is kept, more is refused", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive, told } = await open(machine);
+    receive(0, 100);
+    await machine.sleep(50);
+    machine.sim.stalls.push({ fromOperation: 0, durationMs: 10_000 });
+    for (let offset = 100; offset < 7 * MIB; offset += 100_000) {
+      assert.equal(sink.congested, false);
+      receive(offset, Math.min(offset + 100_000, 7 * MIB + 100));
+    }
+    receive(Number(sink.receivedLsn - START), 8 * MIB - 1);
+    assert.equal(sink.congested, true);
+    receive(8 * MIB - 1, 12 * MIB);
+    assert.throws(
+      () => sink.push(WAL.subarray(12 * MIB, 12 * MIB + 1000)),
+      new RangeError("Cannot buffer 1000 bytes of WAL: the disk is too far behind"),
+    );
+    assert.equal(sink.receivedLsn, at(12 * MIB));
+    assert.equal(sink.congested, true);
+    await sink.finish();
+    assert.equal(sink.congested, false);
+    assert.equal(sink.flushLsn, at(12 * MIB));
+    assert.deepEqual(told.failures, []);
+    for (let index = 0; index < 12; index++) {
+      const name = `0000000100000000000000${(3 + index).toString(16).toUpperCase().padStart(2, "0")}`;
+      const want = WAL.slice(index * MIB, (index + 1) * MIB);
+      assert.deepEqual(machine.sim.file(name)?.content.slice(), want, name);
+    }
+  }));
+
+for (const kind of ["create", "write", "link", "syncDirectory", "unlink"] as const) {
+  test(`a disk that is full for a ${kind} is asked again each second, and nothing comes twice`, () =>
+    onSimDisk(async (machine) => {
+      const { sink, receive, told } = await open(machine);
+      machine.fail(kind, "ENOSPC", 3500);
+      for (let offset = 0; offset < 2 * MIB; offset += 50_000) {
+        receive(offset, Math.min(offset + 50_000, 2 * MIB));
+        await machine.sleep(30);
+      }
+      await sink.finish();
+      assert.ok(told.full >= 3 && told.full <= 6, `${told.full} times`);
+      assert.deepEqual(told.failures, []);
+      assert.equal(sink.flushLsn, at(2 * MIB));
+      for (const index of [0, 1]) {
+        const want = WAL.slice(index * MIB, (index + 1) * MIB);
+        assert.deepEqual(machine.sim.file(NAMES[index]!)?.content.slice(), want);
+      }
+    }));
+}
+
+test("a disk that fails ends the leg: its owner is told once, and nothing is acknowledged any more", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive, told } = await open(machine);
+    receive(0, 100);
+    await machine.sleep(50);
+    machine.fail("sync", "EIO");
+    receive(100, 200);
+    await machine.sleep(50);
+    assert.match(String(told.failures[0]), /EIO/);
+    assert.equal(sink.flushLsn, at(100));
+    receive(200, 300);
+    await machine.sleep(5000);
+    assert.equal(told.failures.length, 1);
+    assert.equal(sink.flushLsn, at(100));
+    assert.equal(sink.idle, false);
+    await sink.finish();
+  }));
+
+test("finish() makes all durable that was received, also what nobody announced", () =>
+  onSimDisk(async (machine) => {
+    const { sink } = await open(machine);
+    sink.push(WAL.subarray(0, 3 * MIB + 77));
+    sink.setServerEnd(lsn(at(14 * MIB)));
+    await sink.finish();
+    assert.equal(sink.flushLsn, at(3 * MIB + 77));
+    assert.equal(sink.idle, true);
+    await sink.finish();
+  }));
+
+test("abandon() lets go as soon as the operation under way returns, also of a full disk", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive, told } = await open(machine);
+    receive(0, 100);
+    await machine.sleep(50);
+    machine.fail("write", "ENOSPC", 1e9);
+    receive(100, 200);
+    await machine.sleep(3000);
+    assert.ok(told.full > 0);
+    await sink.abandon();
+    assert.equal(sink.flushLsn, at(100));
+    assert.equal(machine.sim.file(`inprogress/${NAMES[0]}`)?.content.length, MIB);
+  }));

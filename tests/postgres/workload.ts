@@ -1,0 +1,121 @@
+/** Work for real servers in tests: rows that are written, commits that were acknowledged, positions that were told. */
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Lsn, lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import type { Cluster } from "./cluster.ts";
+
+/** The table that all workloads write to. */
+export const TABLE = "CREATE TABLE work (id text PRIMARY KEY, payload text NOT NULL)";
+
+/** Clients that commit row after row, and remember what they were told is committed. */
+export class Ledger {
+  readonly acknowledged = new Set<string>();
+  /** Why clients ended, when not by `stop()`. */
+  readonly problems: string[] = [];
+  #running = true;
+  readonly #clients: Promise<void>[];
+
+  constructor(
+    cluster: Cluster,
+    options: {
+      readonly clients: number;
+      readonly payloadBytes: number;
+      readonly prefix?: string;
+      /** A rest after each commit, to leave the machine to others. */
+      readonly pauseMs?: number;
+    },
+  ) {
+    this.#clients = Array.from(
+      { length: options.clients },
+      (_, client) => this.#run(cluster, `${options.prefix ?? ""}${client}`, options),
+    );
+  }
+
+  async #run(
+    cluster: Cluster,
+    client: string,
+    { payloadBytes, pauseMs }: { readonly payloadBytes: number; readonly pauseMs?: number },
+  ): Promise<void> {
+    const sql = cluster.connect();
+    try {
+      for (let n = 0; this.#running; n++) {
+        const id = `${client}-${n}`;
+        // Random, so that it stays as large in WAL as it is.
+        const payload = randomBytes(Math.max(1, payloadBytes / 2)).toString("hex");
+        await sql.unsafe("INSERT INTO work VALUES ($1, $2)", [id, payload]);
+        this.acknowledged.add(id);
+        if (pauseMs !== undefined) await sleep(pauseMs);
+      }
+    } catch (error) {
+      // The server went away under us: that commit was not acknowledged, and nobody promised it.
+      this.problems.push((error as Error).message);
+    } finally {
+      await sql.end({ timeout: 1 }).catch(() => {});
+    }
+  }
+
+  /** Lets each client finish its commit. */
+  async stop(): Promise<void> {
+    this.#running = false;
+    await Promise.all(this.#clients);
+  }
+
+  /** The acknowledged commits that a server does not have. */
+  async missingOn(cluster: Cluster): Promise<readonly string[]> {
+    const rows = await cluster.sql<{ id: string }>("SELECT id FROM work");
+    const there = new Set(rows.map((row) => row.id));
+    return [...this.acknowledged].filter((id) => !there.has(id));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
+
+/** The content of the table, as one text. */
+export async function contentOf(cluster: Cluster): Promise<string> {
+  return await cluster.value(
+    "SELECT count(*) || ' ' || coalesce(md5(string_agg(id || payload, '' ORDER BY id)), '') FROM work",
+  );
+}
+
+/** Remembers the highest flush position that the server ever showed for a receiver. */
+export class FlushWatch {
+  highest: Lsn = lsn(0n);
+  observations = 0;
+  #running = true;
+  readonly #watch: Promise<void>;
+
+  constructor(cluster: Cluster, applicationName = "walvault") {
+    this.#watch = this.#run(cluster, applicationName);
+  }
+
+  async #run(cluster: Cluster, applicationName: string): Promise<void> {
+    const sql = cluster.connect();
+    try {
+      while (this.#running) {
+        const rows = await sql.unsafe(
+          `SELECT flush_lsn::text AS lsn FROM pg_stat_replication
+            WHERE application_name = '${applicationName}' AND flush_lsn IS NOT NULL`,
+        );
+        for (const row of rows) {
+          const flushLsn = parseLsn(row["lsn"]);
+          if (flushLsn > this.highest) this.highest = flushLsn;
+          this.observations++;
+        }
+        await sleep(5);
+      }
+    } finally {
+      await sql.end({ timeout: 1 }).catch(() => {});
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#running = false;
+    await this.#watch;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
