@@ -6,7 +6,7 @@
  * DIR and the PATHs. What is baked in can't be widened when it is run. `--output FILE` puts it elsewhere than dist/walvault.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -35,7 +35,11 @@ if (values.sandboxed !== (values.archive !== undefined)) {
     : { archive: at(values.archive), readable: values.read.map(at) };
   const output = at(values.output);
   mkdirSync(dirname(output), { recursive: true });
+  // Beside it first: a compile that fails must not take away the program that is there.
+  const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  const options = ["compile", "--frozen", ...permissionOptions(reach), "--output", output, "cli.ts"];
+  const options = ["compile", "--frozen", ...permissionOptions(reach), "--output", fresh, "cli.ts"];
   process.exitCode = spawnSync(command, [...first, ...options], { cwd: ROOT, stdio: "inherit" }).status ?? 1;
+  if (process.exitCode === 0) renameSync(fresh, output);
+  else rmSync(fresh, { force: true });
 }

@@ -1,6 +1,8 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import { timelineAt, type TimelineHistory } from "../wal/history.ts";
 import { type Lsn, lsn } from "../wal/lsn.ts";
+import { PAGE_BYTES } from "../wal/page.ts";
+import { isAllZero } from "../wal/scanner.ts";
 import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import type { Disk } from "./disk.ts";
@@ -13,10 +15,11 @@ import {
   IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
   nameOf,
+  parseInProgressName,
   temporaryName,
 } from "./layout.ts";
 import { keepConflict } from "./conflict.ts";
-import { scanSegmentFile } from "./segment_file.ts";
+import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
@@ -99,7 +102,10 @@ export class Archive {
     }
     // As PostgreSQL does it: the directory's own group mode decides for all below it.
     const group = (root.mode & 0o050) === 0o050;
-    const modes = group ? { file: 0o640, directory: 0o750 } : { file: 0o600, directory: 0o700 };
+    const modes = group
+      // The set-group-ID bit goes on too: files then belong to the directory's group, whoever writes.
+      ? { file: 0o640, directory: 0o750 | (root.mode & 0o2000) }
+      : { file: 0o600, directory: 0o700 };
     return new Archive(disk, options, modes, identity);
   }
 
@@ -138,6 +144,23 @@ export class Archive {
       if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);
     }
     await this.disk.syncDirectory(".");
+    await this.#removeUnused(own);
+  }
+
+  /** Removes what an earlier run had laid ahead and never used: it holds nothing, and its turn may never come. */
+  async #removeUnused(identity: ArchiveIdentity): Promise<void> {
+    for (const name of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
+      const parsed = parseInProgressName(name, identity.segmentSize);
+      if (parsed === undefined || parsed.savedCount !== undefined) continue;
+      const path = `${IN_PROGRESS_DIRECTORY}/${name}`;
+      const unused = await withFile(this.disk, path, async (file) => {
+        const start = new Uint8Array(PAGE_BYTES);
+        await file.read(start, 0);
+        // The first page is enough to see that a file is in use; all of it, to see that it is not.
+        return isAllZero(start) && await countWrittenBytes(file) === 0;
+      });
+      if (unused === true) await removeName(this.disk, path);
+    }
   }
 
   /**
@@ -214,6 +237,8 @@ export class Archive {
       (file) => scanSegmentFile(file, { startLsn: segmentStart(number, segmentSize), segmentSize }),
     );
     const ends = [scan?.openRecordLsn, scan?.lastRecordLsn];
+    // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
+    if (ends[1] === undefined) return [];
     return ends.filter((end) => end !== undefined);
   }
 }

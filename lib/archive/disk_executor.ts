@@ -174,12 +174,16 @@ export function runDiskThread(
     const submitted = Atomics.load(control, protocol.submitted);
     while (done !== submitted) {
       const slot = done & (protocol.slots - 1);
-      if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) return;
+      if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) {
+        Atomics.notify(control, protocol.completed);
+        return;
+      }
       perform(done, slot);
       // Sequence numbers are 32-bit words of shared memory, and wrap.
       done = (done + 1) | 0;
       Atomics.store(control, protocol.completed, done);
-      Atomics.notify(control, protocol.completed);
+      // A write and its sync come together: one wake-up for both, and that is half of all there are.
+      if (done === Atomics.load(control, protocol.submitted)) Atomics.notify(control, protocol.completed);
     }
   }
 }

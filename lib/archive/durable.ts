@@ -164,28 +164,33 @@ export async function copyAnew(
 const COMPARE_BYTES = 256 * 1024;
 
 /**
- * Offset of the first byte below `bytes` that differs between two files; `undefined` when none does.
+ * Offset of the first byte from `start` up to, not including, `end` that differs between two files; `undefined` when
+ * none does.
  *
  * A file that is absent or ends early differs where it ends.
  */
 export async function firstDifference(
   disk: Disk,
   paths: readonly [string, string],
-  bytes: number,
+  range: { readonly start: number; readonly end: number },
 ): Promise<number | undefined> {
   const difference = await withFile(disk, paths[0], (a) =>
     withFile(disk, paths[1], async (b) => {
-      const at = await firstDifferenceInFiles(a, b, bytes);
+      const at = await firstDifferenceInFiles(a, b, range);
       return { at };
     }));
-  return difference === undefined ? 0 : difference.at;
+  return difference === undefined ? range.start : difference.at;
 }
 
-async function firstDifferenceInFiles(a: DiskFile, b: DiskFile, bytes: number): Promise<number | undefined> {
-  const left = new Uint8Array(Math.min(COMPARE_BYTES, bytes));
+async function firstDifferenceInFiles(
+  a: DiskFile,
+  b: DiskFile,
+  { start, end }: { readonly start: number; readonly end: number },
+): Promise<number | undefined> {
+  const left = new Uint8Array(Math.min(COMPARE_BYTES, Math.max(0, end - start)));
   const right = new Uint8Array(left.length);
-  for (let position = 0; position < bytes; position += left.length) {
-    const want = Math.min(left.length, bytes - position);
+  for (let position = start; position < end; position += left.length) {
+    const want = Math.min(left.length, end - position);
     const gotLeft = await a.read(left.subarray(0, want), position);
     const gotRight = await b.read(right.subarray(0, want), position);
     const shorter = Math.min(gotLeft, gotRight);

@@ -68,7 +68,12 @@ export interface Modes {
 
 interface SavedCopy {
   readonly path: string;
-  /** End of valid WAL: below it a difference is a conflict. */
+  /**
+   * Where the first record begins. Before it stands the rest of one from the segment before, whose CRC is not here:
+   * a power cut may have left a hole there that nothing shows.
+   */
+  readonly provenBytes: number;
+  /** End of valid WAL: from the first record up to it a difference is a conflict. */
   readonly validBytes: number;
   /** The copy may go only when the new one has passed this. */
   readonly writtenBytes: number;
@@ -344,8 +349,10 @@ export class SegmentWriter {
       if (parsed?.savedCount === undefined || !entry.startsWith(name)) continue;
       const path = `${IN_PROGRESS_DIRECTORY}/${entry}`;
       await withFile(this.disk, path, async (file) => {
-        const validBytes = Number((await this.#scan(file, number)).endLsn - startLsn);
-        copies.push({ path, validBytes, writtenBytes: await countWrittenBytes(file) });
+        const scan = await this.#scan(file, number);
+        const validBytes = Number(scan.endLsn - startLsn);
+        const provenBytes = Number((scan.firstRecordLsn ?? scan.endLsn) - startLsn);
+        copies.push({ path, provenBytes, validBytes, writtenBytes: await countWrittenBytes(file) });
       });
     }
     return await this.#withoutRepeats(copies, name);
@@ -382,7 +389,11 @@ export class SegmentWriter {
   }
 
   async #hasBytesOf(copy: SavedCopy, shorter: SavedCopy): Promise<boolean> {
-    return await firstDifference(this.disk, [shorter.path, copy.path], shorter.writtenBytes) === undefined;
+    return await firstDifference(this.disk, [shorter.path, copy.path], {
+      start: 0,
+      end: shorter.writtenBytes,
+    }) ===
+      undefined;
   }
 
   async #firstWithSameBytes(kept: readonly SavedCopy[], copy: SavedCopy): Promise<SavedCopy | undefined> {
@@ -398,7 +409,8 @@ export class SegmentWriter {
     if (passed.length === 0) return;
     const growing = inProgressPath(segment.name);
     for (const saved of passed) {
-      const difference = await firstDifference(this.disk, [saved.path, growing], saved.validBytes);
+      const range = { start: saved.provenBytes, end: saved.validBytes };
+      const difference = await firstDifference(this.disk, [saved.path, growing], range);
       if (difference !== undefined) {
         const at = (bytes: number) => formatLsn(advance(segment.startLsn, bytes));
         this.#refuse(
@@ -509,7 +521,10 @@ export class SegmentWriter {
   async #compareWithPublished(segment: OpenSegment): Promise<void> {
     const growing = inProgressPath(segment.name);
     const paths = [growing, segment.name] as const;
-    const difference = await firstDifference(this.disk, paths, Number(this.identity.segmentSize));
+    const difference = await firstDifference(this.disk, paths, {
+      start: 0,
+      end: Number(this.identity.segmentSize),
+    });
     if (difference === undefined) {
       // Whoever linked it may not have synced it.
       await withFile(this.disk, segment.name, (file) => file.sync());

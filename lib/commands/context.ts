@@ -23,8 +23,8 @@ export const EXIT = { done: 0, no: 1, usage: 2, failed: 3 } as const;
 
 /** How much a command says, and how. */
 export interface Verbosity {
-  readonly verbose: boolean;
-  readonly quiet: boolean;
+  readonly verbose?: boolean;
+  readonly quiet?: boolean;
   readonly logFormat: "text" | "json";
 }
 

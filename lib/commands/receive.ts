@@ -138,10 +138,11 @@ function lockArchive(directory: string, mode: number): FileLock {
 }
 
 async function stream(archive: Archive, receiving: Receiving, context: CommandContext): Promise<number> {
-  const { options, settings, log } = receiving;
+  const { options, settings } = receiving;
   const live = new LiveLine(context.stderr, realClock, {
-    enabled: !options.quiet && options.logFormat === "text",
+    enabled: options.quiet !== true && options.logFormat === "text",
   });
+  const log = live.above(receiving.log);
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
@@ -161,7 +162,7 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
       connect(settings, { log, accept, signal }),
     archive: new ReceivingArchive(archive, { clock: realClock, events }),
     clock: realClock,
-    log: live.above(log),
+    log,
     random: Math.random,
     onPosition: (now: LegPosition) => {
       position = now;
@@ -177,7 +178,7 @@ async function stream(archive: Archive, receiving: Receiving, context: CommandCo
     stallTimeoutMs: options.stallTimeout,
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
-  const { slot, createSlot, endpos: endLsn, loop } = options;
+  const { slot, createSlot = false, endpos: endLsn, loop } = options;
   try {
     const end = await receiveWal(dependencies, {
       slot,

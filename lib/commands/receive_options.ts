@@ -8,15 +8,15 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly connection?: string;
   readonly archive?: string;
   readonly slot?: string;
-  readonly createSlot: boolean;
-  readonly dropSlot: boolean;
+  readonly createSlot?: boolean;
+  readonly dropSlot?: boolean;
   readonly endpos?: Lsn;
   readonly loop: boolean;
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
   readonly hardLinks: boolean;
-  readonly json: boolean;
+  readonly json?: boolean;
 }
 
 /** `receive` for the command line: its options, and what it does. */
@@ -24,7 +24,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
   return new Command("receive")
     .summary("stream WAL from a server into the archive, for ever")
     .description(
-      "Streams WAL from a PostgreSQL server into an archive directory, record by record, and tells the server what is\n" +
+      "Streams WAL from a PostgreSQL server into an archive directory, record by record, and tells the server what is " +
         "safe on disk. It goes on after every disconnect, restart and failover from the first byte that is missing.",
     )
     .option(
@@ -40,8 +40,8 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       "replication slot: the server keeps the WAL that is not yet received",
       slotNameOption,
     )
-    .option("--create-slot", "make the slot if it is not there, and reserve WAL at once", false)
-    .option("--drop-slot", "drop the slot and exit", false)
+    .option("--create-slot", "make the slot if it is not there, and reserve WAL at once")
+    .option("--drop-slot", "drop the slot and exit")
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
     .addOption(
@@ -55,12 +55,12 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       "--no-hard-links",
       "for file systems without hard links, where nothing else writes to the archive",
     )
-    .option("--json", "at the end, print where receiving stopped, as one JSON object", false)
+    .option("--json", "at the end, print where receiving stopped, as one JSON object")
     .addOption(
       new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),
     )
-    .option("-v, --verbose", "log every message of interest", false)
-    .option("-q, --quiet", "log errors only", false)
+    .option("-v, --verbose", "log also each connection and each segment")
+    .option("-q, --quiet", "log errors only")
     .addHelpText(
       "after",
       `

@@ -13,8 +13,19 @@ const ADVICE: readonly { readonly sqlState: string; readonly message?: RegExp; r
   },
   {
     sqlState: "28000",
-    message: /role|user/i,
+    message: /role .* does not exist/i,
     next: "make the role on the server: CREATE ROLE name REPLICATION LOGIN PASSWORD '…'",
+  },
+  {
+    sqlState: "28000",
+    message: /not permitted to log in/i,
+    next: "let the role log in on the server: ALTER ROLE name LOGIN",
+  },
+  {
+    sqlState: "28000",
+    message: /^(Peer|Ident|certificate) authentication failed/,
+    next:
+      "name the role after this user or certificate, map them in the server's pg_ident.conf, or ask for a password in pg_hba.conf",
   },
   { sqlState: "42501", next: "give the role the right on the server: ALTER ROLE name REPLICATION" },
   {
@@ -25,7 +36,12 @@ const ADVICE: readonly { readonly sqlState: string; readonly message?: RegExp; r
   { sqlState: "55006", next: "stop the other receiver, or give this one a slot of its own" },
   {
     sqlState: "55000",
-    message: /slot/i,
+    message: /logical replication slot/i,
+    next: "choose another slot name: this slot is a logical one, want a physical one",
+  },
+  {
+    sqlState: "55000",
+    message: /no longer .*slot/i,
     next:
       "the slot has lost its WAL: drop it with --drop-slot, make it again with --create-slot, and fill the gap from the server's own archive",
   },

@@ -47,6 +47,8 @@ export type ConnectionErrorKind =
   /** Nobody listens there, or the way is blocked. */
   | "refused"
   | "timeout"
+  /** The sandbox this program runs in does not let it. */
+  | "forbidden"
   /** It was there and is gone: closed by the server, by the network or by us. */
   | "closed"
   /** No TLS where it is wanted, or the certificate is not good. */

@@ -43,7 +43,7 @@ export function afterFailure(error: unknown, history: { readonly streamed: boole
   if (history.streamed) return "retry";
   if (error instanceof PermanentError || error instanceof ProtocolError) return "stop";
   if (error instanceof ConnectionError) {
-    return ["tls", "auth", "protocol", "unsuitable"].includes(error.kind) ? "stop" : "retry";
+    return ["tls", "auth", "protocol", "unsuitable", "forbidden"].includes(error.kind) ? "stop" : "retry";
   }
   if (!(error instanceof Error)) return "stop";
   const { code } = error as { code?: unknown };

@@ -80,6 +80,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
   #stall: NotYetError | undefined;
   #ended: "end-reached" | "stopped" | undefined;
   #cancelTick: (() => void) | undefined;
+  /** What the sink gave up for. */
+  #archiveFailure: { readonly error: unknown } | undefined;
   #fail: (error: unknown) => void = () => {};
   /** Settles when the leg must end for a reason of ours. */
   readonly #failed = new Promise<never>((_resolve, reject) => {
@@ -102,7 +104,13 @@ class RunningLeg implements WalStreamHandler, LegListener {
     const { archive, source, startLsn, lineage, slot } = this.options;
     const { clock, timing } = this.options;
     const opening = archive.openLeg({ startLsn, lineage }, this);
-    const sink = await withinStop(opening, { clock, timeoutMs: timing.stopTimeoutMs }, signal);
+    const sink = await withinStop(opening, { clock, timeoutMs: timing.stopTimeoutMs }, signal).catch(
+      (error) => {
+        // What a stalled disk opens when nobody waits any more must not stay open.
+        opening.then((late) => late.abandon()).catch(() => {});
+        throw error;
+      },
+    );
     this.#sink = sink;
     const onAbort = () => this.#stop("stopped");
     try {
@@ -124,6 +132,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
       this.#stopAtEnd();
       const end = await Promise.race([stream.ended, this.#failed]);
       await this.#settle(sink, signal);
+      // The server's end was in order; what the archive has to say about the last bytes may not be.
+      if (this.#archiveFailure !== undefined) throw this.#archiveFailure.error;
       return this.#ended === "end-reached" ? { kind: "end-reached" } : end;
     } catch (error) {
       // The connection must not stay open behind a disk that stalls: the server would wait for it at its shutdown.
@@ -179,6 +189,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   }
 
   onFailure(error: unknown): void {
+    this.#archiveFailure ??= { error };
     this.#fail(error);
   }
 

@@ -14,7 +14,7 @@ import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
 import type { Reporter } from "./reporter.ts";
-import { firstMissingSegment, newestTimeline, planStart, type StartPlan } from "./start.ts";
+import { firstMissingSegment, newestTimeline, planStart, type StartFacts, type StartPlan } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
@@ -71,24 +71,14 @@ export class Preparation {
     const segmentSize = parseSegmentSize(await source.show("wal_segment_size"));
     await archive.claim({ systemIdentifier: system.systemIdentifier, segmentSize });
     const contents = await archive.contents();
-    const newest = newestTimeline(contents);
-    if (newest !== undefined && newest > system.timeline) {
-      throw onOldTimeline(source, system.timeline, newest);
-    }
+    const newest = newestTimeline(contents) ?? system.timeline;
+    if (newest > system.timeline) throw onOldTimeline(source, system.timeline, newest);
     const lineage = await this.#lineage(source, system.timeline, contents.histories);
-    const empty = firstMissingSegment({ contents, lineage, segmentSize }) === undefined;
-    const slot = await this.#slot(source, empty);
-    const plan = planStart({ contents, lineage, segmentSize, serverFlushLsn: system.flushLsn, slot });
-    if (plan.kind === "old-timeline") throw onOldTimeline(source, system.timeline, plan.archiveTimeline);
-    if (plan.kind === "server-behind") {
-      throw new NotYetError(
-        `Cannot receive from ${source.address} yet: its WAL ends at ${
-          formatLsn(system.flushLsn)
-        }, the archive's at ${
-          formatLsn(plan.startLsn)
-        } on timeline ${plan.timeline}; if this server was restored from an older state, it needs a new archive directory`,
-      );
-    }
+    const facts = { contents, lineage, segmentSize, serverFlushLsn: system.flushLsn };
+    // Before the slot: none is left behind on a server that will not do.
+    startOf({ ...facts, slot: undefined }, source);
+    const slot = await this.#slot(source, firstMissingSegment(facts) === undefined);
+    const plan = startOf({ ...facts, slot }, source);
     if (plan.origin === "server") {
       this.options.reporter.warnOnce("starting at the server's current position", {
         startLsn: formatLsn(plan.startLsn),
@@ -197,6 +187,25 @@ export class Preparation {
     }
     this.#slotCreated.add(source);
     return true;
+  }
+}
+
+/** @throws when receiving cannot begin on this server. */
+function startOf(facts: StartFacts, source: WalSource): StartPlan & { readonly kind: "start" } {
+  const plan = planStart(facts);
+  switch (plan.kind) {
+    case "start":
+      return plan;
+    case "old-timeline":
+      throw onOldTimeline(source, facts.lineage.timeline, plan.archiveTimeline);
+    case "server-behind":
+      throw new NotYetError(
+        `Cannot receive from ${source.address} yet: its WAL ends at ${
+          formatLsn(facts.serverFlushLsn)
+        }, the archive's at ${
+          formatLsn(plan.startLsn)
+        } on timeline ${plan.timeline}; if this server was restored from an older state, it needs a new archive directory`,
+      );
   }
 }
 

@@ -1,4 +1,4 @@
-import { type Log, type LogFields, messageChain } from "../log.ts";
+import { type Log, messageChain } from "../log.ts";
 
 /** Tells what an operator should know once, not at each try. */
 export class Reporter {
@@ -8,7 +8,7 @@ export class Reporter {
   constructor(private readonly log: Log) {}
 
   /** A warning that holds for the whole run. */
-  warnOnce(event: string, fields: LogFields): void {
+  warnOnce(event: string, fields: Readonly<Record<string, string | number>>): void {
     const text = event + JSON.stringify(fields);
     if (this.#warned.has(text)) return;
     this.#warned.add(text);
@@ -25,7 +25,7 @@ export class Reporter {
 
   /** What ended a connection, or keeps it from going on. */
   disconnected(error: unknown): void {
-    const { hint } = error as { hint?: unknown };
+    const hint = error instanceof Error && "hint" in error ? error.hint : undefined;
     this.problem("disconnected", {
       error: messageChain(error),
       ...(typeof hint === "string" ? { hint } : {}),

@@ -13,14 +13,27 @@ export interface SynchronousStandbys {
  * @see src/backend/replication/syncrep_gram.y (PostgreSQL 10 to 18)
  */
 export function parseSynchronousStandbys(setting: string): SynchronousStandbys | undefined {
-  const list = /^\s*(?:(?:FIRST\s+|ANY\s+)?([0-9]+)\s*\(([^()]*)\)|([^()]*))\s*$/i.exec(setting);
-  const text = list?.[2] ?? list?.[3];
-  if (text === undefined || text.trim() === "") return undefined;
+  const text = setting.trim();
+  const head = /^(?:(?:FIRST|ANY)\s+)?([0-9]+)\s*\(/i.exec(text);
+  if (head !== null && !text.endsWith(")")) return undefined;
+  const names = parseNames(head === null ? text : text.slice(head[0].length, -1));
+  return names === undefined ? undefined : { count: Number(head?.[1] ?? "1"), names };
+}
+
+/** One name and what follows it; the text comes from a server, so no part of it is looked at twice. */
+const NAME = /\s*(?:"((?:[^"]|"")*)"|([^"(),\s]+))\s*(,|$)/y;
+
+/** `undefined` when it is no list of names. */
+function parseNames(list: string): readonly string[] | undefined {
   const names: string[] = [];
-  for (const match of text.matchAll(/\s*(?:"((?:[^"]|"")*)"|([^",\s]+))\s*(?:,|$)/g)) {
-    names.push(match[1] !== undefined ? match[1].replaceAll('""', '"') : (match[2] ?? "").toLowerCase());
+  NAME.lastIndex = 0;
+  for (;;) {
+    const match = NAME.exec(list);
+    if (match === null) return undefined;
+    const [, quoted, plain = "", separator] = match;
+    names.push(quoted === undefined ? plain.toLowerCase() : quoted.replaceAll('""', '"'));
+    if (separator === "") return names;
   }
-  return { count: Number(list?.[1] ?? "1"), names };
 }
 
 /** What the operator should know when commits wait for this standby. */

@@ -141,5 +141,6 @@ function explainSql(error: unknown, doing: string): unknown {
   const { severity, sqlState, serverMessage: message, detail, fields } = error;
   const hint = "Before PostgreSQL 15 a slot can be read over an ordinary connection only: " +
     "give the role one in pg_hba.conf, and a database with dbname=";
-  return new ServerError(doing, { severity, sqlState, message, detail, hint, fields }, { cause: error });
+  const said = { severity, sqlState, message, detail, hint: undefined, fields };
+  return new ServerError(doing, said, { cause: error, hint });
 }

@@ -213,14 +213,36 @@ const KINDS: ReadonlyMap<unknown, ConnectionErrorKind> = new Map([
 ]);
 
 function connectFailure(cause: unknown, host: Host): ConnectionError {
+  const text = `Cannot connect to ${formatAddress(host)}: ${messageOf(cause)}`;
+  if (isForbidden(cause)) {
+    return new ConnectionError("forbidden", text, {
+      cause,
+      hint: `allow it with --allow-net=${
+        formatAddress(host)
+      }, or for a socket also --allow-read and --allow-write`,
+    });
+  }
   const kind = cause instanceof ProtocolError
     ? "protocol"
     : KINDS.get((cause as { readonly code?: unknown }).code) ?? "refused";
-  return new ConnectionError(kind, `Cannot connect to ${formatAddress(host)}: ${messageOf(cause)}`, {
-    cause,
-  });
+  return new ConnectionError(kind, text, { cause, hint: CONNECT_ADVICE.get(kind) });
 }
 
+/** The sandbox says so in two ways: for names as if the name server had, for addresses with an error of its own. */
+function isForbidden(error: unknown): boolean {
+  const { name, code } = error as { readonly name?: unknown; readonly code?: unknown };
+  return name === "NotCapable" || code === "EPERM";
+}
+
+/** The next command for what the network refuses. */
+const CONNECT_ADVICE: ReadonlyMap<ConnectionErrorKind, string> = new Map([
+  ["refused", "look whether the server runs, and whether its listen_addresses and port are these"],
+  ["unresolved", "look for a mistake in host=, or give the address with hostaddr="],
+  ["timeout", "look whether a firewall is in the way, or raise connect_timeout="],
+]);
+
 function messageOf(error: unknown): string {
+  // A name with several addresses: the runtimes give the causes, and no message.
+  if (error instanceof AggregateError) return error.errors.map(messageOf).join(", ");
   return error instanceof Error && error.message !== "" ? error.message : String(error);
 }

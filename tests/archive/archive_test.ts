@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -13,7 +21,7 @@ import { lsn } from "../../lib/wal/lsn.ts";
 import { segmentSize } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { IDENTITY, NAMES, NAMING, onSimDisk, START, walOf } from "./on_sim_disk.ts";
-import { MIB } from "../wal/wal_builder.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 
 const userId = process.geteuid?.();
@@ -81,7 +89,10 @@ test("Archive.open() refuses what is no archive, and says what to do", async () 
     await refused(disk, /it has no archive\.json but 1 other entry \("b\.txt"\); use an empty directory/);
     writeFileSync(join(root, "a.txt"), "");
     for (const name of NAMES.slice(0, 2)) writeFileSync(join(root, name), "");
-    await refused(disk, /but 4 other entries \("000000010000000000000003", "000000010000000000000004", "a\.txt"\)/);
+    await refused(
+      disk,
+      /but 4 other entries \("000000010000000000000003", "000000010000000000000004", "a\.txt"\)/,
+    );
   });
   // An archive whose identity is gone is nobody's empty directory.
   await onDisk(async (disk, root) => {
@@ -171,7 +182,10 @@ test("storeHistory() stores once, takes the same again, and keeps another one ap
     for (let i = 0; i < 2; i++) {
       await assert.rejects(archive.storeHistory(timeline, other), (error: Error) => {
         assert.ok(error instanceof ArchiveConflictError);
-        assert.match(error.message, /^Cannot store 00000002\.history: the archive has another history of timeline 2/);
+        assert.match(
+          error.message,
+          /^Cannot store 00000002\.history: the archive has another history of timeline 2/,
+        );
         assert.match(error.message, /conflicts\/00000002\.history-[0-9a-f]{8}"; two servers were promoted/);
         return true;
       });
@@ -198,4 +212,17 @@ test("planLeg() tells the records that the next segment may point back to", () =
     // The open record at the segment's end, and the last whole one.
     assert.equal(backLinks.length, 2);
     for (const link of backLinks) assert.ok(link > START && link < START + BigInt(MIB));
+  }));
+
+test("planLeg() asks for no link where the record before an open one began in an earlier segment", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    // The second segment holds the end of one record and the beginning of another.
+    const records = [{ totalBytes: 1_300_000 }, { totalBytes: 1_500_000 }];
+    const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+    for (const index of [0, 1]) writeFileSync(join(root, NAMES[index]!), segments[index]!);
+    const { backLinks } = await archive.planLeg(lsn(START + 2n * BigInt(MIB)), emptyHistory(timelineId(1)));
+    // The server may have given the open record up, and then the first record follows the one before it.
+    assert.deepEqual(backLinks, []);
   }));

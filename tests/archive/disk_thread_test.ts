@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -94,8 +102,10 @@ test("the disk thread tells what stands under a name, and follows no link", () =
     await assert.rejects(disk.open("link"), code("ELOOP"));
     await assert.rejects(disk.create("link", 0o600), code("EEXIST"));
     symlinkSync("directory", join(root, "directory_link"));
-    await assert.rejects(disk.syncDirectory("directory_link"), (error) =>
-      code("ELOOP")(error) || code("ENOTDIR")(error));
+    await assert.rejects(
+      disk.syncDirectory("directory_link"),
+      (error) => code("ELOOP")(error) || code("ENOTDIR")(error),
+    );
   }));
 
 test("the disk thread's errors carry the system's code", () =>

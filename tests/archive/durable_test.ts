@@ -76,7 +76,9 @@ test("addName() says what to do where there are no hard links", () =>
       }) as Disk;
       await assert.rejects(
         addName(without, { from: "a", to: "b" }, { hardLinks: true }),
-        new RegExp(`Cannot link "/archive/b": this file system has no hard links \\(${code}\\); use another one, or --no-hard-links`),
+        new RegExp(
+          `Cannot link "/archive/b": this file system has no hard links \\(${code}\\); use another one, or --no-hard-links`,
+        ),
       );
     }
   }));
@@ -114,20 +116,27 @@ test("firstDifference() finds the first byte that differs, and where a file ends
     await put(disk, "a", long);
     await put(disk, "b", long);
     const files = ["a", "b"] as const;
-    assert.equal(await firstDifference(disk, files, 600_000), undefined);
-    assert.equal(await firstDifference(disk, files, 0), undefined);
-    assert.equal(await firstDifference(disk, files, 600_001), 600_000);
-    assert.equal(await firstDifference(disk, ["a", "absent"], 5), 0);
-    assert.equal(await firstDifference(disk, ["absent", "a"], 5), 0);
+    assert.equal(await firstDifference(disk, files, { start: 0, end: 600_000 }), undefined);
+    assert.equal(await firstDifference(disk, files, { start: 0, end: 0 }), undefined);
+    assert.equal(await firstDifference(disk, files, { start: 0, end: 600_001 }), 600_000);
+    assert.equal(await firstDifference(disk, ["a", "absent"], { start: 0, end: 5 }), 0);
+    assert.equal(await firstDifference(disk, ["absent", "a"], { start: 0, end: 5 }), 0);
     for (const position of [0, 1, 262_143, 262_144, 599_999]) {
       const other = long.slice();
       other[position] = 1;
       await put(disk, `at${position}`, other);
-      assert.equal(await firstDifference(disk, ["a", `at${position}`], 600_000), position);
-      assert.equal(await firstDifference(disk, [`at${position}`, "b"], position), undefined);
+      assert.equal(await firstDifference(disk, ["a", `at${position}`], { start: 0, end: 600_000 }), position);
+      assert.equal(
+        await firstDifference(disk, [`at${position}`, "b"], { start: 0, end: position }),
+        undefined,
+      );
     }
+    assert.equal(await firstDifference(disk, ["a", "at262143"], { start: 262_144, end: 600_000 }), undefined);
+    assert.equal(await firstDifference(disk, ["a", "at262143"], { start: 262_143, end: 600_000 }), 262_143);
+    assert.equal(await firstDifference(disk, ["a", "at0"], { start: 5, end: 5 }), undefined);
+    assert.equal(await firstDifference(disk, ["a", "absent"], { start: 5, end: 9 }), 5);
     await put(disk, "short", long.subarray(0, 300_000));
-    assert.equal(await firstDifference(disk, ["a", "short"], 600_000), 300_000);
+    assert.equal(await firstDifference(disk, ["a", "short"], { start: 0, end: 600_000 }), 300_000);
   }));
 
 test("copyAnew() writes and syncs a copy, and leaves none when it fails", () =>

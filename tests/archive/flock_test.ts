@@ -18,7 +18,12 @@ function holder(path: string) {
   const isDeno = "Deno" in globalThis;
   const code = `import process from "node:process";\n${source}`;
   const child = isDeno
-    ? spawn(process.execPath, ["run", "--allow-all", "--no-check", `data:text/typescript,${encodeURIComponent(code)}`])
+    ? spawn(process.execPath, [
+      "run",
+      "--allow-all",
+      "--no-check",
+      `data:text/typescript,${encodeURIComponent(code)}`,
+    ])
     : spawn(process.execPath, ["-e", code]);
   const said = once(child.stdout, "data").then(([text]) => String(text).trim());
   const end = async () => {

@@ -21,7 +21,9 @@ test("joinRuns() holds each segment once, in order, and no other", () => {
     const held: string[] = [];
     for (const run of runs) {
       assert.ok(run.firstNumber < run.endNumber);
-      for (let number = run.firstNumber as bigint; number < run.endNumber; number++) held.push(`${run.timeline}/${number}`);
+      for (let number = run.firstNumber as bigint; number < run.endNumber; number++) {
+        held.push(`${run.timeline}/${number}`);
+      }
     }
     const want = new Set(given.map(({ timeline, number }) => `${timeline}/${number}`));
     assert.equal(held.length, want.size);
@@ -36,7 +38,8 @@ test("joinRuns() holds each segment once, in order, and no other", () => {
 });
 
 test("takeInventory() finds segments in every form, histories, unfinished segments and what is not ours", () => {
-  const name = (timeline: number, number: bigint) => segmentName(timelineId(timeline), segmentNumber(number), SIZE);
+  const name = (timeline: number, number: bigint) =>
+    segmentName(timelineId(timeline), segmentNumber(number), SIZE);
   const inventory = takeInventory({
     archive: [
       name(1, 5n),

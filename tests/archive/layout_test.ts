@@ -62,7 +62,9 @@ test("parseInProgressName() takes growing files and saved copies, and nothing el
   assert.deepEqual(parseInProgressName(NAME, SIZE), { ...segment, savedCount: undefined });
   assert.deepEqual(parseInProgressName(`${NAME}.saved-1`, SIZE), { ...segment, savedCount: 1 });
   assert.deepEqual(parseInProgressName(`${NAME}.saved-120`, SIZE), { ...segment, savedCount: 120 });
-  for (const end of [".saved-0", ".saved-01", ".saved-", ".saved-1x", ".saved-9999999999", ".tmp", ".zst", "\n"]) {
+  for (
+    const end of [".saved-0", ".saved-01", ".saved-", ".saved-1x", ".saved-9999999999", ".tmp", ".zst", "\n"]
+  ) {
     assert.equal(parseInProgressName(NAME + end, SIZE), undefined, end);
   }
   assert.equal(parseInProgressName("0000000A0000000100000100", SIZE), undefined);

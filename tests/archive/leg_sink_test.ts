@@ -4,14 +4,30 @@ import { BUFFER_BYTES, LegSink } from "../../lib/archive/leg_sink.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { MIB } from "../wal/wal_builder.ts";
-import { IDENTITY, legAt, type Machine, MODES, NAMES, NAMING, onSimDisk, recordEvents, START, walOf } from "./on_sim_disk.ts";
+import {
+  IDENTITY,
+  legAt,
+  type Machine,
+  MODES,
+  NAMES,
+  NAMING,
+  onSimDisk,
+  recordEvents,
+  START,
+  walOf,
+} from "./on_sim_disk.ts";
 
 const WAL = walOf({ bytes: 14 * MIB });
 const MEMORY = new Uint8Array(BUFFER_BYTES);
 
 async function open(machine: Machine) {
   await machine.disk.makeDirectory("inprogress", 0o700);
-  const options = { modes: MODES, naming: NAMING, events: recordEvents(), zeros: SegmentWriter.zeroPiece(machine.disk) };
+  const options = {
+    modes: MODES,
+    naming: NAMING,
+    events: recordEvents(),
+    zeros: SegmentWriter.zeroPiece(machine.disk),
+  };
   const writer = new SegmentWriter(machine.disk, IDENTITY, legAt(), options);
   const told = { progress: 0, full: 0, failures: [] as unknown[] };
   const sink = new LegSink(writer, {
@@ -61,15 +77,19 @@ test("group commit: one sync is under way at a time, and what comes meanwhile is
     machine.operations.length = 0;
     receive(100, 200);
     for (let i = 2; i < 50; i++) {
-      await machine.sleep(0.5);
+      await machine.sleep(4);
       receive(i * 100, i * 100 + 100);
     }
-    await machine.sleep(300);
+    await machine.sleep(500);
     assert.equal(sink.flushLsn, at(5000));
-    const own = machine.operations.filter((line) => line.includes(NAMES[0]!) && /^(write|sync)/.test(line) && !line.includes("+262144"));
+    const own = machine.operations.filter((line) =>
+      line.includes(NAMES[0]!) && /^(write|sync)/.test(line) && !line.includes("+262144")
+    );
     const syncs = own.filter((line) => line.startsWith("sync")).length;
-    assert.ok(syncs >= 2 && syncs <= 6, own.join("\n"));
-    for (const [index, line] of own.entries()) assert.equal(line.startsWith("write"), index % 2 === 0, own.join("\n"));
+    assert.ok(syncs >= 3 && syncs <= 25, own.join("\n"));
+    for (const [index, line] of own.entries()) {
+      assert.equal(line.startsWith("write"), index % 2 === 0, own.join("\n"));
+    }
     await sink.finish();
   }));
 
@@ -101,25 +121,27 @@ test("a disk that stalls: the reader is told to pause, what it had read is kept,
     const { sink, receive, told } = await open(machine);
     receive(0, 100);
     await machine.sleep(50);
+    // The buffer takes all that is not yet written.
+    assert.equal(sink.idle, true);
     machine.sim.stalls.push({ fromOperation: 0, durationMs: 10_000 });
-    for (let offset = 100; offset < 7 * MIB; offset += 100_000) {
-      assert.equal(sink.congested, false);
-      receive(offset, Math.min(offset + 100_000, 7 * MIB + 100));
-    }
-    receive(Number(sink.receivedLsn - START), 8 * MIB - 1);
-    assert.equal(sink.congested, true);
-    receive(8 * MIB - 1, 12 * MIB);
+    // Up to the mark the reader may go on; what it had read by then is kept, in the buffer and a little beyond.
+    let offset = 100;
+    for (; !sink.congested; offset += 10_000) receive(offset, offset + 10_000);
+    assert.ok(offset > BUFFER_BYTES / 2 && offset < BUFFER_BYTES, `${offset}`);
+    const end = BUFFER_BYTES + 4 * MIB;
+    receive(offset, end - 100);
+    receive(end - 100, end);
     assert.throws(
-      () => sink.push(WAL.subarray(12 * MIB, 12 * MIB + 1000)),
+      () => sink.push(WAL.subarray(end, end + 1000)),
       new RangeError("Cannot buffer 1000 bytes of WAL: the disk is too far behind"),
     );
-    assert.equal(sink.receivedLsn, at(12 * MIB));
+    assert.equal(sink.receivedLsn, at(end));
     assert.equal(sink.congested, true);
     await sink.finish();
     assert.equal(sink.congested, false);
-    assert.equal(sink.flushLsn, at(12 * MIB));
+    assert.equal(sink.flushLsn, at(end));
     assert.deepEqual(told.failures, []);
-    for (let index = 0; index < 12; index++) {
+    for (let index = 0; index < end / MIB; index++) {
       const name = `0000000100000000000000${(3 + index).toString(16).toUpperCase().padStart(2, "0")}`;
       const want = WAL.slice(index * MIB, (index + 1) * MIB);
       assert.deepEqual(machine.sim.file(name)?.content.slice(), want, name);
@@ -136,7 +158,7 @@ for (const kind of ["create", "write", "link", "syncDirectory", "unlink"] as con
         await machine.sleep(30);
       }
       await sink.finish();
-      assert.ok(told.full >= 3 && told.full <= 6, `${told.full} times`);
+      assert.ok(told.full >= 1 && told.full <= 6, `${told.full} times`);
       assert.deepEqual(told.failures, []);
       assert.equal(sink.flushLsn, at(2 * MIB));
       for (const index of [0, 1]) {

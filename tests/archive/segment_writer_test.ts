@@ -5,8 +5,19 @@ import { type Leg, SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { MIB } from "../wal/wal_builder.ts";
-import { IDENTITY, legAt, type Machine, MODES, NAMES, NAMING, onSimDisk, recordEvents, START, walOf } from "./on_sim_disk.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
+import {
+  IDENTITY,
+  legAt,
+  type Machine,
+  MODES,
+  NAMES,
+  NAMING,
+  onSimDisk,
+  recordEvents,
+  START,
+  walOf,
+} from "./on_sim_disk.ts";
 
 const [FIRST = "", SECOND = ""] = NAMES;
 const WAL = walOf({ bytes: 2 * MIB + 100_000 });
@@ -16,7 +27,10 @@ async function prepare(disk: Disk): Promise<void> {
   await disk.syncDirectory(".");
 }
 
-function open(disk: Disk, options: { leg?: Leg; naming?: { hardLinks: boolean }; identity?: typeof IDENTITY } = {}) {
+function open(
+  disk: Disk,
+  options: { leg?: Leg; naming?: { hardLinks: boolean }; identity?: typeof IDENTITY } = {},
+) {
   const events = recordEvents();
   const { leg = legAt(), naming = NAMING, identity = IDENTITY } = options;
   const zeros = SegmentWriter.zeroPiece(disk);
@@ -152,6 +166,27 @@ test("P3: other bytes in a record that was never whole are no conflict", () =>
     await writer.close();
   }));
 
+test("P3: a hole that a power cut left in a record from the segment before is no conflict", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    const records = [
+      { totalBytes: MIB + 100_000 },
+      ...Array.from({ length: 200 }, () => ({ totalBytes: 8000 })),
+    ];
+    const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+    const wal = segments[1]!;
+    const leg = legAt(lsn(START + BigInt(MIB)));
+    const before = open(machine.disk, { leg }).writer;
+    const torn = wal.slice(0, 300_000);
+    torn.fill(0, 51_200, 51_712);
+    await before.append(torn, "sync");
+    const { writer, told } = open(machine.restart("kill"), { leg });
+    await writer.append(wal.subarray(0, 400_000), "sync");
+    assert.deepEqual(told.at(-1), `passed inprogress/${SECOND}.saved-1`);
+    assert.equal(writer.flushLsn, leg.startLsn + 400_000n);
+    await writer.close();
+  }));
+
 test("many restarts leave one saved copy, and no durable byte hangs on a sync that may have failed", () =>
   onSimDisk(async (machine) => {
     await prepare(machine.disk);
@@ -171,7 +206,11 @@ test("many restarts leave one saved copy, and no durable byte hangs on a sync th
     assert.equal(saved.length, 1, saved.join());
     machine.restart("power cut");
     const kept = machine.sim.names("inprogress").map((name) => content(machine, `inprogress/${name}`)!);
-    assert.ok(kept.some((bytes) => bytes.length >= 300_000 && bytes.slice(0, 300_000).join() === WAL.slice(0, 300_000).join()));
+    assert.ok(
+      kept.some((bytes) =>
+        bytes.length >= 300_000 && bytes.slice(0, 300_000).join() === WAL.slice(0, 300_000).join()
+      ),
+    );
   }));
 
 test("P4: the same bytes under the name are success, whoever put them there", () =>
@@ -284,8 +323,13 @@ test("a leg of a newer timeline takes its ancestors' pages", () =>
   onSimDisk(async (machine) => {
     await prepare(machine.disk);
     const timeline = timelineId(3);
-    const lineage = { timeline, entries: [{ timeline: timelineId(1), endLsn: lsn(START + 500n), reason: "" }] };
-    const { writer, told } = open(machine.disk, { leg: { timeline, startLsn: START, lineage, backLinks: [] } });
+    const lineage = {
+      timeline,
+      entries: [{ timeline: timelineId(1), endLsn: lsn(START + 500n), reason: "" }],
+    };
+    const { writer, told } = open(machine.disk, {
+      leg: { timeline, startLsn: START, lineage, backLinks: [] },
+    });
     await write(writer, MIB);
     assert.deepEqual(told, ["published 000000030000000000000003"]);
     await writer.close();
@@ -372,7 +416,11 @@ test("prepareAhead() leaves alone what an earlier run left of the next segment, 
     while (await writer.prepareAhead());
     assert.equal(content(machine, `inprogress/${SECOND}`)?.length, 1);
     await write(writer, MIB + 5000);
-    assert.deepEqual(told, [`published ${FIRST}`, `kept inprogress/${SECOND}.saved-1`, `passed inprogress/${SECOND}.saved-1`]);
+    assert.deepEqual(told, [
+      `published ${FIRST}`,
+      `kept inprogress/${SECOND}.saved-1`,
+      `passed inprogress/${SECOND}.saved-1`,
+    ]);
     machine.fail("write", "ENOSPC");
     assert.equal(await writer.prepareAhead(), false);
     assert.equal(await writer.prepareAhead(), false);

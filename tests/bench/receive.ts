@@ -22,6 +22,8 @@ const TPS_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "9");
 const TPS_SECONDS = Number(process.env["WALVAULT_BENCH_SECONDS"] ?? "10");
 const IDLE_SECONDS = Number(process.env["WALVAULT_BENCH_SECONDS"] ?? "600");
 const CLIENTS = [1, 8, 32];
+/** The unit of `/proc/PID/stat`, on every Linux in use. */
+const TICKS_PER_SECOND = 100;
 
 interface Contender {
   readonly name: string;
@@ -282,31 +284,35 @@ function residentBytes(pid: number): number {
   return Number(/VmRSS:\s+([0-9]+) kB/.exec(status)?.[1] ?? "0") * 1024;
 }
 
-async function benchIdle(): Promise<void> {
+function processorTicks(pid: number): number {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  return fields.slice(11, 13).reduce((sum, ticks) => sum + Number(ticks), 0);
+}
+
+async function watchIdle(index: number): Promise<readonly string[]> {
   await using primary = await startCluster({ major: 15, settings: { checkpoint_timeout: "1h" } });
   await primary.sql("SELECT pg_create_physical_replication_slot('keep', true)");
-  const rows: string[][] = [];
-  for (const contender of contenders(primary)) {
-    await freshSlot(primary);
-    await withDirectory(primary.directory, async (directory) => {
-      const receiver = watch(contender.stay(primary, directory));
-      await sleep(Math.min(20_000, IDLE_SECONDS * 100));
-      const pid = programPid(receiver.child);
-      if (pid === undefined) throw new Error(`Cannot watch ${contender.name}: it is not there`);
-      const ticks = () =>
-        fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ").slice(11, 13).reduce(
-          (sum, tick) => sum + Number(tick),
-          0,
-        ) ?? NaN;
-      const before = { ticks: ticks(), bytes: residentBytes(pid) };
-      await sleep(IDLE_SECONDS * 1000);
-      const after = { ticks: ticks(), bytes: residentBytes(pid) };
-      await stop(receiver);
-      const percent = (after.ticks - before.ticks) / 100 / IDLE_SECONDS * 100;
-      const growth = (after.bytes - before.bytes) / 1e6 * 3600 / IDLE_SECONDS;
-      rows.push([contender.name, percent.toFixed(2), (after.bytes / 1e6).toFixed(1), growth.toFixed(1)]);
-    });
-  }
+  const contender = contenders(primary)[index];
+  if (contender === undefined) throw new RangeError(`Cannot find contender ${index}`);
+  await freshSlot(primary);
+  return await withDirectory(primary.directory, async (directory) => {
+    const receiver = watch(contender.stay(primary, directory));
+    await sleep(Math.min(30_000, IDLE_SECONDS * 100));
+    const pid = programPid(receiver.child);
+    if (pid === undefined) throw new Error(`Cannot watch ${contender.name}: it is not there`);
+    const before = { ticks: processorTicks(pid), bytes: residentBytes(pid) };
+    await sleep(IDLE_SECONDS * 1000);
+    const after = { ticks: processorTicks(pid), bytes: residentBytes(pid) };
+    await stop(receiver);
+    const percent = (after.ticks - before.ticks) / TICKS_PER_SECOND / IDLE_SECONDS * 100;
+    const growth = (after.bytes - before.bytes) / 1e6 * 3600 / IDLE_SECONDS;
+    return [contender.name, percent.toFixed(2), (after.bytes / 1e6).toFixed(1), growth.toFixed(1)];
+  });
+}
+
+/** All at once, each on a server of its own: they do nothing that could be in another's way. */
+async function benchIdle(): Promise<void> {
+  const rows = await Promise.all([0, 1, 2].map(watchIdle));
   process.stdout.write(`\nIdle for ${IDLE_SECONDS} s; growth extrapolated to an hour\n\n`);
   process.stdout.write(formatTable(["program", "% of a core", "RSS MB", "growth MB/h"], rows));
 }

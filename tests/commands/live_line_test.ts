@@ -3,10 +3,13 @@ import { test } from "node:test";
 import { formatBytes, formatLiveLine, LiveLine } from "../../lib/commands/live_line.ts";
 import type { LegPosition } from "../../lib/receiver/leg.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
+import { segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { FakeClock, fakeLog } from "../receiver/fakes.ts";
 
 const POSITION: LegPosition = {
-  timeline: 10,
+  timeline: timelineId(10),
+  segmentSize: segmentSize(1 << 24),
   receivedLsn: lsn(0x5_0000_0000n),
   flushLsn: lsn(0x4_ffff_ff00n),
   serverLsn: lsn(0x5_0012_d687n),
@@ -20,11 +23,28 @@ function terminal({ isTerminal = true, enabled = true } = {}) {
   return { written, clock, line };
 }
 
-test("formatLiveLine() tells position, rate, lag and what is not yet safe", () => {
+test("formatLiveLine() tells position, segment, rate, lag and what is not yet safe", () => {
   assert.equal(
     formatLiveLine(POSITION, 12_345_678),
-    "5/0 timeline 10 | 12.3 MB/s | behind 1.2 MB | not yet safe 256 B",
+    "5/0 in 0000000A0000000500000000 | 12.3 MB/s | behind 1.2 MB | not yet safe 256 B",
   );
+});
+
+test("formatLiveLine() names the segment as files are named, in each size of segment", () => {
+  const table = [
+    [0n, 1 << 24, "0/0 in 000000010000000000000000"],
+    [0xff_ffffn, 1 << 24, "0/FFFFFF in 000000010000000000000000"],
+    [0x100_0000n, 1 << 24, "0/1000000 in 000000010000000000000001"],
+    [0x5a_3f2b_1800n, 1 << 24, "5A/3F2B1800 in 000000010000005A0000003F"],
+    [0x5a_3f2b_1800n, 1 << 20, "5A/3F2B1800 in 000000010000005A000003F2"],
+    [0x5a_3f2b_1800n, 1 << 30, "5A/3F2B1800 in 000000010000005A00000000"],
+  ] as const;
+  for (const [received, bytes, want] of table) {
+    const receivedLsn = lsn(received);
+    const position = { timeline: timelineId(1), segmentSize: segmentSize(bytes), receivedLsn };
+    const line = formatLiveLine({ ...position, flushLsn: receivedLsn, serverLsn: receivedLsn }, 0);
+    assert.equal(line, `${want} | 0 B/s | behind 0 B | not yet safe 0 B`);
+  }
 });
 
 test("formatLiveLine() shows no negative lag while the server has not told its position", () => {
@@ -66,7 +86,7 @@ test("LiveLine tells the rate since the last drawing, none across timelines or b
   const { written, clock, line } = terminal();
   const moved = (bytes: bigint, timeline = 10) => ({
     ...POSITION,
-    timeline,
+    timeline: timelineId(timeline),
     receivedLsn: lsn(POSITION.receivedLsn + bytes),
   });
   const rates = () => written.map((text) => /\| ([^|]*)\/s/.exec(text)?.[1]);

@@ -229,13 +229,18 @@ export async function until(
   }
 }
 
-/** Waits until the server knows that `application_name` has everything written so far on its disk. */
-export async function caughtUp(cluster: Cluster, applicationName = "walvault"): Promise<string> {
+/** Waits until the server knows that the receiver has everything written so far on its disk; tells how far that is. */
+export async function caughtUp(
+  cluster: Cluster,
+  receiver: Receiver,
+  applicationName = "walvault",
+): Promise<string> {
   const standby = await cluster.value("SELECT pg_is_in_recovery()::text") === "true";
   const end = await cluster.value(
     `SELECT ${standby ? "pg_last_wal_replay_lsn()" : "pg_current_wal_flush_lsn()"}`,
   );
   await until(`"${applicationName}" having WAL up to ${end}`, async () => {
+    if (!receiver.alive) throw new Error(`Cannot catch up: the receiver ended\n${receiver.stderr}`);
     const rows = await cluster.sql(
       `SELECT FROM pg_stat_replication WHERE application_name = '${applicationName}' AND flush_lsn >= '${end}'`,
     );
@@ -301,12 +306,25 @@ export class ArchiveFiles {
     return scanner.result();
   }
 
+  /** `undefined` when the receiver has just removed the file. */
+  #contentEnd(file: ArchivedFile): Lsn | undefined {
+    try {
+      return this.scan(file).contentEndLsn;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      return undefined;
+    }
+  }
+
   /** The end of what was received of a timeline: of its complete segments, or of the valid WAL in the growing one. */
   endLsn(timeline = 1): Lsn {
-    const complete = this.complete().filter((file) => file.timeline === timeline);
-    const ends = complete.map((file) => segmentEnd(file.number, this.segmentSize));
+    const ends: Lsn[] = [];
+    // The growing ones first: what is published meanwhile is found after that.
     for (const file of [...this.growing(), ...this.saved()]) {
-      if (file.timeline === timeline) ends.push(this.scan(file).contentEndLsn);
+      if (file.timeline === timeline) ends.push(this.#contentEnd(file) ?? lsn(0n));
+    }
+    for (const file of this.complete()) {
+      if (file.timeline === timeline) ends.push(segmentEnd(file.number, this.segmentSize));
     }
     return ends.reduce((highest, end) => end > highest ? end : highest, lsn(0n));
   }
@@ -341,6 +359,7 @@ export function compareWithServer(
 ): Compared {
   const { timeline = 1 } = options;
   const wal = join(cluster.dataDirectory, "pg_wal");
+  const growing = archive.growing(); // before the complete ones: it may become one meanwhile
   const complete = archive.complete().filter((file) => file.timeline === timeline);
   let next: SegmentNumber | undefined;
   for (const file of complete) {
@@ -351,11 +370,12 @@ export function compareWithServer(
     assertSameBytes(ours, fs.readFileSync(join(wal, file.name)), file.name);
   }
   let endLsn = next === undefined ? lsn(0n) : segmentStart(next, archive.segmentSize);
-  for (const file of archive.growing()) {
+  for (const file of growing) {
     if (file.timeline !== timeline || (next !== undefined && file.number < next)) continue;
-    if (next !== undefined) assert.equal(file.number, next, `a hole before ${file.name}`);
     const end = archive.scan(file).contentEndLsn;
     const bytes = Number(end - archive.startLsn(file));
+    if (bytes === 0) continue; // made ahead of its time
+    if (next !== undefined) assert.equal(file.number, next, `a hole before ${file.name}`);
     const server = fs.readFileSync(join(wal, file.name));
     assertSameBytes(fs.readFileSync(file.path).subarray(0, bytes), server.subarray(0, bytes), file.name);
     if (end > endLsn) endLsn = end;
@@ -409,7 +429,7 @@ export function assertHolds(
 
 /**
  * The records of one timeline's files form one chain: every complete segment is complete by its own content, and the
- * first record of each points back to the last one before it. Answers how many records there are.
+ * first record of each points back to the last one before it. Answers how many whole records there are.
  */
 export function checkRecords(
   archive: ArchiveFiles,
@@ -421,6 +441,8 @@ export function checkRecords(
   const names = new Set(complete.map((file) => file.name));
   const growing = archive.growing().filter((file) => withGrowing && isWanted(file) && !names.has(file.name));
   let records = 0;
+  /** A record that goes on where nothing was archived yet. */
+  let open = 0;
   let before: readonly (Lsn | undefined)[] = [];
   for (const file of [...complete, ...growing]) {
     const scan = archive.scan(file);
@@ -439,9 +461,10 @@ export function checkRecords(
     if (scan.openRecordLsn !== undefined || scan.lastRecordLsn !== undefined) {
       before = [scan.openRecordLsn, scan.lastRecordLsn];
     }
-    records += scan.recordCount + (scan.openRecordLsn === undefined ? 0 : 1);
+    open = scan.openRecordLsn === undefined ? 0 : 1;
+    records += scan.recordCount + open;
   }
-  return records;
+  return records - open;
 }
 
 /** Every segment of a lineage from the archive's first one up to `endLsn` is there, on the timeline it belongs to. */

@@ -84,6 +84,81 @@ const TABLE: readonly (readonly [name: string, error: unknown, first: Outcome, l
   ["something that is no error", "no", "stop", "retry"],
 ];
 
+/** What `connect()` throws when several hosts were tried. */
+const hosts = (...errors: readonly unknown[]) =>
+  new ConnectionError("unsuitable", "no host", { cause: new AggregateError(errors) });
+
+const SEVERAL: typeof TABLE = [
+  ["two lack the WAL", hosts(new WalGapError("x"), new WalGapError("x")), "stop", "stop"],
+  [
+    "two are of other clusters",
+    hosts(new WrongClusterError("x"), new WrongClusterError("x")),
+    "stop",
+    "stop",
+  ],
+  [
+    "one lacks the WAL, nobody listens at the other",
+    hosts(new WalGapError("x"), connectionError("refused")),
+    "retry",
+    "retry",
+  ],
+  [
+    "nobody listens, then one lacks the WAL",
+    hosts(connectionError("refused"), new WalGapError("x")),
+    "retry",
+    "retry",
+  ],
+  [
+    "one is of another cluster, one is behind",
+    hosts(new WrongClusterError("x"), new NotYetError("x")),
+    "retry",
+    "retry",
+  ],
+  [
+    "two are unsuitable",
+    hosts(connectionError("unsuitable"), connectionError("unsuitable")),
+    "stop",
+    "retry",
+  ],
+  [
+    "one is unsuitable, one lacks the WAL",
+    hosts(connectionError("unsuitable"), new WalGapError("x")),
+    "stop",
+    "retry",
+  ],
+  ["one has no slot, one starts", hosts(new PermanentError("x"), serverError("57P03")), "retry", "retry"],
+  [
+    "one has no slot, one knows no such role",
+    hosts(new PermanentError("x"), serverError("28000")),
+    "stop",
+    "retry",
+  ],
+  [
+    "no one of three can be reached",
+    hosts(
+      ...["refused", "timeout", "unresolved"].map((kind) => connectionError(kind as ConnectionErrorKind)),
+    ),
+    "retry",
+    "retry",
+  ],
+  [
+    "one has two addresses, and nobody listens",
+    new ConnectionError("refused", "x", {
+      cause: new AggregateError([systemError("ECONNREFUSED"), systemError("ECONNREFUSED")]),
+    }),
+    "retry",
+    "retry",
+  ],
+  ["hosts within hosts", hosts(hosts(new WalGapError("x")), hosts(new NotYetError("x"))), "retry", "retry"],
+];
+
+for (const [name, error, first, later] of SEVERAL) {
+  test(`afterFailure() of several hosts, ${name}: ${first} at the first connect, ${later} once it has streamed`, () => {
+    assert.equal(afterFailure(error, { streamed: false }), first);
+    assert.equal(afterFailure(error, { streamed: true }), later);
+  });
+}
+
 for (const [name, error, first, later] of TABLE) {
   test(`afterFailure() ${name}: ${first} at the first connect, ${later} once it has streamed`, () => {
     assert.equal(afterFailure(error, { streamed: false }), first);

@@ -168,8 +168,15 @@ export class FakeArchive implements WalArchive {
   stalled = false;
   /** Thrown at the next call. */
   error: unknown;
+  /** Calls that a stalled disk does not answer before `recover()`. */
+  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg">();
+  readonly #recovered = Promise.withResolvers<void>();
 
   constructor(readonly journal: Journal = []) {}
+
+  recover(): void {
+    this.#recovered.resolve();
+  }
 
   get sink(): FakeSink {
     return this.sinks.at(-1)!;
@@ -180,7 +187,7 @@ export class FakeArchive implements WalArchive {
   }
 
   claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void> {
-    if (server.systemIdentifier === this.owner) return this.#answer(undefined);
+    if (server.systemIdentifier === this.owner) return this.#answer("claim", undefined);
     return Promise.reject(
       new WrongClusterError(`it belongs to ${this.owner}, not ${server.systemIdentifier}`),
     );
@@ -191,7 +198,7 @@ export class FakeArchive implements WalArchive {
       const [timeline, number] = name.split("/").map(Number) as [number, number];
       return { timeline: timelineId(timeline), number: BigInt(number) as SegmentNumber };
     };
-    return this.#answer({
+    return this.#answer("contents", {
       runs: joined([...this.complete].map(parse)),
       histories: [...this.histories].map(([timeline, text]) => ({
         timeline: timelineId(timeline),
@@ -202,10 +209,10 @@ export class FakeArchive implements WalArchive {
   }
 
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
-    if (this.histories.has(timeline)) return this.#answer("present");
+    if (this.histories.has(timeline)) return this.#answer("store history", "present");
     this.histories.set(timeline, new TextDecoder().decode(bytes));
     this.journal.push(`history ${timeline} durable`);
-    return this.#answer("stored");
+    return this.#answer("store history", "stored");
   }
 
   openLeg(
@@ -224,13 +231,15 @@ export class FakeArchive implements WalArchive {
     };
     const sink = new FakeSink(startLsn, listener, { stalled, journal, onDurable });
     this.sinks.push(sink);
-    return this.#answer(sink);
+    return this.#answer("open leg", sink);
   }
 
-  #answer<T>(value: T): Promise<T> {
+  async #answer<T>(call: "claim" | "contents" | "store history" | "open leg", value: T): Promise<T> {
+    if (this.silent.has(call)) await this.#recovered.promise;
     const { error } = this;
     this.error = undefined;
-    return error === undefined ? Promise.resolve(value) : Promise.reject(error);
+    if (error !== undefined) throw error;
+    return value;
   }
 }
 

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { NotYetError } from "../../lib/receiver/failure.ts";
 import { type LegOptions, type LegPosition, streamLeg } from "../../lib/receiver/leg.ts";
+import { StopTimeout } from "../../lib/receiver/stopping.ts";
 import { ArchiveConflictError } from "../../lib/wal/errors.ts";
 import { emptyHistory } from "../../lib/wal/history.ts";
 import { formatLsn, type Lsn } from "../../lib/wal/lsn.ts";
@@ -16,6 +17,7 @@ import {
   MIB,
   serverError,
   settled,
+  SIZE,
   watched,
 } from "./fakes.ts";
 
@@ -29,7 +31,9 @@ const TIMING = {
 interface Given {
   readonly endLsn?: Lsn;
   readonly timing?: Partial<typeof TIMING>;
-  readonly prepare?: (parts: { readonly server: FakeServer; readonly archive: FakeArchive }) => void;
+  readonly prepare?: (
+    parts: { readonly server: FakeServer; readonly archive: FakeArchive; readonly abort: AbortController },
+  ) => void;
 }
 
 /** A leg from segment 2 on, streaming. */
@@ -41,7 +45,7 @@ async function runLeg(given: Given = {}) {
   const abort = new AbortController();
   const positions: LegPosition[] = [];
   const stalls: Error[] = [];
-  given.prepare?.({ server, archive });
+  given.prepare?.({ server, archive, abort });
   const source = server.open();
   const options: LegOptions = {
     source,
@@ -49,6 +53,7 @@ async function runLeg(given: Given = {}) {
     clock,
     timing: { ...TIMING, ...given.timing },
     lineage: emptyHistory(timelineId(1)),
+    segmentSize: SIZE,
     startLsn: at(2),
     slot: undefined,
     endLsn: given.endLsn,
@@ -450,6 +455,61 @@ test("streamLeg() fails with what the server says to START_REPLICATION, and lets
   assert.equal(clock.timers, 0);
 });
 
+test("streamLeg() tells where it stands: timeline, segment size and three positions", async () => {
+  const { source, positions, clock, sink } = await runLeg({
+    prepare: ({ archive }) => archive.stalled = true,
+  });
+  source.send(4096);
+  sink.flush((at(2) + 100n) as Lsn);
+  source.send(4096);
+  await clock.advance(1000);
+  assert.deepEqual(positions.at(-1), {
+    timeline: 1,
+    segmentSize: SIZE,
+    receivedLsn: at(2) + 8192n,
+    flushLsn: at(2) + 100n,
+    serverLsn: at(2) + 8192n,
+  });
+});
+
+for (const isBefore of [true, false]) {
+  const when = isBefore ? "before it began" : "while it waits";
+  test(`streamLeg() told to stop ${when} for a disk that stalls ends in time, and lets go of files opened late`, async () => {
+    const { abort, outcome, clock, archive, journal, source, sink } = await runLeg({
+      prepare: ({ archive, abort }) => {
+        archive.silent.add("open leg");
+        if (isBefore) abort.abort();
+      },
+    });
+    if (!isBefore) await clock.advance(60_000);
+    assert.equal(outcome.done, false, "without a stop it waits as long as it takes");
+    abort.abort();
+    await clock.advance(9999);
+    assert.equal(outcome.done, false);
+    await clock.advance(1);
+    assert.ok(outcome.error instanceof StopTimeout);
+    assert.equal(clock.timers, 0);
+    archive.recover();
+    await settled();
+    assert.equal(sink.released, true, "what was opened too late is not left open");
+    assert.deepEqual(journal, ["abandoned"]);
+    assert.deepEqual(source.asked, [], "the server was asked for nothing");
+  });
+}
+
+test("streamLeg() told to stop while files are opened ends without a stream", async () => {
+  const { abort, outcome, clock, archive, sink } = await runLeg({
+    prepare: ({ archive }) => archive.silent.add("open leg"),
+  });
+  abort.abort();
+  await clock.advance(5000);
+  archive.recover();
+  await settled();
+  assert.deepEqual(outcome.value, { kind: "stopped" });
+  assert.equal(sink.released, true);
+  assert.equal(clock.timers, 0);
+});
+
 test("streamLeg() tells that the disk is full", async () => {
   const { sink, journal } = await runLeg();
   sink.listener.onDiskFull();
@@ -464,3 +524,22 @@ test("streamLeg() told to stop when the archive already refused stops with that 
   await settled();
   assert.ok(outcome.error instanceof ArchiveConflictError);
 });
+
+for (
+  const end of [
+    { kind: "shutdown" },
+    { kind: "timeline", nextTimeline: timelineId(2), switchLsn: at(3) },
+  ] as const
+) {
+  test(`streamLeg() tells an archive that fails after the server's end (${end.kind}), and no good end`, async () => {
+    const { source, sink, outcome } = await runLeg({ prepare: ({ archive }) => archive.stalled = true });
+    source.send(100);
+    source.end(end);
+    await settled();
+    assert.equal(outcome.done, false);
+    const conflict = new ArchiveConflictError("other bytes");
+    sink.fail(conflict);
+    await settled();
+    assert.equal(outcome.error, conflict);
+  });
+}

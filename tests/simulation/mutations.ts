@@ -25,7 +25,10 @@ const MUTATIONS: readonly Mutation[] = [
   {
     title: "acknowledge before the sync",
     file: WRITER,
-    changes: [["      await segment.file.sync();\n    } catch", "      void segment.file.sync();\n    } catch"]],
+    changes: [[
+      "      await segment.file.sync();\n    } catch",
+      "      void segment.file.sync();\n    } catch",
+    ]],
   },
   {
     title: "flush = write",
@@ -115,7 +118,7 @@ const MUTATIONS: readonly Mutation[] = [
     file: SINK,
     changes: [[
       "      const taken = Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }));",
-      "      const taken = this.writer.flushLsn === this.writer.writeLsn || then === \"leave\"\n        ? Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }))\n        : 0;",
+      '      const taken = this.writer.flushLsn === this.writer.writeLsn || then === "leave"\n        ? Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }))\n        : 0;',
     ]],
   },
   {
@@ -128,13 +131,11 @@ const MUTATIONS: readonly Mutation[] = [
     file: "lib/archive/archive.ts",
     changes: [
       ['    await this.disk.syncDirectory(".");\n    // A process', "    // A process"],
-      ['      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);\n    }\n    await this.disk.syncDirectory(".");', "    }"],
+      [
+        '      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);\n    }\n    await this.disk.syncDirectory(".");',
+        "    }",
+      ],
     ],
-  },
-  {
-    title: "inprogress/ is synced where it is absent",
-    file: "lib/archive/archive.ts",
-    changes: [["    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {", "    {"]],
   },
   {
     title: "receiving begins one segment later",
@@ -152,22 +153,31 @@ const MUTATIONS: readonly Mutation[] = [
   {
     title: "the slot's position wins over the archive's end",
     file: "lib/receiver/start.ts",
-    changes: [["  if (missing !== undefined) {", "  if (missing !== undefined && slot?.restartLsn === undefined) {"]],
+    changes: [[
+      "  if (missing !== undefined) {",
+      "  if (missing !== undefined && slot?.restartLsn === undefined) {",
+    ]],
   },
   {
     title: "histories are not stored",
-    file: "lib/receiver/receive.ts",
+    file: "lib/receiver/preparation.ts",
     changes: [["    await this.#storeHistory(timeline, bytes);\n", ""]],
   },
   {
     title: "histories are stored without waiting",
-    file: "lib/receiver/receive.ts",
-    changes: [["    await this.#storeHistory(timeline, bytes);\n", "    void this.#storeHistory(timeline, bytes).catch(() => {});\n"]],
+    file: "lib/receiver/preparation.ts",
+    changes: [[
+      "    await this.#storeHistory(timeline, bytes);\n",
+      "    void this.#storeHistory(timeline, bytes).catch(() => {});\n",
+    ]],
   },
   {
     title: "a small file is published without a sync",
     file: "lib/archive/durable.ts",
-    changes: [["    await handle.write(file.bytes, 0);\n    await handle.sync();", "    await handle.write(file.bytes, 0);"]],
+    changes: [[
+      "    await handle.write(file.bytes, 0);\n    await handle.sync();",
+      "    await handle.write(file.bytes, 0);",
+    ]],
   },
   {
     title: "a small file's name is not synced",
@@ -201,7 +211,10 @@ const MUTATIONS: readonly Mutation[] = [
   {
     title: "zeros are laid over the last page of the data",
     file: WRITER,
-    changes: [["Math.ceil(writtenBytes / PAGE_BYTES) * PAGE_BYTES)", "Math.floor(writtenBytes / PAGE_BYTES) * PAGE_BYTES)"]],
+    changes: [[
+      "Math.ceil(writtenBytes / PAGE_BYTES) * PAGE_BYTES)",
+      "Math.floor(writtenBytes / PAGE_BYTES) * PAGE_BYTES)",
+    ]],
   },
 ];
 
@@ -226,7 +239,9 @@ async function tryMutation(mutation: Mutation): Promise<string> {
     const file = join(copy, mutation.file);
     let source = readFileSync(file, "utf8");
     for (const [from, to] of mutation.changes) {
-      if (source.split(from).length !== 2) return `NOT POSSIBLE: "${from.trim().split("\n")[0]}" is not there once`;
+      if (source.split(from).length !== 2) {
+        return `NOT POSSIBLE: "${from.trim().split("\n")[0]}" is not there once`;
+      }
       source = source.replace(from, () => to);
     }
     writeFileSync(file, source);

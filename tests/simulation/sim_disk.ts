@@ -213,7 +213,11 @@ class Directory {
 
 /** A change of names that no sync of its directory has covered yet. */
 interface NameChange {
-  readonly sets: readonly { readonly directory: Directory; readonly name: string; readonly to: Inode | Directory }[];
+  readonly sets: readonly {
+    readonly directory: Directory;
+    readonly name: string;
+    readonly to: Inode | Directory;
+  }[];
   readonly deletes: readonly { readonly directory: Directory; readonly name: string }[];
 }
 
@@ -387,7 +391,9 @@ export class SimDisk {
         if (moved === undefined) return false;
         const later = moved.directory.pending.slice(moved.directory.pending.indexOf(change) + 1);
         const touched = later.some(({ sets, deletes }) =>
-          [...sets, ...deletes].some((other) => other.directory === moved.directory && other.name === moved.name)
+          [...sets, ...deletes].some((other) =>
+            other.directory === moved.directory && other.name === moved.name
+          )
         );
         if (touched) return false;
       }
@@ -569,7 +575,12 @@ export class SimDisk {
     const node = this.lookUp(path);
     if (node === undefined) return undefined;
     const isFile = node instanceof Inode;
-    return { kind: isFile ? "file" : "directory", bytes: isFile ? node.bytes : 0, mode: node.mode, ownerId: 1000 };
+    return {
+      kind: isFile ? "file" : "directory",
+      bytes: isFile ? node.bytes : 0,
+      mode: node.mode,
+      ownerId: 1000,
+    };
   }
 
   #locate(path: string, call: string): { readonly directory: Directory; readonly name: string } {
@@ -686,7 +697,8 @@ class ProcessDisk implements Disk {
           const half = Math.floor(bytes.length / 2);
           disk.write(inode, bytes.subarray(0, half), position, path);
         }),
-      read: (buffer, position) => call("read", ` ${position}+${buffer.length}`, () => inode.read(buffer, position)),
+      read: (buffer, position) =>
+        call("read", ` ${position}+${buffer.length}`, () => inode.read(buffer, position)),
       truncate: (bytes) =>
         call("truncate", ` ${bytes}`, () => {
           writable("truncate");

@@ -160,7 +160,9 @@ export class SimServer {
     // RESERVE_WAL reserves from the last checkpoint's start: somewhere before.
     const span = this.#flushLsn - this.world.firstLsn;
     const back = BigInt(Math.floor(Number(span) * this.random.next() * 0.4));
-    const restartLsn = this.#flushLsn - back > this.#removedBelow ? this.#flushLsn - back : this.#removedBelow;
+    const restartLsn = this.#flushLsn - back > this.#removedBelow
+      ? this.#flushLsn - back
+      : this.#removedBelow;
     this.#slot = { restartLsn, holder: undefined };
   }
 
@@ -171,11 +173,16 @@ export class SimServer {
     if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
       return serverError(
         "XX000",
-        `requested starting point ${formatLsn(lsn(startLsn))} on timeline ${timeline} is not in this server's history`,
+        `requested starting point ${
+          formatLsn(lsn(startLsn))
+        } on timeline ${timeline} is not in this server's history`,
       );
     }
     if (startLsn > (switchLsn ?? this.#flushLsn)) {
-      return serverError("XX000", "requested starting point is ahead of the WAL flush position of this server");
+      return serverError(
+        "XX000",
+        "requested starting point is ahead of the WAL flush position of this server",
+      );
     }
     if (startLsn < this.#removedBelow) {
       return serverError("58P01", "requested WAL segment has already been removed");
@@ -370,7 +377,9 @@ class Connection implements WalSource {
   readonly serverVersion = 150008;
   silent = false;
   #closed = false;
-  #paused = false;
+  /** `start`: the stream holds back what comes until its caller has it; that moment passes by the real clock. */
+  #paused: "no" | "start" | "yes" = "no";
+  #starting = false;
   #copy: RunningCopy | undefined;
   #pendingRejects = new Set<(error: Error) => void>();
   /** What `link.ts` gives to `stream.ts`. */
@@ -382,9 +391,9 @@ class Connection implements WalSource {
       copyControl: {
         sendStatus: (frame: Uint8Array) => this.#sendStatus(frame),
         sendCopyDone: () => this.#sendCopyDone(),
-        pause: () => void (this.#paused = true),
+        pause: () => void (this.#paused = this.#starting ? "start" : "yes"),
         resume: () => {
-          this.#paused = false;
+          this.#paused = "no";
           this.#deliverSoon();
         },
       },
@@ -531,7 +540,14 @@ class Connection implements WalSource {
           delivering: false,
         };
         this.server.watcher.onStreamStart(facts);
+        this.#starting = true;
         listener.onStart();
+        this.#starting = false;
+        this.server.scheduler.after(1, () => {
+          if (this.#paused !== "start") return;
+          this.#paused = "no";
+          this.#deliverSoon();
+        });
         this.wake();
       });
     }).then((answer) => command.decode(answer));
@@ -586,7 +602,9 @@ class Connection implements WalSource {
   /** One read of the client's socket: some bytes, wherever the network cut them. */
   #deliver(): void {
     const copy = this.#copy;
-    if (copy === undefined || this.#closed || this.silent || this.#paused || !this.process.alive) return;
+    if (copy === undefined || this.#closed || this.silent || this.#paused !== "no" || !this.process.alive) {
+      return;
+    }
     if (copy.bytesOnTheWay > 0) {
       const { pieceBytes } = this.server.habits;
       const piece = this.#take(copy, this.server.random.integer(1, pieceBytes));
@@ -714,7 +732,10 @@ class Connection implements WalSource {
         return;
       }
       if (this.silent) return;
-      if (this.process.alive && !copy.stopAsked && copy.ending === "no" && quietMs > habits.statusIntervalMs + 2500) {
+      if (
+        this.process.alive && !copy.stopAsked && copy.ending === "no" &&
+        quietMs > habits.statusIntervalMs + 2500
+      ) {
         watcher.violation(`P9: the receiver said nothing for ${Math.round(quietMs)} ms`);
       }
       this.#keepalive(copy, quietMs > SERVER_PATIENCE_MS || random.chance(0.3));

@@ -70,7 +70,26 @@ export function historyBytes(history: TimelineHistory): Uint8Array {
 /** Bodies of records, with their CRCs: making them is most of the cost. */
 const BODIES: readonly { readonly bytes: Uint8Array; readonly crc: number }[] = (() => {
   const random = new Random(4711);
-  const lengths = [0, 1, 7, 8, 30, 100, 500, 1900, 4000, 7000, 8100, 8168, 9000, 16000, 20000, 30000, 50000, 90000];
+  const lengths = [
+    0,
+    1,
+    7,
+    8,
+    30,
+    100,
+    500,
+    1900,
+    4000,
+    7000,
+    8100,
+    8168,
+    9000,
+    16000,
+    20000,
+    30000,
+    50000,
+    90000,
+  ];
   return lengths.flatMap((length) =>
     [0, 1].map(() => {
       const bytes = new Uint8Array(length);
@@ -266,7 +285,9 @@ function makeWorld(random: Random, index: number): World {
   const startTimeline = random.pick([1, 1, 9]);
   const history: TimelineHistory = {
     timeline: timelineId(startTimeline),
-    entries: startTimeline === 1 ? [] : [{ timeline: timelineId(1), endLsn: lsn(0x100028n), reason: "before" }],
+    entries: startTimeline === 1
+      ? []
+      : [{ timeline: timelineId(1), endLsn: lsn(0x100028n), reason: "before" }],
   };
   let writer = new Writer(random, firstSegment, history);
   writer.grow(random.integer(100_000, 1_300_000));

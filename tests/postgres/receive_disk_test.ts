@@ -1,0 +1,259 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseLsn } from "../../lib/wal/lsn.ts";
+import { type Cluster, startCluster } from "./cluster.ts";
+import {
+  ArchiveFiles,
+  assertHolds,
+  caughtUp,
+  checkRecords,
+  compareWithServer,
+  MIB,
+  runReceiver,
+  startReceiver,
+  until,
+  WorkDirectory,
+} from "./receiver.ts";
+import { FlushWatch, TABLE } from "./workload.ts";
+
+const timeout = 180_000;
+const segmentBytes = MIB;
+const IMAGE_BYTES = 48 * MIB;
+const BALLAST_BYTES = 36 * MIB;
+const SHUTDOWN_MS = 5000;
+const OPTIONS = ["--slot=walvault", "--create-slot"];
+
+function run(command: string, words: readonly string[]): { readonly ok: boolean; readonly told: string } {
+  const { status, stdout, stderr, error } = spawnSync(command, [...words], { encoding: "utf8" });
+  return { ok: status === 0, told: error?.message ?? `${stdout}${stderr}`.trim() };
+}
+
+function must(command: string, words: readonly string[]): void {
+  const { ok, told } = run(command, words);
+  if (!ok) throw new Error(`Cannot run ${command} ${words.join(" ")}: ${told}`);
+}
+
+/** A small file system of its own. Whatever state a test leaves it in, it is thawed and unmounted. */
+class SmallDisk {
+  readonly path: string;
+
+  constructor(directory: WorkDirectory) {
+    const image = directory.file("image");
+    this.path = directory.file("disk");
+    fs.mkdirSync(this.path);
+    fs.writeFileSync(image, "");
+    fs.truncateSync(image, IMAGE_BYTES);
+    must("mkfs.ext4", ["-q", "-m", "0", image]);
+    must("mount", ["-o", "loop", image, this.path]);
+    fs.chmodSync(this.path, 0o700);
+  }
+
+  fill(): void {
+    // Blocks, not a sparse file.
+    fs.writeFileSync(join(this.path, ".snapshot"), new Uint8Array(BALLAST_BYTES).fill(1));
+    must("sync", []);
+  }
+
+  makeRoom(): void {
+    fs.rmSync(join(this.path, ".snapshot"), { force: true });
+  }
+
+  freeze(): void {
+    must("fsfreeze", ["-f", this.path]);
+  }
+
+  thaw(): void {
+    must("fsfreeze", ["-u", this.path]);
+  }
+
+  remount(mode: "ro" | "rw"): void {
+    must("mount", ["-o", `remount,${mode}`, this.path]);
+  }
+
+  [Symbol.dispose](): void {
+    run("fsfreeze", ["-u", this.path]);
+    const { ok, told } = run("umount", [this.path]);
+    if (!ok) {
+      run("umount", ["-l", this.path]);
+      throw new Error(`Cannot unmount ${this.path}: ${told}`);
+    }
+  }
+}
+
+/** Why there can be no small disk here; `undefined` when there can. */
+function whyNoDisk(): string | undefined {
+  if (process.platform !== "linux") return "needs Linux";
+  if (process.getuid?.() !== 0) return "needs root";
+  using directory = new WorkDirectory();
+  try {
+    using disk = new SmallDisk(directory);
+    disk.freeze();
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+const problem = whyNoDisk();
+const why = problem === undefined ? "" : ` (skipped: ${problem})`;
+const options = { timeout, skip: problem !== undefined };
+
+async function start(): Promise<Cluster> {
+  const cluster = await startCluster({ segmentBytes, settings: { wal_keep_size: "4GB" } });
+  await cluster.sql(TABLE);
+  return cluster;
+}
+
+/** About so many MiB of WAL. */
+async function write(cluster: Cluster, mebibytes: number): Promise<void> {
+  await cluster.sql(
+    `INSERT INTO work SELECT gen_random_uuid(), repeat(md5(n::text), 320) FROM generate_series(1, ${
+      mebibytes * 90
+    }) n`,
+  );
+}
+
+async function streamingReceivers(cluster: Cluster): Promise<number> {
+  return Number(await cluster.value("SELECT count(*) FROM pg_stat_replication"));
+}
+
+test(`receive waits on a full disk, and goes on by itself when there is room${why}`, options, async () => {
+  using directory = new WorkDirectory();
+  using disk = new SmallDisk(directory);
+  await using cluster = await start();
+  const archive = new ArchiveFiles(disk.path, segmentBytes);
+  await using receiver = startReceiver({
+    connection: cluster.conninfo(),
+    archive: disk.path,
+    options: OPTIONS,
+  });
+  await receiver.next("streaming");
+  disk.fill();
+  await using watch = new FlushWatch(cluster);
+  await write(cluster, 20);
+  await receiver.next("archive disk full", { level: "error" });
+  await sleep(3000); // longer than a few tries
+  assert.ok(receiver.alive);
+  assert.equal(receiver.lines.filter((line) => line.level === "error").length, 1, receiver.stderr);
+  const end = parseLsn(await cluster.value("SELECT pg_current_wal_flush_lsn()"));
+  assert.ok(watch.highest < end, "the disk took it all");
+  assertHolds(archive, cluster, { flushLsn: watch.highest });
+  const slotLsn = await cluster.value("SELECT restart_lsn::text FROM pg_replication_slots");
+  assert.ok(parseLsn(slotLsn) <= watch.highest);
+
+  disk.makeRoom();
+  await caughtUp(cluster, receiver);
+  assert.equal(
+    receiver.linesOf("streaming").length,
+    1,
+    "it reconnected, though the disk was full only shortly",
+  );
+  assert.equal(await receiver.stop(), 0);
+  assert.ok(compareWithServer(archive, cluster).endLsn >= end);
+  checkRecords(archive);
+});
+
+test(`receive leaves a primary that shuts down while the disk is full${why}`, options, async () => {
+  using directory = new WorkDirectory();
+  using disk = new SmallDisk(directory);
+  await using cluster = await start();
+  const archive = new ArchiveFiles(disk.path, segmentBytes);
+  await using receiver = startReceiver({
+    connection: cluster.conninfo(),
+    archive: disk.path,
+    options: [...OPTIONS, "--stall-timeout=2"],
+  });
+  await receiver.next("streaming");
+  disk.fill();
+  await using watch = new FlushWatch(cluster);
+  await write(cluster, 40);
+  await receiver.next("archive disk full");
+  await until("the receiver leaving", async () => await streamingReceivers(cluster) === 0);
+  await watch.stop();
+  assertHolds(archive, cluster, { flushLsn: watch.highest });
+  const asked = performance.now();
+  await cluster.stop("fast");
+  assert.ok(performance.now() - asked < SHUTDOWN_MS);
+  await cluster.start();
+  await sleep(1000);
+  assert.ok(receiver.alive, receiver.stderr);
+  disk.makeRoom();
+  await caughtUp(cluster, receiver);
+  assert.equal(await receiver.stop(), 0);
+  compareWithServer(archive, cluster);
+  checkRecords(archive);
+});
+
+test(`receive leaves the primary while the disk stalls, and comes back after it${why}`, options, async () => {
+  using directory = new WorkDirectory();
+  using disk = new SmallDisk(directory);
+  await using cluster = await start();
+  const archive = new ArchiveFiles(disk.path, segmentBytes);
+  await using receiver = startReceiver({
+    connection: cluster.conninfo(),
+    archive: disk.path,
+    options: [...OPTIONS, "--stall-timeout=3"],
+  });
+  await receiver.next("streaming");
+  await write(cluster, 2);
+  const safe = parseLsn(await caughtUp(cluster, receiver));
+  disk.freeze();
+  try {
+    await using watch = new FlushWatch(cluster);
+    await write(cluster, 4);
+    const line = await receiver.next("disconnected", { level: "error" });
+    assert.match(String(line["error"]), /nothing reached it for 3 s/);
+    await until("the receiver leaving", async () => await streamingReceivers(cluster) === 0);
+    await watch.stop();
+    assert.ok(watch.highest >= safe);
+    assertHolds(archive, cluster, { flushLsn: watch.highest });
+    const asked = performance.now();
+    await cluster.stop("fast");
+    assert.ok(performance.now() - asked < SHUTDOWN_MS, `the shutdown took ${performance.now() - asked} ms`);
+    await cluster.start();
+    assert.ok(receiver.alive, receiver.stderr);
+  } finally {
+    disk.thaw();
+  }
+  await receiver.next("streaming");
+  await write(cluster, 2);
+  await caughtUp(cluster, receiver);
+  assert.equal(await receiver.stop(), 0);
+  compareWithServer(archive, cluster);
+  checkRecords(archive);
+});
+
+test(`receive says that the file system is read-only${why}`, options, async () => {
+  using directory = new WorkDirectory();
+  using disk = new SmallDisk(directory);
+  await using cluster = await start();
+  const receive = () =>
+    runReceiver({ connection: cluster.conninfo(), archive: disk.path, options: ["--endpos=0/1"] });
+  disk.remount("ro");
+  const refused = await receive();
+  assert.equal(await refused.ended(), 3);
+  assert.match(refused.stderr, /EROFS|[Rr]ead-only file system/);
+  assert.match(refused.stderr, /mount it read-write/);
+  disk.remount("rw");
+  const archive = new ArchiveFiles(disk.path, segmentBytes);
+  await using receiver = startReceiver({
+    connection: cluster.conninfo(),
+    archive: disk.path,
+    options: OPTIONS,
+  });
+  await receiver.next("streaming");
+  await write(cluster, 2);
+  await caughtUp(cluster, receiver);
+  assert.equal(await receiver.stop(), 0);
+  disk.remount("ro");
+  const again = await receive();
+  assert.equal(await again.ended(), 3);
+  assert.match(again.stderr, /mount it read-write/);
+  compareWithServer(archive, cluster);
+  disk.remount("rw");
+});
