@@ -1,8 +1,8 @@
 import * as fs from "node:fs";
 import type { Output } from "./context.ts";
 
-/** A reader that is slower than we write gets this many chances before its line is given up. */
-const MAXIMUM_TRIES = 1000;
+/** A reader that takes nothing for this long loses the rest of the text. */
+const PATIENCE_MS = 100;
 
 /**
  * Standard output or error, written at once: nothing is lost when the process ends, in any runtime.
@@ -14,15 +14,18 @@ export function standardOutput(fd: 1 | 2): Output {
     isTerminal: isTerminal(fd),
     write(text) {
       const bytes = new TextEncoder().encode(text);
-      let tries = 0;
-      for (let done = 0; done < bytes.length && tries < MAXIMUM_TRIES;) {
+      let waitedMs = 0;
+      for (let done = 0; done < bytes.length && waitedMs < PATIENCE_MS;) {
         try {
           done += fs.writeSync(fd, bytes, done);
+          waitedMs = 0;
         } catch (error) {
           const { code } = error as { code?: string };
-          if (code === "EPIPE") return;
+          // What cannot be logged, on a full disk for example, can be told nowhere: receiving matters more.
+          if (code === "EPIPE" || fd === 2 && code !== "EAGAIN") return;
           if (code !== "EAGAIN") throw error;
-          tries++;
+          Atomics.wait(NOTHING, 0, 0, 1);
+          waitedMs++;
         }
       }
     },
@@ -42,6 +45,9 @@ function isTerminal(fd: number): boolean {
 function isNull(fd: number): boolean {
   return fs.fstatSync(fd).rdev === NULL_DEVICE;
 }
+
+/** Nobody ever wakes who waits on it: a pause that blocks, for a full pipe. */
+const NOTHING = new Int32Array(new SharedArrayBuffer(4));
 
 /** Major 1, minor 3, as Linux numbers it. */
 const NULL_DEVICE = (1 << 8) | 3;

@@ -8,6 +8,7 @@ import { LOCK_FILE } from "../archive/layout.ts";
 import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
+import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
@@ -22,6 +23,9 @@ import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
 import { notifyServiceManager } from "./service_manager.ts";
+
+/** undefined_object: there is no such slot. */
+const NO_SUCH_OBJECT = "42704";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -76,6 +80,9 @@ async function dropSlot(
   const source = await connect(settings, { log, signal });
   try {
     await source.dropSlot(slot);
+  } catch (cause) {
+    if (!(cause instanceof ServerError) || cause.sqlState !== NO_SUCH_OBJECT) throw cause;
+    throw new PermanentError(`Cannot drop replication slot "${slot}": the server has none of that name`);
   } finally {
     await source.close();
   }

@@ -48,6 +48,8 @@ export interface LegOptions {
   onStreaming(): void;
   onPosition(position: LegPosition): void;
   onDiskFull(): void;
+  /** The disk that was full takes bytes again. */
+  onDiskRoom(): void;
   /** The disk brings nothing to safety; told when it is noticed, not when it is over. */
   onDiskStalled(error: NotYetError): void;
 }
@@ -78,6 +80,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
   /** When the disk last brought something to safety, or had nothing to do. */
   #disk: { readonly flushLsn: Lsn; readonly atMs: number };
   #stall: NotYetError | undefined;
+  /** How far the writing was when the disk was found full. */
+  #fullAtLsn: Lsn | undefined;
   #ended: "end-reached" | "stopped" | undefined;
   #cancelTick: (() => void) | undefined;
   /** What the sink gave up for. */
@@ -180,6 +184,10 @@ class RunningLeg implements WalStreamHandler, LegListener {
   onProgress(): void {
     const sink = this.#sink;
     if (sink === undefined) return;
+    if (this.#fullAtLsn !== undefined && sink.writeLsn > this.#fullAtLsn) {
+      this.#fullAtLsn = undefined;
+      this.options.onDiskRoom();
+    }
     if (this.#paused && !sink.congested && this.#stopWhenSafe === undefined) {
       this.#paused = false;
       this.#heardAtMs = this.options.clock.nowMs();
@@ -194,6 +202,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   }
 
   onDiskFull(): void {
+    this.#fullAtLsn = this.#sink?.writeLsn;
     this.options.onDiskFull();
   }
 

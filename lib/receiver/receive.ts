@@ -197,6 +197,10 @@ class Receiver {
           this.#reporter.problem("archive disk full", {
             hint: "reading stops until there is room; nothing acknowledged is lost",
           }),
+        onDiskRoom: () => {
+          log.info("archive disk has room again");
+          this.#reporter.recovered();
+        },
         onDiskStalled: (error) => this.#reporter.disconnected(error),
       }, signal);
     } catch (error) {

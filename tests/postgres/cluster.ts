@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import * as fs from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -24,7 +24,7 @@ export interface ClusterOptions {
   readonly segmentBytes?: number;
   /** Over the harness's own, which turn `fsync` off: no test cuts the power of the machine. */
   readonly settings?: Settings;
-  /** Lines of pg_hba.conf; by default everybody on this machine is trusted. `postgres` on the Unix socket always is. */
+  /** Lines of pg_hba.conf; by default everybody on this machine is trusted. The harness itself always is. */
   readonly hba?: readonly string[];
   /** More options for initdb. */
   readonly initdb?: readonly string[];
@@ -51,6 +51,8 @@ const STOP_TIMEOUT_MS = 60_000;
 const GONE_TIMEOUT_MS = 20_000;
 const POLL_MS = 20;
 const SUPERUSER = "postgres";
+/** The harness's own connections come from here, whatever pg_hba.conf says about everybody else. */
+const SUPERUSER_ADDRESS = "127.0.0.2";
 
 /** Makes a cluster and starts it. Free it with `await using`, or `destroy()`. */
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
@@ -298,7 +300,15 @@ export class Cluster {
 
   /** Replaces pg_hba.conf; the server must `reload()` it. */
   setHba(lines: readonly string[]): void {
-    this.writeDataFile("pg_hba.conf", [`local all ${SUPERUSER} trust`, ...lines, ""].join("\n"));
+    this.writeDataFile(
+      "pg_hba.conf",
+      [
+        `local all ${SUPERUSER} trust`,
+        `host all ${SUPERUSER} ${SUPERUSER_ADDRESS}/32 trust`,
+        ...lines,
+        "",
+      ].join("\n"),
+    );
   }
 
   /** Writes a file below the data directory, owned by the server, 0600: settings, keys, certificates. Returns its path. */
@@ -316,14 +326,20 @@ export class Cluster {
   }
 
   /**
-   * An ordinary connection of the superuser over the Unix socket; the caller ends it.
+   * An ordinary connection of the superuser, whom `SUPERUSER_ADDRESS` always lets in; the caller ends it.
    *
+   * Not over the Unix socket: Deno 2.9 closes the descriptor of one twice, and by then it may be a file of another
+   * test, as `deno test --parallel` runs them all in one process.
    * The driver's PG* variables count for nothing: test files that run at the same time share one environment.
    */
   connect(options: postgres.Options<Record<string, never>> = {}): postgres.Sql {
     const start = postgres as unknown as (options: unknown) => postgres.Sql;
     const { options: known } = start({
-      path: join(this.socketDirectory, `.s.PGSQL.${this.port}`),
+      host: this.host,
+      port: this.port,
+      ...(options.host === undefined && options.path === undefined
+        ? { socket: () => connectFrom(SUPERUSER_ADDRESS, this.port) }
+        : {}),
       username: this.superuser,
       password: "",
       database: "postgres",
@@ -528,6 +544,12 @@ function serverEnvironment(home: string): Record<string, string> {
 
 function quoteConninfo(value: string): string {
   return /^[^\s'\\]+$/.test(value) ? value : `'${value.replace(/['\\]/g, "\\$&")}'`;
+}
+
+async function connectFrom(localAddress: string, port: number): Promise<Socket> {
+  const socket = connect({ host: "127.0.0.1", port, localAddress });
+  await once(socket, "connect");
+  return socket;
 }
 
 /** A TCP port of 127.0.0.1 that was free a moment ago. */

@@ -171,7 +171,7 @@ test(`receive leaves a primary that shuts down while the disk is full${why}`, op
   await receiver.next("streaming");
   disk.fill();
   await using watch = new FlushWatch(cluster);
-  await write(cluster, 40);
+  await write(cluster, 22);
   await receiver.next("archive disk full");
   await until("the receiver leaving", async () => await streamingReceivers(cluster) === 0);
   await watch.stop();

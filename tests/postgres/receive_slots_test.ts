@@ -149,7 +149,7 @@ test("receive: a slot in use is waited for, an archive in use is refused", { tim
   assert.equal(await first.stop(), 0);
   await waiting.next("streaming");
   await write(cluster);
-  await caughtUp(cluster);
+  await caughtUp(cluster, waiting);
   assert.equal(await waiting.stop(), 0);
   compareWithServer(second, cluster);
   assert.equal(waiting.linesOf("disconnected").filter((line) => line.level === "error").length, 1);
@@ -163,7 +163,7 @@ test("receive: WAL that the server removed is named, and never skipped", { timeo
   await using receiver = startReceiver({ connection: cluster.conninfo(), archive: archive.directory });
   await receiver.next("streaming");
   await write(cluster);
-  const end = parseLsn(await caughtUp(cluster));
+  const end = parseLsn(await caughtUp(cluster, receiver));
   assert.equal(await receiver.stop(), 0);
   await until("the removal of the next segment", async () => {
     for (let i = 0; i < 4; i++) {
@@ -222,7 +222,7 @@ test(
     await cluster.start();
     await receiver.next("streaming");
     await write(cluster);
-    await caughtUp(cluster);
+    await caughtUp(cluster, receiver);
     assert.equal(await receiver.stop(), 0);
     compareWithServer(archive, cluster);
     checkRecords(archive);

@@ -92,12 +92,12 @@ test(
     for (const { receiver } of [primary, cascade, away]) await receiver.next("streaming");
     const backup = await a.backup(directory.file("backup"));
     await write(a);
-    await caughtUp(a, "away");
+    await caughtUp(a, away.receiver, "away");
     assert.equal(await away.receiver.stop(), 0);
     await write(a);
     const fork = await currentLsn(a);
     for (const standby of [b, c]) await replayed(standby, fork);
-    await caughtUp(a);
+    await caughtUp(a, followsPrimary);
 
     await a.stop("fast");
     await b.promote();
@@ -106,10 +106,10 @@ test(
     await write(b);
     await b.sql("SELECT pg_switch_wal()");
     await write(b);
-    await caughtUp(b);
+    await caughtUp(b, followsPrimary);
     await replayed(c, await currentLsn(b));
     await followsStandby.next("streaming", { timeline: 2 });
-    await caughtUp(c);
+    await caughtUp(c, followsStandby);
     compareWithServer(primary.archive, b, { timeline: 2 });
     compareHistory(primary.archive, b, 2);
 
@@ -120,7 +120,7 @@ test(
     await write(c);
     await c.sql("SELECT pg_switch_wal()");
     await write(c);
-    const end = parseLsn(await caughtUp(c));
+    const end = parseLsn(await caughtUp(c, followsStandby));
     assert.equal(await followsStandby.stop(), 0);
 
     // The third one knows nothing of all that.
@@ -129,7 +129,7 @@ test(
       archive: away.archive.directory,
     });
     await returned.next("streaming", { timeline: 3 });
-    await caughtUp(c, "away");
+    await caughtUp(c, returned, "away");
     assert.equal(await returned.stop(), 0);
 
     for (const { archive } of [cascade, away]) {
@@ -227,7 +227,7 @@ test(
     // What only the old primary and the archive know.
     await write(a);
     await write(a);
-    await caughtUp(a);
+    await caughtUp(a, first);
     await a.kill();
     assert.equal(await first.stop(), 0);
     const before = fingerprint(archive.directory);
@@ -240,7 +240,7 @@ test(
     });
     await second.next("streaming", { timeline: 2 });
     await write(b);
-    const end = parseLsn(await caughtUp(b));
+    const end = parseLsn(await caughtUp(b, second));
     const history = storedHistory(archive, 2);
     assert.ok(
       history.entries[0]!.endLsn + BigInt(3 * segmentBytes) < archive.endLsn(1),

@@ -45,7 +45,9 @@ async function work(cluster: Cluster, { messageBytes, switches }: Work): Promise
     await cluster.sql("SELECT pg_switch_wal(); SELECT pg_switch_wal()"); // the second one finds nothing to do
     await emit(i % 2 === 0, Math.round(messageBytes / 20) + i);
     await cluster.sql(
-      `BEGIN; SELECT pg_logical_emit_message(true, 'walvault', repeat('x', ${messageBytes / 10})); ROLLBACK`,
+      `BEGIN; SELECT pg_logical_emit_message(true, 'walvault', repeat('x', ${
+        Math.round(messageBytes / 10)
+      })); ROLLBACK`,
     );
   }
   await cluster.sql("CHECKPOINT; UPDATE work SET payload = payload || 'u' WHERE id LIKE 'b1%'");
@@ -87,7 +89,7 @@ for (const { segmentBytes, ...load } of SIZES) {
       await receiver.next("streaming");
       const backup = await cluster.backup(directory.file("backup"));
       await work(cluster, load);
-      const end = await caughtUp(cluster);
+      const end = await caughtUp(cluster, receiver);
 
       assert.equal(await receiver.stop(), 0);
       const compared = compareWithServer(archive, cluster);

@@ -1,5 +1,6 @@
 /** Rounds of kill -9 under load; a few of them in the fast tests, many in the long ones. */
 import assert from "node:assert/strict";
+import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, lsn } from "../../lib/wal/lsn.ts";
 import { Random } from "../simulation/random.ts";
@@ -13,6 +14,7 @@ import {
   fingerprint,
   layOut,
   MIB,
+  type Receiver,
   restore,
   startReceiver,
   until,
@@ -71,7 +73,7 @@ export async function killReceiver({ rounds, seed }: Rounds): Promise<void> {
 
   await using receiver = start();
   await receiver.next("streaming");
-  await caughtUp(cluster);
+  await caughtUp(cluster, receiver);
   assert.equal(await receiver.stop(), 0);
   await watch.stop();
   assert.ok(watch.observations > rounds, `the flush position was seen ${watch.observations} times`);
@@ -147,9 +149,160 @@ export async function killPrimary({ rounds, seed }: Rounds): Promise<void> {
     }
   }
   await synchronous(primary);
-  await caughtUp(primary);
+  await caughtUp(primary, receiver);
   assert.equal(await receiver.stop(), 0);
   compareWithServer(archive, primary);
   checkRecords(archive);
   assert.deepEqual(archive.conflicts(), []);
+}
+
+/**
+ * One misfortune after the other, drawn at random: kills and stops of both sides, switches, long records, frozen
+ * processes, failovers to a standby that becomes the new primary.
+ *
+ * After each, nothing that was shown as flushed on the timeline at hand is missing; at the end the whole is replayed.
+ */
+export async function breakEverything(
+  { milliseconds, seed }: { readonly milliseconds: number; readonly seed: number },
+): Promise<void> {
+  const random = new Random(seed);
+  const segmentBytes = MIB;
+  using directory = new WorkDirectory();
+  const settings = { synchronous_commit: "on", wal_keep_size: "20GB", max_wal_size: "20GB" };
+  const clusters: Cluster[] = [];
+  const receivers: Receiver[] = [];
+  try {
+    let primary = await startCluster({ segmentBytes, settings });
+    clusters.push(primary);
+    await primary.sql(TABLE);
+    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+    const startNew = () => {
+      const next = startReceiver({
+        connection: primary.conninfo(),
+        archive: archive.directory,
+        options: OPTIONS,
+      });
+      receivers.push(next);
+      return next;
+    };
+    let receiver = startNew();
+    await receiver.next("streaming");
+    const backup = await primary.backup(directory.file("backup"));
+    await primary.configure({ synchronous_standby_names: "walvault" });
+    const ledgers: Ledger[] = [];
+    let timeline = 1;
+    let flushedLsn: Lsn = lsn(0n);
+    const endsAt = performance.now() + milliseconds;
+    for (let round = 1; performance.now() < endsAt; round++) {
+      await synchronous(primary);
+      const watch = new FlushWatch(primary);
+      const ledger = new Ledger(primary, { clients: 3, payloadBytes: 4000, prefix: `${round}-`, pauseMs: 1 });
+      ledgers.push(ledger);
+      await sleep(random.spread(20, 2000));
+      const event = random.pick(
+        [
+          "kill receiver",
+          "stop receiver",
+          "kill primary",
+          "stop primary",
+          "long record",
+          "freeze",
+          "fail over",
+        ] as const,
+      );
+      const told = `"${event}" in round ${round} of seed ${seed}`;
+      try {
+        switch (event) {
+          case "kill receiver":
+            await receiver.kill();
+            receiver = startNew();
+            break;
+          case "stop receiver":
+            assert.equal(await receiver.stop(random.pick(["SIGTERM", "SIGINT"])), 0);
+            receiver = startNew();
+            break;
+          case "kill primary":
+            await primary.kill();
+            break;
+          case "stop primary":
+            await primary.stop(random.pick(["fast", "immediate"]));
+            break;
+          case "long record":
+            await primary.sql(
+              `SELECT pg_logical_emit_message(false, 'w', repeat('w', ${
+                random.integer(1, 4 * MIB)
+              })); SELECT pg_switch_wal()`,
+            );
+            break;
+          case "freeze":
+            process.kill(receiver.pid, "SIGSTOP");
+            await sleep(random.integer(100, 2000));
+            process.kill(receiver.pid, "SIGCONT");
+            break;
+          case "fail over": {
+            // The standby must not lack what was acknowledged: it is one of two synchronous ones for that time.
+            const standby = await primary.createStandby({ name: "next", settings });
+            clusters.push(standby);
+            await primary.configure({ synchronous_standby_names: "2 (walvault, next)" });
+            await sleep(random.integer(100, 1000));
+            await primary.kill();
+            await ledger.stop();
+            await receiver.stop();
+            await watch.stop();
+            if (watch.highest > flushedLsn) flushedLsn = watch.highest;
+            assertHolds(archive, primary, { flushLsn: flushedLsn, timeline });
+            await standby.promote();
+            timeline++;
+            flushedLsn = lsn(0n);
+            await primary.destroy();
+            primary = standby;
+            await primary.configure({ synchronous_standby_names: "walvault" });
+            receiver = startNew();
+            break;
+          }
+        }
+        await ledger.stop();
+        await watch.stop();
+        if (event !== "fail over") {
+          if (watch.highest > flushedLsn) flushedLsn = watch.highest;
+          if (primary.pid === undefined) await primary.start();
+          await synchronous(primary);
+          await caughtUp(primary, receiver);
+          if (flushedLsn > 0n) assertHolds(archive, primary, { flushLsn: flushedLsn, timeline });
+        }
+      } catch (error) {
+        throw new Error(`Cannot go on after ${told}: ${(error as Error).message}\n${receiver.stderr}`, {
+          cause: error,
+        });
+      } finally {
+        await ledger.stop();
+        await watch.stop();
+      }
+    }
+    await synchronous(primary);
+    await caughtUp(primary, receiver);
+    assert.equal(await receiver.stop(), 0);
+    for (let number = 1; number <= timeline; number++) checkRecords(archive, { timeline: number });
+    compareWithServer(archive, primary, { timeline });
+    assert.deepEqual(archive.conflicts(), []);
+    const wal = directory.file("wal");
+    layOut(archive, wal);
+    const restored = await restore({
+      backup,
+      wal,
+      major: primary.major,
+      settings: { synchronous_standby_names: "" },
+    });
+    clusters.push(restored);
+    for (const ledger of ledgers) {
+      assert.deepEqual(
+        await ledger.missingOn(restored),
+        [],
+        `acknowledged commits are missing, seed ${seed}`,
+      );
+    }
+  } finally {
+    for (const receiver of receivers) await receiver.kill();
+    for (const cluster of clusters) await cluster.destroy();
+  }
 }

@@ -60,6 +60,7 @@ async function runLeg(given: Given = {}) {
     onStreaming: () => journal.push("streaming"),
     onPosition: (position) => positions.push(position),
     onDiskFull: () => journal.push("disk full"),
+    onDiskRoom: () => journal.push("disk has room"),
     onDiskStalled: (error) => stalls.push(error),
   };
   const outcome = watched(streamLeg(options, abort.signal));
@@ -510,10 +511,16 @@ test("streamLeg() told to stop while files are opened ends without a stream", as
   assert.equal(clock.timers, 0);
 });
 
-test("streamLeg() tells that the disk is full", async () => {
-  const { sink, journal } = await runLeg();
+test("streamLeg() tells that the disk is full, and once that it has room again", async () => {
+  const { source, sink, journal } = await runLeg({ prepare: ({ archive }) => archive.stalled = true });
+  source.send(4096);
   sink.listener.onDiskFull();
   assert.equal(journal.at(-1), "disk full");
+  sink.listener.onProgress();
+  assert.ok(!journal.includes("disk has room"), "nothing was written yet");
+  sink.write();
+  sink.write();
+  assert.equal(journal.filter((line) => line === "disk has room").length, 1);
 });
 
 test("streamLeg() told to stop when the archive already refused stops with that refusal", async () => {

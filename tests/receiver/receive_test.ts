@@ -27,6 +27,7 @@ const OPTIONS: ReceiveOptions = {
   createSlot: false,
   endLsn: undefined,
   loop: true,
+  applicationName: "walvault",
   timing: {
     statusIntervalMs: 10_000,
     receiveTimeoutMs: 60_000,
@@ -75,23 +76,36 @@ async function startReceiving(given: Given = {}) {
   ): Promise<FakeSource> {
     signal.throwIfAborted();
     connectedAtMs.push(clock.nowMs());
-    let failure: unknown;
+    const errors: unknown[] = [];
     for (const host of hosts) {
-      if (host.silent.has("connect")) {
-        await new Promise((_resolve, reject) =>
-          signal.addEventListener("abort", () => reject(signal.reason))
-        );
+      try {
+        return await connectHost(host, accept, signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        errors.push(error);
       }
-      if (host.connectError !== undefined) {
-        failure = host.connectError;
-        continue;
-      }
-      const source = host.open();
-      if (await accept(source)) return source;
-      await source.close();
-      failure = new ConnectionError("unsuitable", `Cannot use ${host.address}: it was not accepted`);
     }
-    throw failure;
+    if (errors.length === 1) throw errors[0];
+    const text = errors.map((error) => (error as Error).message).join("; ");
+    throw new ConnectionError("refused", text, { cause: new AggregateError(errors) });
+  }
+  async function connectHost(
+    host: FakeServer,
+    accept: (source: WalSource) => Promise<boolean>,
+    signal: AbortSignal,
+  ): Promise<FakeSource> {
+    if (host.silent.has("connect")) {
+      await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    }
+    if (host.connectError !== undefined) throw host.connectError;
+    const source = host.open();
+    try {
+      assert.ok(await accept(source), "a server that will not do is told by a throw");
+      return source;
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
   }
   await settled();
   /** Everything that is still under way is told to stop. */
@@ -115,6 +129,7 @@ async function startReceiving(given: Given = {}) {
   };
 }
 
+const REMOVED = serverError("58P01", "requested WAL segment has already been removed");
 const HISTORY_2 = "1\t0/380000\tno recovery target specified\n";
 const HISTORY_3 = HISTORY_2 + "\n2\t0/580000\tno recovery target specified\n";
 
@@ -252,7 +267,7 @@ test("receiveWal() makes the slot and goes on streaming from where it reserves",
   await run.stop();
 });
 
-test("receiveWal() takes a slot that exists already (42710)", async () => {
+test("receiveWal() takes a slot that exists already, and does not ask to make it", async () => {
   const run = await startReceiving({
     options: { slot: "wv", createSlot: true },
     prepare: ({ server }) =>
@@ -260,6 +275,74 @@ test("receiveWal() takes a slot that exists already (42710)", async () => {
   });
   assert.equal(run.journal[0], "start 1 0/200000 slot wv");
   assert.ok(!run.lines().includes("info slot created"));
+  assert.ok(!run.server.source.asked.includes("create slot"));
+  await run.stop();
+});
+
+test("receiveWal() takes a slot that was made by somebody else meanwhile (42710)", async () => {
+  const run = await startReceiving({
+    options: { slot: "wv", createSlot: true },
+    prepare: ({ server }) => server.createError = serverError("42710", "it exists"),
+  });
+  assert.ok(run.outcome.error instanceof PermanentError, "made, and dropped again: that is not ours to mend");
+  assert.deepEqual(run.server.source.asked.filter((command) => command.endsWith(" slot")), [
+    "read slot",
+    "create slot",
+    "read slot",
+  ]);
+});
+
+for (
+  const [serverVersion, isEmpty, asked] of [
+    [150_000, true, ["read slot", "create slot", "read slot"]],
+    [150_000, false, ["read slot", "create slot", "read slot"]],
+    [149_999, true, ["read slot", "create slot", "read slot"]],
+    [149_999, false, ["create slot"]],
+  ] as const
+) {
+  const archived = isEmpty ? "an empty archive" : "an archive";
+  test(`receiveWal() with --create-slot from ${serverVersion} into ${archived} asks: ${asked.join(", ")}`, async () => {
+    const run = await startReceiving({
+      options: { slot: "wv", createSlot: true },
+      prepare: ({ server, archive }) => {
+        server.serverVersion = serverVersion;
+        if (!isEmpty) archive.addSegments(1, 0, 3);
+      },
+    });
+    const slotCommands = (source: FakeSource) => source.asked.filter((command) => command.endsWith(" slot"));
+    assert.deepEqual(slotCommands(run.server.source), asked);
+    assert.deepEqual(fieldsOf(run.entries, "slot created"), { slot: "wv" });
+    run.server.source.sendUpTo(at(3.5));
+    await settled();
+    promote(run.server);
+    run.server.source.end({ kind: "timeline", nextTimeline: timelineId(2), switchLsn: at(3.5) });
+    await settled();
+    assert.ok(run.journal.includes("start 2 0/300000 slot wv"));
+    const creations = () => run.server.source.asked.filter((command) => command === "create slot").length;
+    assert.equal(creations(), 1, "once for a connection");
+    run.server.source.fail(new ConnectionError("closed", "gone"));
+    await run.clock.advance(1000);
+    assert.equal(run.server.sources.length, 2);
+    assert.equal(creations(), serverVersion < 150_000 ? 1 : 0, "before 15 nobody tells that it is there");
+    await run.stop();
+  });
+}
+
+test("receiveWal() leaves no slot behind on servers that will not do", async () => {
+  const run = await startReceiving({
+    options: { slot: "wv", createSlot: true },
+    others: [
+      { address: "behind:5432", timeline: 2, flushLsn: at(4.5), histories: new Map([[2, HISTORY_2]]) },
+      { address: "good:5432", timeline: 2, flushLsn: at(5.5), histories: new Map([[2, HISTORY_2]]) },
+    ],
+    prepare: ({ archive }) => {
+      archive.addSegments(2, 3, 5);
+      archive.histories.set(2, HISTORY_2);
+    },
+  });
+  assert.ok(run.journal.includes("start 2 0/500000 slot wv"));
+  assert.equal(fieldsOf(run.entries, "streaming")["server"], "good:5432");
+  assert.deepEqual([run.server, ...run.others].map(({ slots }) => slots.size), [0, 0, 1]);
   await run.stop();
 });
 
@@ -461,11 +544,9 @@ test("receiveWal() skips a server on an older timeline than the archive, for the
   });
   assert.ok(run.journal.includes("start 2 0/400000"));
   assert.equal(fieldsOf(run.entries, "streaming")["server"], "db2:5432");
-  assert.deepEqual(fieldsOf(run.entries, "server on an old timeline"), {
-    address: "db:5432",
-    timeline: 1,
-    archiveTimeline: 2,
-  });
+  assert.ok(!run.server.source.asked.includes("history 1"), "it is asked for nothing more");
+  assert.equal(run.server.source.closed, true);
+  assert.deepEqual(run.lines("error"), []);
   await run.stop();
 });
 
@@ -473,10 +554,14 @@ test("receiveWal() with only a server on an older timeline stops at first, with 
   const run = await startReceiving({ prepare: ({ archive }) => archive.addSegments(2, 3, 4) });
   assert.ok(run.outcome.error instanceof ConnectionError);
   assert.equal(run.outcome.error.kind, "unsuitable");
-  assert.match(run.outcome.error.hint ?? "", /db:5432 is on timeline 1, the archive on 2: .*pg_rewind/);
+  assert.equal(
+    run.outcome.error.message,
+    "Cannot receive from db:5432: it is on timeline 1, the archive on 2",
+  );
+  assert.match(run.outcome.error.hint ?? "", /timeline 2 or later.*pg_rewind/);
 });
 
-test("receiveWal() that has streamed waits for a newer server, and warns of the old one once", async () => {
+test("receiveWal() that has streamed waits for a newer server, and tells of the old one once", async () => {
   const run = await startReceiving({ prepare: ({ server }) => promote(server) });
   run.server.source.sendUpTo(at(4.25));
   await settled();
@@ -484,8 +569,7 @@ test("receiveWal() that has streamed waits for a newer server, and warns of the 
   run.server.source.fail(new ConnectionError("closed", "gone"));
   await run.clock.advance(300_000);
   assert.equal(run.outcome.done, false);
-  assert.equal(run.lines("warn").filter((event) => event === "server on an old timeline").length, 1);
-  assert.equal(run.lines("error").length, 2, "gone, then not accepted: each once");
+  assert.equal(run.lines("error").length, 2, "gone, then on an old timeline: each once");
   await run.stop();
 });
 
@@ -541,9 +625,167 @@ test("receiveWal() whose WAL the server removed stops with what is missing and w
 
 test("receiveWal() that streams stops too when the server says that WAL was removed", async () => {
   const run = await startReceiving();
-  run.server.source.fail(serverError("58P01", "requested WAL segment has already been removed"));
+  run.server.source.fail(REMOVED);
   await settled();
   assert.ok(run.outcome.error instanceof WalGapError);
+  assert.equal(run.clock.nowMs(), 0);
+  assert.equal(run.server.sources.length, 2, "the second time it was only asked where it stands");
+  assert.equal(run.journal.filter((line) => line.startsWith("start")).length, 1);
+  assert.ok(run.server.sources.every((source) => source.closed));
+});
+
+for (const when of ["at once", "in the stream"] as const) {
+  const lackWal = (server: FakeServer) => {
+    if (when === "at once") server.startError = REMOVED;
+    else server.onStart = (source) => source.fail(REMOVED);
+  };
+
+  test(`receiveWal() whose first host lacks the WAL (${when}) takes it from the next, without a wait`, async () => {
+    const run = await startReceiving({
+      others: [{ address: "db2:5432" }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 2);
+        lackWal(server);
+      },
+    });
+    assert.equal(run.clock.nowMs(), 0);
+    assert.equal(run.lines("error").length, 0);
+    assert.deepEqual(run.journal.filter((line) => line.startsWith("start")), [
+      "start 1 0/200000",
+      "start 1 0/200000",
+    ]);
+    const next = run.others[0]!.source;
+    next.sendUpTo(at(3.25));
+    await settled();
+    assert.equal(next.statuses.at(-1)?.flushLsn, at(3.25));
+    // Now the first one has what is missing: it is the first again.
+    run.server.startError = undefined;
+    run.server.onStart = () => {};
+    next.fail(new ConnectionError("closed", "gone"));
+    await run.clock.advance(1000);
+    assert.equal(run.journal.at(-2), "start 1 0/300000");
+    assert.equal(run.server.source.closed, false);
+    await run.stop();
+  });
+
+  test(`receiveWal() stops when every host lacks the WAL (${when}), and names them all`, async () => {
+    const run = await startReceiving({
+      others: [{ address: "db2:5432", startError: REMOVED }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 2);
+        lackWal(server);
+      },
+    });
+    assert.equal(run.clock.nowMs(), 0);
+    const { error } = run.outcome;
+    assert.ok(error instanceof ConnectionError && error.cause instanceof AggregateError, String(error));
+    assert.ok(error.cause.errors.every((each) => each instanceof WalGapError));
+    assert.match(error.message, /db:5432 no longer has that WAL.*db2:5432 no longer has that WAL/);
+    assert.equal(run.connectedAtMs.length, 3);
+  });
+
+  test(`receiveWal() whose only other host is away tries both again, without a hot loop (${when})`, async () => {
+    const run = await startReceiving({
+      others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 2);
+        lackWal(server);
+      },
+    });
+    await run.clock.advance(600_000);
+    assert.equal(run.outcome.done, false);
+    assert.ok(run.connectedAtMs.length < 80, `${run.connectedAtMs.length} rounds in ten minutes`);
+    assert.match(
+      String(run.entries.find((entry) => entry.event === "disconnected")?.fields["error"]),
+      /db:5432 no longer has that WAL.*nobody at db2/,
+    );
+    run.others[0]!.connectError = undefined;
+    await run.clock.advance(30_000);
+    assert.equal(run.others[0]!.source.closed, false);
+    await run.stop();
+    assert.equal(run.outcome.value, "stopped");
+  });
+
+  test(`receiveWal() whose server gets the missing WAL back goes on (${when})`, async () => {
+    const run = await startReceiving({
+      others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 2);
+        lackWal(server);
+      },
+    });
+    await run.clock.advance(60_000);
+    run.server.startError = undefined;
+    run.server.onStart = () => {};
+    await run.clock.advance(31_000);
+    assert.equal(run.server.source.closed, false);
+    assert.ok(run.journal.includes("status 0/200000 0/200000") && run.lines().includes("info streaming"));
+    await run.stop();
+  });
+
+  test(`receiveWal() with --no-loop ends at the first host that lacks the WAL (${when})`, async () => {
+    const run = await startReceiving({
+      options: { loop: false },
+      others: [{ address: "db2:5432" }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 2);
+        lackWal(server);
+      },
+    });
+    assert.ok(run.outcome.error instanceof WalGapError);
+    assert.equal(run.connectedAtMs.length, 1);
+  });
+}
+
+for (
+  const [name, first, others] of [
+    ["another cluster", { systemIdentifier: 42n }, []],
+    ["too old", { serverVersion: 90_600 }, []],
+    ["a server behind", { flushLsn: at(1.5) }, []],
+    ["away", { connectError: new ConnectionError("refused", "nobody listens") }, []],
+    ["a server without the history of its timeline", { timeline: 3 }, []],
+    ["away, and one behind", { connectError: new Error("no") }, [{ address: "b", flushLsn: at(1.5) }]],
+  ] as const
+) {
+  test(`receiveWal() passes over a first host that is ${name}`, async () => {
+    const run = await startReceiving({
+      others: [...others, { address: "good:5432" }],
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 3);
+        Object.assign(server, first);
+      },
+    });
+    assert.equal(fieldsOf(run.entries, "streaming")["server"], "good:5432");
+    assert.deepEqual(run.lines("error"), []);
+    assert.ok(run.server.sources.every((source) => source.closed), "nothing stays open");
+    await run.stop();
+  });
+}
+
+test("receiveWal() comes back as long as one of its hosts may get better", async () => {
+  const run = await startReceiving({
+    others: [{ address: "behind:5432", flushLsn: at(1.5) }],
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 3);
+      server.systemIdentifier = 42n;
+    },
+  });
+  await run.clock.advance(60_000);
+  assert.equal(run.outcome.done, false);
+  assert.equal(run.lines("error").length, 1);
+  run.others[0]!.flushLsn = at(3.5);
+  await run.clock.advance(31_000);
+  assert.equal(run.others[0]!.source.closed, false);
+  await run.stop();
+});
+
+test("receiveWal() stops when none of its hosts will ever do", async () => {
+  const run = await startReceiving({
+    others: [{ address: "old:5432", serverVersion: 90_600 }],
+    prepare: ({ server }) => server.systemIdentifier = 42n,
+  });
+  assert.ok(run.outcome.error instanceof ConnectionError);
+  assert.equal(run.connectedAtMs.length, 1);
 });
 
 test("receiveWal() stops at conflicting bytes, also when it has streamed and was told to stop", async () => {
@@ -576,10 +818,11 @@ test("receiveWal() warns of a server newer than 18 once, and goes on", async () 
 for (
   const [names, commit, warnings] of [
     ["", "remote_apply", []],
-    ["walvault", "on", ["only one synchronous standby"]],
+    ["other", "remote_apply", []],
+    ["walvault", "on", ["only synchronous standby"]],
     ["walvault, other", "on", []],
     ["walvault, other", "remote_apply", ["synchronous_commit is remote_apply"]],
-    ["walvault", "remote_apply", ["synchronous_commit is remote_apply", "only one synchronous standby"]],
+    ["walvault", "remote_apply", ["synchronous_commit is remote_apply", "only synchronous standby"]],
   ] as const
 ) {
   test(`receiveWal() with synchronous_standby_names "${names}" and ${commit} warns ${warnings.length} times`, async () => {
@@ -777,6 +1020,29 @@ for (
     await settled();
     assert.equal(run.outcome.value, "stopped");
     assert.equal(run.clock.timers, 0);
+  });
+}
+
+for (const call of ["claim", "contents", "store history", "open leg"] as const) {
+  test(`receiveWal() told to stop while the disk stalls at "${call}" ends in time`, async () => {
+    const run = await startReceiving({
+      prepare: ({ server, archive }) => {
+        promote(server);
+        archive.silent.add(call);
+      },
+    });
+    await run.clock.advance(60_000);
+    assert.equal(run.outcome.done, false);
+    run.abort.abort(new Error("Stopped by SIGTERM"));
+    await run.clock.advance(9999);
+    assert.equal(run.outcome.done, false);
+    await run.clock.advance(1);
+    assert.equal(run.outcome.value, "stopped");
+    assert.equal(run.clock.timers, 0);
+    assert.equal(run.server.source.closed, true);
+    run.archive.recover();
+    await settled();
+    assert.ok(run.archive.sinks.every((sink) => sink.released), "nothing stays open");
   });
 }
 
