@@ -137,19 +137,3 @@ test("receive waits for a copy of the server that is behind, and changes nothing
   assert.equal(await receiver.stop(), 0);
   assert.deepEqual(fingerprint(archive.directory), before);
 });
-
-test("receive goes on from the right server after a copy of it was refused", { timeout }, async () => {
-  using directory = new WorkDirectory();
-  await using a = await startCluster({ segmentBytes, settings });
-  const archive = new ArchiveFiles(directory.archive(), segmentBytes);
-  await using b = await split(a, archive);
-  await a.sql("SELECT pg_switch_wal()");
-  await b.sql("SELECT pg_switch_wal()");
-  await write(a, { who: "a", rows: 50, bytes: 2000 });
-  await write(b, { who: "b", rows: 100, bytes: 2000 });
-  await receiveAll(a, archive);
-  await refusal(b, archive);
-  await write(a, { who: "a", rows: 200, bytes: 2000 });
-  await receiveAll(a, archive);
-  compareWithServer(archive, a);
-});

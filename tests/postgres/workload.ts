@@ -61,16 +61,16 @@ export class Ledger {
     await Promise.all(this.#clients);
   }
 
-  /** The acknowledged commits that a server does not have. */
-  async missingOn(cluster: Cluster): Promise<readonly string[]> {
-    const rows = await cluster.sql<{ id: string }>("SELECT id FROM work");
-    const there = new Set(rows.map((row) => row.id));
-    return [...this.acknowledged].filter((id) => !there.has(id));
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
+}
+
+/** The acknowledged commits that a server does not have. */
+export async function missingOn(cluster: Cluster, ledgers: readonly Ledger[]): Promise<readonly string[]> {
+  const rows = await cluster.sql<{ id: string }>("SELECT id FROM work");
+  const there = new Set(rows.map((row) => row.id));
+  return ledgers.flatMap((ledger) => [...ledger.acknowledged]).filter((id) => !there.has(id));
 }
 
 /** The content of the table, as one text. */
