@@ -6,7 +6,7 @@ import { isAllZero } from "../wal/scanner.ts";
 import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import type { Disk } from "./disk.ts";
-import { type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { type SegmentRun, takeInventory } from "./inventory.ts";
 import {
@@ -38,6 +38,8 @@ export interface ArchiveContents {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
   /** Segments of which something was received, but not all. */
   readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+  /** Names of complete segments under which something else stands: no file, or one of another size. */
+  readonly incomplete: readonly string[];
 }
 
 /** How the archive is used. */
@@ -122,6 +124,7 @@ export class Archive {
       this.#identity = await readIdentity(this.disk);
     }
     const own = this.#identity;
+    await this.#refuseExchange(own);
     if (own?.systemIdentifier !== server.systemIdentifier) {
       throw new WrongClusterError(
         `Cannot archive into "${this.disk.root}": it belongs to the cluster with system identifier ${own?.systemIdentifier}, ` +
@@ -147,6 +150,25 @@ export class Archive {
     await this.#removeUnused(own);
   }
 
+  /**
+   * Another directory under the same name is not this archive, and must not become one: what is acknowledged would lie
+   * under a mount point.
+   *
+   * @throws {WrongClusterError} when the archive is gone, or is another one.
+   */
+  async #refuseExchange(own: ArchiveIdentity | undefined): Promise<void> {
+    const now = await readIdentity(this.disk);
+    if (
+      own !== undefined && now?.systemIdentifier === own.systemIdentifier &&
+      now.segmentSize === own.segmentSize
+    ) return;
+    throw new WrongClusterError(
+      `Cannot go on with the archive "${this.disk.root}": ${
+        now === undefined ? "archive.json is gone" : "archive.json is of another archive"
+      }; look whether its disk is still mounted there, then start again`,
+    );
+  }
+
   /** Removes what an earlier run had laid ahead and never used: it holds nothing, and its turn may never come. */
   async #removeUnused(identity: ArchiveIdentity): Promise<void> {
     for (const name of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
@@ -159,7 +181,11 @@ export class Archive {
         // The first page is enough to see that a file is in use; all of it, to see that it is not.
         return isAllZero(start) && await countWrittenBytes(file) === 0;
       });
-      if (unused === true) await removeName(this.disk, path);
+      // A crash between giving a segment its own name and taking away this one leaves both.
+      const published = unused !== true && await this.disk.entry(name) !== undefined &&
+        await firstDifference(this.disk, [path, name], { start: 0, end: Number(identity.segmentSize) }) ===
+          undefined;
+      if (unused === true || published) await removeName(this.disk, path);
     }
   }
 
@@ -169,14 +195,14 @@ export class Archive {
    */
   async contents(): Promise<ArchiveContents> {
     const identity = this.#identity;
-    if (identity === undefined) return { runs: [], histories: [], unfinished: [] };
+    if (identity === undefined) return { runs: [], histories: [], unfinished: [], incomplete: [] };
     await this.disk.syncDirectory(".");
     // A process that died while it made the archive leaves none; the next `claim` makes it.
     if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {
       await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
     }
     const names = {
-      archive: await this.disk.list(".") ?? [],
+      archive: await this.disk.entries(".") ?? [],
       inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY) ?? [],
     };
     const inventory = takeInventory(names, identity.segmentSize);
@@ -185,7 +211,12 @@ export class Archive {
       const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
       if (bytes !== undefined) histories.push({ timeline, bytes });
     }
-    return { runs: inventory.runs, histories, unfinished: inventory.unfinished };
+    return {
+      runs: inventory.runs,
+      histories,
+      unfinished: inventory.unfinished,
+      incomplete: inventory.incomplete,
+    };
   }
 
   /**
@@ -236,6 +267,8 @@ export class Archive {
       name,
       (file) => scanSegmentFile(file, { startLsn: segmentStart(number, segmentSize), segmentSize }),
     );
+    // Damage inside that segment says nothing about what the server sends now.
+    if (scan?.end !== "segment-end" && scan?.end !== "switch") return [];
     const ends = [scan?.openRecordLsn, scan?.lastRecordLsn];
     // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
     if (ends[1] === undefined) return [];

@@ -6,6 +6,13 @@ export interface DiskEntry {
   readonly mode: number;
   /** User id of the owner. */
   readonly ownerId: number;
+  /** Which file it is, whatever its name; unique on one file system. */
+  readonly inode: number;
+}
+
+/** A name in a directory, and what stands under it. */
+export interface NamedEntry extends DiskEntry {
+  readonly name: string;
 }
 
 /** An open file. */
@@ -23,6 +30,8 @@ export interface DiskFile {
    */
   sync(): Promise<void>;
   bytes(): Promise<number>;
+  /** Which file it is, whatever its name has become. */
+  inode(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -49,6 +58,8 @@ export interface Disk {
   unlink(path: string): Promise<void>;
   /** Names in a directory, in no order; `undefined` when it is absent. */
   list(path: string): Promise<readonly string[] | undefined>;
+  /** As `list`, with what stands under each name. */
+  entries(path: string): Promise<readonly NamedEntry[] | undefined>;
   /** `undefined` when absent. */
   entry(path: string): Promise<DiskEntry | undefined>;
   makeDirectory(path: string, mode: number): Promise<void>;
@@ -56,5 +67,6 @@ export interface Disk {
   syncDirectory(path: string): Promise<void>;
   /** Bytes that this user can still write. */
   freeBytes(): Promise<number>;
-  close(): Promise<void>;
+  /** Ends it; "stuck" when an operation has not returned in time, and may still take effect. */
+  close(): Promise<"ended" | "stuck">;
 }

@@ -26,11 +26,14 @@ export interface DiskThreadData {
 
 /** A call with paths, as JSON text in a slot. */
 export type DiskCall =
-  | { readonly kind: "open" | "unlink" | "list" | "entry" | "syncDirectory"; readonly path: string }
+  | {
+    readonly kind: "open" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
+    readonly path: string;
+  }
   | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
-  | { readonly kind: "bytes" | "close"; readonly handle: number }
+  | { readonly kind: "bytes" | "inode" | "close"; readonly handle: number }
   | { readonly kind: "freeBytes" };
 
 /** Sent beside the shared memory: an answer that is no number, or an error. */
@@ -91,6 +94,7 @@ export function runDiskThread(
     bytes: stat.size,
     mode: stat.mode & 0o7777,
     ownerId: stat.uid,
+    inode: stat.ino,
   });
   const call = (request: DiskCall): unknown => {
     switch (request.kind) {
@@ -110,6 +114,12 @@ export function runDiskThread(
         return fs.unlinkSync(at(request.path));
       case "list":
         return unlessAbsent(() => fs.readdirSync(at(request.path)));
+      case "entries":
+        return unlessAbsent(() => fs.readdirSync(at(request.path)))?.flatMap((name) => {
+          // One that is gone since is not there.
+          const stat = unlessAbsent(() => fs.lstatSync(at(request.path) + "/" + name));
+          return stat === undefined ? [] : [{ name, ...describe(stat) }];
+        });
       case "entry":
         return unlessAbsent(() => describe(fs.lstatSync(at(request.path))));
       case "makeDirectory":
@@ -127,6 +137,8 @@ export function runDiskThread(
         return fs.ftruncateSync(request.handle, request.bytes);
       case "bytes":
         return fs.fstatSync(request.handle).size;
+      case "inode":
+        return fs.fstatSync(request.handle).ino;
       case "close":
         return fs.closeSync(request.handle);
       case "freeBytes": {

@@ -1,5 +1,5 @@
 import { Worker } from "node:worker_threads";
-import type { Disk, DiskEntry, DiskFile } from "./disk.ts";
+import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
 import {
   DISK_PROTOCOL,
   type DiskCall,
@@ -132,6 +132,10 @@ import { parentPort, workerData } from "node:worker_threads";
     return await this.#call({ kind: "list", path }) as readonly string[] | undefined;
   }
 
+  async entries(path: string): Promise<readonly NamedEntry[] | undefined> {
+    return await this.#call({ kind: "entries", path }) as readonly NamedEntry[] | undefined;
+  }
+
   async entry(path: string): Promise<DiskEntry | undefined> {
     return await this.#call({ kind: "entry", path }) as DiskEntry | undefined;
   }
@@ -148,17 +152,19 @@ import { parentPort, workerData } from "node:worker_threads";
     return await this.#call({ kind: "freeBytes" }) as number;
   }
 
-  async close(): Promise<void> {
-    if (this.#dead === undefined) {
-      const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
-      this.#inTurn(() => this.#submit({ kind: operations.stop })).catch(() => {
-        // The thread ends instead of answering: that is what was asked for.
-      });
-      // A disk that stalls must not keep the process from ending: the thread goes with it.
-      const late = new Promise<void>((resolve) => setTimeout(resolve, CLOSE_TIMEOUT_MS).unref());
-      await Promise.race([ended, late]);
-      this.#worker.unref();
-    }
+  async close(): Promise<"ended" | "stuck"> {
+    if (this.#dead !== undefined) return "ended";
+    const ended = new Promise<"ended">((resolve) => this.#worker.once("exit", () => resolve("ended")));
+    this.#inTurn(() => this.#submit({ kind: operations.stop })).catch(() => {
+      // The thread ends instead of answering: that is what was asked for.
+    });
+    // A disk that stalls must not keep the process from ending: the thread goes with it.
+    const late = new Promise<"stuck">((resolve) =>
+      setTimeout(() => resolve("stuck"), CLOSE_TIMEOUT_MS).unref()
+    );
+    const result = await Promise.race([ended, late]);
+    this.#worker.unref();
+    return result;
   }
 
   #file(handle: number): DiskFile {
@@ -175,6 +181,7 @@ import { parentPort, workerData } from "node:worker_threads";
         await this.#inTurn(() => this.#submit({ kind: operations.sync, handle }));
       },
       bytes: async () => await this.#call({ kind: "bytes", handle }) as number,
+      inode: async () => await this.#call({ kind: "inode", handle }) as number,
       close: async () => {
         await this.#call({ kind: "close", handle });
       },

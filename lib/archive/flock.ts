@@ -11,6 +11,7 @@ export interface FileLock {
 
 interface DenoFile {
   tryLockSync(exclusive: boolean): boolean;
+  statSync(): { readonly ino: number | null };
   close(): void;
 }
 
@@ -41,25 +42,28 @@ export function lockFile(path: string, mode: number): FileLock | undefined {
     fs.closeSync(fd);
     return lockWithDeno(runtime.Deno, path);
   }
-  if (runtime.Bun !== undefined) return lockWithBun(fd);
+  if (runtime.Bun !== undefined) return lockWithBun(fd, path);
   fs.closeSync(fd);
   throw new Error(`Cannot lock "${path}": this runtime has no flock; use Deno or Bun`);
 }
 
 function lockWithDeno(deno: DenoRuntime, path: string): FileLock | undefined {
   const file = deno.openSync(path, { read: true, write: true });
-  if (file.tryLockSync(true)) return { release: () => file.close() };
+  if (file.tryLockSync(true) && file.statSync().ino === fs.lstatSync(path).ino) {
+    return { release: () => file.close() };
+  }
   file.close();
   return undefined;
 }
 
-function lockWithBun(fd: number): FileLock | undefined {
+function lockWithBun(fd: number, path: string): FileLock | undefined {
   const ffi = process.getBuiltinModule("bun:ffi" as "fs") as unknown as BunForeignFunctions;
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
   const { symbols, close } = ffi.dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
   const locked = symbols["flock"]?.(fd, LOCK_EX | LOCK_NB) === 0;
   close();
-  if (locked) return { release: () => fs.closeSync(fd) };
+  // Somebody may have removed the file between our opening and locking it.
+  if (locked && fs.fstatSync(fd).ino === fs.lstatSync(path).ino) return { release: () => fs.closeSync(fd) };
   fs.closeSync(fd);
   return undefined;
 }

@@ -1,5 +1,6 @@
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
+import type { NamedEntry } from "./disk.ts";
 import { parseArchiveName, parseInProgressName } from "./layout.ts";
 
 /** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
@@ -18,6 +19,13 @@ export interface Inventory {
   readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   readonly temporary: readonly string[];
   readonly foreign: readonly string[];
+  /** Names of complete segments under which something else stands: no file, or one of another size. */
+  readonly incomplete: readonly string[];
+}
+
+/** Compressed forms have any size. */
+function isPlainSegment(name: string): boolean {
+  return name.length === 24;
 }
 
 function bySegment(
@@ -48,16 +56,19 @@ export function joinRuns(
 
 /** Takes stock of an archive by the names in it and in its `inprogress/`. */
 export function takeInventory(
-  names: { readonly archive: readonly string[]; readonly inProgress: readonly string[] },
+  names: { readonly archive: readonly NamedEntry[]; readonly inProgress: readonly string[] },
   size: SegmentSize,
 ): Inventory {
   const segments: { timeline: TimelineId; number: SegmentNumber }[] = [];
   const histories: TimelineId[] = [];
   const temporary: string[] = [];
   const foreign: string[] = [];
-  for (const name of names.archive) {
+  const incomplete: string[] = [];
+  for (const { name, kind, bytes } of names.archive) {
     const parsed = parseArchiveName(name, size);
-    if (parsed.kind === "segment") segments.push(parsed);
+    if (parsed.kind === "segment" && (kind !== "file" || (isPlainSegment(name) && bytes !== Number(size)))) {
+      incomplete.push(name);
+    } else if (parsed.kind === "segment") segments.push(parsed);
     else if (parsed.kind === "history") histories.push(parsed.timeline);
     else if (parsed.kind === "temporary") temporary.push(name);
     else if (parsed.kind === "foreign") foreign.push(name);
@@ -74,5 +85,6 @@ export function takeInventory(
     unfinished: [...unfinished.values()].sort(bySegment),
     temporary,
     foreign,
+    incomplete: incomplete.sort(),
   };
 }

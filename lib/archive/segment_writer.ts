@@ -208,6 +208,7 @@ export class SegmentWriter {
     await this.#passSavedCopies(segment);
     const growing = inProgressPath(segment.name);
     await this.#refuseCompressedForms(segment.name);
+    await this.#refuseExchange(segment, growing);
     if (!await addName(this.disk, { from: growing, to: segment.name }, this.options.naming)) {
       await this.#compareWithPublished(segment);
     }
@@ -413,15 +414,15 @@ export class SegmentWriter {
       const difference = await firstDifference(this.disk, [saved.path, growing], range);
       if (difference !== undefined) {
         const at = (bytes: number) => formatLsn(advance(segment.startLsn, bytes));
-        this.#refuse(
+        await this.#refuseServer(segment, (kept) =>
           new ArchiveConflictError(
-            `Cannot go on with ${segment.name}: the server sends other bytes than it sent before, first at ${
+            `Cannot go on with ${segment.name}: the server sends other bytes than were received before, first at ${
               at(difference)
-            }; both are kept: "${this.disk.root}/${growing}" (now) and "${this.disk.root}/${saved.path}" (before, valid to ${
+            }; both are kept: what came before, valid to ${
               at(saved.validBytes)
-            })`,
-          ),
-        );
+            }, as "${this.disk.root}/${saved.path}", what comes now as "${kept}"; ` +
+              "if this server is the right one, move the first away and start again; if not, correct the connection string",
+          ));
       }
       await removeName(this.disk, saved.path);
       segment.saved = segment.saved.filter((other) => other !== saved);
@@ -449,7 +450,10 @@ export class SegmentWriter {
       ? "its first page has no header"
       : this.#pageProblem(header, segment);
     if (problem !== undefined) {
-      this.#refuse(new WrongClusterError(`Cannot archive ${segment.name}: ${problem}`));
+      await this.#refuseServer(segment, (kept) =>
+        new WrongClusterError(
+          `Cannot archive ${segment.name}: ${problem}; the server's bytes are kept as "${kept}", the archive is unchanged`,
+        ));
     }
     if (header !== undefined && header.majorVersion === undefined) {
       this.options.events.unknownPageMagic({ segment: segment.name, magic: header.magic });
@@ -494,16 +498,30 @@ export class SegmentWriter {
       if (firstRecordLsn === undefined || firstRecordPrevLsn === undefined) continue;
       this.#backLink = undefined;
       if (this.leg.backLinks.includes(firstRecordPrevLsn)) return;
-      this.#refuse(
+      await this.#refuseServer(segment, (kept) =>
         new ArchiveConflictError(
           `Cannot go on with ${segment.name}: its first record at ${
             formatLsn(firstRecordLsn)
           } follows one at ${formatLsn(firstRecordPrevLsn)}, but the archive's last record before it is at ${
             this.leg.backLinks.map(formatLsn).join(" or ")
-          }; the server's WAL does not continue this archive`,
-        ),
-      );
+          }: the server's WAL does not continue this archive; its bytes are kept as "${kept}", the archive is unchanged: ` +
+            "connect to the server this archive belongs to, or give this one a new directory",
+        ));
     }
+  }
+
+  /** Without the lock another process may have put its own file under our name: that one is not complete. */
+  async #refuseExchange(segment: OpenSegment, growing: string): Promise<void> {
+    const entry = await this.disk.entry(growing);
+    // Without hard links an earlier try may have renamed it already.
+    if (entry === undefined && !this.options.naming.hardLinks) return;
+    if (entry?.inode === await segment.file.inode()) return;
+    this.#refuse(
+      new ArchiveConflictError(
+        `Cannot publish ${segment.name}: "${this.disk.root}/${growing}" is no longer the file that was written; ` +
+          "another process writes to this archive: stop all but one",
+      ),
+    );
   }
 
   async #refuseCompressedForms(name: string): Promise<void> {
@@ -538,6 +556,14 @@ export class SegmentWriter {
         }; the archive's file is unchanged, the server's is kept as "${this.disk.root}/${kept}"`,
       ),
     );
+  }
+
+  /** What does not belong here goes out of the way of what does: the right server must not find it in its place. */
+  async #refuseServer(segment: OpenSegment, errorOf: (kept: string) => Error): Promise<never> {
+    this.#spent = true;
+    const from = inProgressPath(segment.name);
+    const kept = await keepConflict(this.disk, { from, name: segment.name }, this.options);
+    throw errorOf(`${this.disk.root}/${kept}`);
   }
 
   #refuse(error: Error): never {

@@ -111,9 +111,8 @@ async function receiveInto(
     const claimed = await openArchive(disk, options);
     return await stream(claimed, receiving, context);
   } finally {
-    // The lock goes last: until its thread has ended, this process may still write.
-    await disk.close();
-    lock?.release();
+    // The lock goes last: until its thread has ended, this process may still write. A stuck one keeps it to the end.
+    if (await disk.close() === "ended") lock?.release();
   }
 }
 

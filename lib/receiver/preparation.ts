@@ -14,7 +14,14 @@ import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
 import type { Reporter } from "./reporter.ts";
-import { firstMissingSegment, newestTimeline, planStart, type StartFacts, type StartPlan } from "./start.ts";
+import {
+  beyondForks,
+  firstMissingSegment,
+  newestTimeline,
+  planStart,
+  type StartFacts,
+  type StartPlan,
+} from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
@@ -27,6 +34,12 @@ const UNKNOWN_SERVER_VERSION = 190000;
 const SLOT_POSITION_VERSION = 150000;
 /** duplicate_object: a slot of that name is there. */
 const SLOT_EXISTS = "42710";
+
+/** A history file as the server sent it. */
+interface ReceivedHistory {
+  readonly timeline: TimelineId;
+  readonly bytes: Uint8Array;
+}
 
 /** What a server is to be asked for. */
 export interface Prepared {
@@ -73,7 +86,7 @@ export class Preparation {
     const contents = await archive.contents();
     const newest = newestTimeline(contents) ?? system.timeline;
     if (newest > system.timeline) throw onOldTimeline(source, system.timeline, newest);
-    const lineage = await this.#lineage(source, system.timeline, contents.histories);
+    const { lineage, received } = await this.#lineage(source, system.timeline, contents.histories);
     const facts = { contents, lineage, segmentSize, serverFlushLsn: system.flushLsn };
     // Before the slot: none is left behind on a server that will not do.
     startOf({ ...facts, slot: undefined }, source);
@@ -87,6 +100,23 @@ export class Preparation {
           : "the archive has nothing on the server's timelines, and the slot reserves nothing",
       });
     }
+    if (contents.incomplete.length > 0) {
+      this.options.reporter.warnOnce("archive has segments that are not complete", {
+        names: contents.incomplete.slice(0, 10).join(" "),
+        hint: "they count as missing; move them away, and they are received again if a server still has them",
+      });
+    }
+    for (const beyond of beyondForks(facts)) {
+      this.options.reporter.warnOnce("archive is ahead of the fork", {
+        timeline: beyond.timeline,
+        forkLsn: formatLsn(beyond.forkLsn),
+        archiveEndLsn: formatLsn(beyond.archiveEndLsn),
+        hint:
+          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline",
+      });
+    }
+    // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
+    for (const { timeline, bytes } of received) await this.#storeHistory(timeline, bytes);
     return { plan, lineage: ancestorHistory(lineage, plan.timeline), segmentSize };
   }
 
@@ -111,13 +141,13 @@ export class Preparation {
     }
   }
 
-  /** The server's own history, stored before the first byte of its timeline is acknowledged; then its ancestors'. */
+  /** The server's own history and its ancestors', checked against each other and against the archive's. */
   async #lineage(
     source: WalSource,
     timeline: TimelineId,
     stored: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[],
-  ): Promise<TimelineHistory> {
-    if (timeline === 1) return emptyHistory(timeline);
+  ): Promise<{ readonly lineage: TimelineHistory; readonly received: readonly ReceivedHistory[] }> {
+    if (timeline === 1) return { lineage: emptyHistory(timeline), received: [] };
     const own = stored.find((history) => history.timeline === timeline)?.bytes;
     const bytes = await source.timelineHistory(timeline) ?? own;
     if (bytes === undefined) {
@@ -130,6 +160,7 @@ export class Preparation {
     }
     const lineage = parseHistory(timeline, bytes);
     for (const history of stored) checkAncestor(history, lineage);
+    const received: ReceivedHistory[] = [];
     const here = new Set(stored.map((history) => history.timeline));
     for (const entry of lineage.entries) {
       if (entry.timeline === 1 || here.has(entry.timeline)) continue;
@@ -137,10 +168,10 @@ export class Preparation {
       const ancestor = await source.timelineHistory(entry.timeline);
       if (ancestor === undefined) continue;
       checkAncestor({ timeline: entry.timeline, bytes: ancestor }, lineage);
-      await this.#storeHistory(entry.timeline, ancestor);
+      received.push({ timeline: entry.timeline, bytes: ancestor });
     }
-    await this.#storeHistory(timeline, bytes);
-    return lineage;
+    received.push({ timeline, bytes });
+    return { lineage, received };
   }
 
   async #storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<void> {

@@ -69,16 +69,7 @@ export function firstMissingSegment(
   const runs = contents.runs.flatMap((run) => onLineage(run, lineage, size)).sort((a, b) =>
     a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0
   );
-  // Where receiving began: also a file that was left for a newer timeline inside it, complete or not.
-  const begin = [
-    ...contents.runs.map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber })),
-    ...contents.unfinished,
-  ]
-    .filter(({ timeline, number }) => beginsOnLineage({ timeline, number }, lineage, size))
-    .reduce<SegmentNumber | undefined>(
-      (least, { number }) => least === undefined || number < least ? number : least,
-      undefined,
-    );
+  const begin = beginOnLineage(facts);
   if (begin === undefined) return undefined;
   let next = begin;
   for (const run of runs) {
@@ -86,6 +77,56 @@ export function firstMissingSegment(
     if (run.endNumber > next) next = run.endNumber;
   }
   return next;
+}
+
+/**
+ * Where the archive begins on a lineage: its first complete segment there, also one that was left for a newer timeline
+ * inside it.
+ *
+ * Unfinished ones count where there is no complete one, or where they lead up to it without a hole. Others are left
+ * over from before older segments were removed: to begin there would ask for WAL that nobody has any more.
+ */
+function beginOnLineage(
+  { contents, lineage, segmentSize: size }: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+): SegmentNumber | undefined {
+  const unfinished = contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));
+  const complete = contents.runs
+    .map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }))
+    .filter((segment) => beginsOnLineage(segment, lineage, size));
+  let begin = least(complete);
+  if (begin === undefined) return least(unfinished);
+  const leadsUp = ({ timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber }) =>
+    begin !== undefined && number === begin - 1n && timelineOfSegment(lineage, number, size) === timeline;
+  while (unfinished.some(leadsUp)) begin = begin - 1n as SegmentNumber;
+  return begin;
+}
+
+function least(segments: readonly { readonly number: SegmentNumber }[]): SegmentNumber | undefined {
+  return segments.reduce<SegmentNumber | undefined>(
+    (lowest, { number }) => lowest === undefined || number < lowest ? number : lowest,
+    undefined,
+  );
+}
+
+/** An ancestor of whose WAL the archive has more than the lineage took over. */
+export interface BeyondFork {
+  readonly timeline: TimelineId;
+  /** Where the lineage left that timeline. */
+  readonly forkLsn: Lsn;
+  /** The end of its last complete segment here. */
+  readonly archiveEndLsn: Lsn;
+}
+
+/** What the archive has of ancestors past the forks: transactions that the promoted server never saw. */
+export function beyondForks(
+  { contents, lineage, segmentSize: size }: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+): readonly BeyondFork[] {
+  return lineage.entries.flatMap(({ timeline, endLsn: forkLsn }) => {
+    const ends = contents.runs.filter((run) => run.timeline === timeline)
+      .map((run) => segmentStart(run.endNumber, size));
+    const archiveEndLsn = ends.reduce((last, end) => end > last ? end : last, forkLsn);
+    return archiveEndLsn > forkLsn ? [{ timeline, forkLsn, archiveEndLsn }] : [];
+  });
 }
 
 /** The part of a run whose files belong to the lineage; none or one, since a timeline's part of it is one piece. */

@@ -16,6 +16,8 @@ export interface ArchiveContents {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
   /** Segments of which something was received, but not all. */
   readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+  /** Names of complete segments under which something else stands: no file, or one of another size. */
+  readonly incomplete: readonly string[];
 }
 
 /** What a leg's owner is told while bytes become durable. */

@@ -11,6 +11,9 @@ import { type Encryption, formatAddress, openSocket } from "./socket.ts";
 /** invalid_authorization_specification: what a missing or refusing line of pg_hba.conf gives. */
 const PG_HBA_REFUSAL = "28000";
 
+/** A host has this long for socket, TLS and login, where the connection string says nothing. */
+const LOGIN_TIMEOUT_MS = 60_000;
+
 /** What `connect()` needs besides the settings. */
 export interface ConnectOptions {
   readonly log: Log;
@@ -167,9 +170,10 @@ function mayDiffer(error: unknown, second: Encryption): boolean {
 async function tryLogIn(startup: Startup, encryption: Encryption): Promise<LoggedIn> {
   const { settings, host, log } = startup;
   const address = formatAddress(host);
-  const timeoutMs = settings.connectTimeoutMs;
+  // Libpq waits for ever; a host that is up and does not answer must not keep us from the next one.
+  const timeoutMs = settings.connectTimeoutMs ?? LOGIN_TIMEOUT_MS;
   const late = new AbortController();
-  const timer = timeoutMs === undefined ? undefined : setTimeout(
+  const timer = setTimeout(
     () =>
       late.abort(
         new ConnectionError("timeout", `Cannot connect to ${address}: no answer in ${timeoutMs / 1000} s`),

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import {
   chmodSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -56,7 +58,7 @@ test("an empty directory becomes an archive, with what only a look leaves alone"
     writeFileSync(join(root, "lock"), "");
     const archive = await open(disk);
     assert.equal(archive.identity, undefined);
-    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [] });
+    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [], incomplete: [] });
     assert.deepEqual(readdirSync(root).sort(), ["lock", "lost+found"]);
     await archive.claim(IDENTITY);
     await archive.claim(IDENTITY);
@@ -165,9 +167,66 @@ test("claim() makes what an earlier process did not get to, and removes what it 
     writeFileSync(join(root, "00000002.history.tmp"), "");
     const archive = await open(disk);
     // Also before `claim`: the receiver looks first.
-    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [] });
+    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [], incomplete: [] });
     await archive.claim(IDENTITY);
     assert.deepEqual(readdirSync(root).sort(), ["archive.json", "inprogress"]);
+  }));
+
+test("claim() refuses another directory that stands where the archive was", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    for (const name of ["archive.json", "inprogress"]) rmSync(join(root, name), { recursive: true });
+    await assert.rejects(
+      archive.claim(IDENTITY),
+      new WrongClusterError(
+        `Cannot go on with the archive "${root}": archive.json is gone; look whether its disk is still mounted there, then start again`,
+      ),
+    );
+    assert.deepEqual(readdirSync(root), []);
+    writeFileSync(join(root, "archive.json"), encodeIdentity({ ...IDENTITY, systemIdentifier: 5n }));
+    await assert.rejects(archive.claim(IDENTITY), /archive\.json is of another archive/);
+  }));
+
+test("claim() removes what was laid ahead and never used, and the other name of what is published", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    const names = ["1", "2", "3", "4"].map((digit) => `00000001000000000000000${digit}`);
+    const [unused, published, other, growing] = names.map((name) => join(root, "inprogress", name)) as [
+      string,
+      string,
+      string,
+      string,
+    ];
+    const bytes = new Uint8Array(1 << 20);
+    writeFileSync(unused, bytes);
+    writeFileSync(`${unused}.saved-1`, bytes);
+    bytes[1 << 19] = 1;
+    writeFileSync(growing, bytes);
+    writeFileSync(join(root, names[1]!), bytes);
+    linkSync(join(root, names[1]!), published);
+    writeFileSync(join(root, names[2]!), bytes);
+    bytes[1 << 19] = 2;
+    writeFileSync(other, bytes);
+    await archive.claim(IDENTITY);
+    assert.deepEqual(readdirSync(join(root, "inprogress")).sort(), [
+      `${names[0]}.saved-1`,
+      names[2],
+      names[3],
+    ]);
+  }));
+
+test("contents() holds no name for a segment that has another size", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    writeFileSync(join(root, "000000010000000000000001"), new Uint8Array(1 << 20));
+    writeFileSync(join(root, "000000010000000000000002"), "");
+    mkdirSync(join(root, "000000010000000000000003"));
+    const { runs, incomplete } = await archive.contents();
+    assert.deepEqual(runs, [{ timeline: 1, firstNumber: 1n, endNumber: 2n }]);
+    assert.deepEqual(incomplete, ["000000010000000000000002", "000000010000000000000003"]);
   }));
 
 test("storeHistory() stores once, takes the same again, and keeps another one apart", () =>

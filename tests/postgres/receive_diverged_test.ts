@@ -56,27 +56,3 @@ test("receive goes on from the right server after a copy of it was refused", { t
   await receiveAll(a, archive);
   compareWithServer(archive, a);
 });
-
-test(
-  "receive refuses a copy of the server whose other records end at the same place",
-  { timeout },
-  async () => {
-    using directory = new WorkDirectory();
-    await using a = await startCluster({ segmentBytes, settings });
-    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
-    await using b = await split(a, archive);
-    for (const [cluster, who] of [[a, "a"], [b, "b"]] as const) {
-      await write(cluster, who, 1000);
-      await cluster.sql("SELECT pg_switch_wal()");
-    }
-    const position = "SELECT pg_current_wal_insert_lsn()";
-    assert.equal(await a.value(position), await b.value(position), "the two do not end at the same place");
-    await receiveAll(a, archive);
-    assert.ok(archive.complete().length > 0);
-    await write(b, "c", 1000);
-    await using receiver = startReceiver({ connection: b.conninfo(), archive: archive.directory });
-    await assert.rejects(caughtUp(b, receiver), /the receiver ended/, "the archive goes on with other WAL");
-    assert.equal(await receiver.ended(), 3);
-    compareWithServer(archive, a);
-  },
-);

@@ -141,10 +141,14 @@ export async function killPrimary({ rounds, seed }: Rounds): Promise<void> {
     }
     const wal = directory.file(`restore-${round}`);
     layOut(archive, wal);
-    const [restored] = await Promise.all([
-      restore({ backup, wal, major: primary.major, settings: { synchronous_standby_names: "" } }),
-      primary.start(),
-    ]);
+    const starting = primary.start(); // the receiver comes back to it meanwhile
+    starting.catch(() => {}); // awaited below
+    const restored = await restore({
+      backup,
+      wal,
+      major: primary.major,
+      settings: { synchronous_standby_names: "" },
+    }).finally(() => starting);
     try {
       const missing = await missingOn(restored, acknowledged);
       assert.deepEqual(missing, [], `acknowledged commits are missing after ${told}`);

@@ -205,6 +205,7 @@ export class FakeArchive implements WalArchive {
         bytes: new TextEncoder().encode(text),
       })),
       unfinished: [...this.unfinished].map(parse),
+      incomplete: [],
     });
   }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
+  beyondForks,
   firstMissingSegment,
   newestTimeline,
   planStart,
@@ -67,6 +68,7 @@ function placed(place: Place) {
     })),
     unfinished: unfinished.map(([of, which]) => ({ timeline: timeline(of), number: number(which) })),
     histories: histories.map((of) => ({ timeline: timeline(of), bytes: new Uint8Array() })),
+    incomplete: [],
   });
   const lineage = (of: Lineage): TimelineHistory => ({
     timeline: timeline(of.timeline),
@@ -125,6 +127,18 @@ const ARCHIVES: readonly ArchiveCase[] = [
     archive: { runs: [[1, 4, 6]], unfinished: [[1, 3]] },
     server: { timeline: 1 },
     missing: [1, 3],
+  },
+  {
+    name: "an unfinished segment left over from before older ones were removed",
+    archive: { runs: [[1, 8, 10]], unfinished: [[1, 3], [1, 6]] },
+    server: { timeline: 1 },
+    missing: [1, 10],
+  },
+  {
+    name: "an old timeline's end left over right below the complete ones",
+    archive: { runs: [[2, 4, 6]], unfinished: [[1, 3]] },
+    server: { timeline: 2, left: [[1, 3.5]] },
+    missing: [2, 6],
   },
   {
     name: "runs with a hole",
@@ -423,6 +437,25 @@ test("newestTimeline() counts runs, unfinished segments and histories", () => {
   assert.equal(newestTimeline(contents({ runs: [[1, 0, 1]], histories: [255, 9] })), 255);
 });
 
+test("beyondForks() tells what the archive has that the promoted server never saw", () => {
+  for (const place of PLACES) {
+    const { contents, lineage, at, timeline } = placed(place);
+    const server = lineage({ timeline: 3, left: [[1, 3.5], [2, 6]] });
+    const beyond = (runs: Contents["runs"]) =>
+      beyondForks({
+        contents: contents(runs === undefined ? {} : { runs }),
+        lineage: server,
+        segmentSize: place.size,
+      });
+    assert.deepEqual(beyond([]), []);
+    assert.deepEqual(beyond([[1, 0, 3], [2, 3, 6], [3, 6, 9]]), [], "all of it was taken over");
+    const forkLsn = server.entries[0]!.endLsn;
+    assert.deepEqual(beyond([[1, 0, 5], [2, 3, 6], [4, 0, 9]]), [
+      { timeline: timeline(1), forkLsn, archiveEndLsn: at(5) },
+    ]);
+  }
+});
+
 // The oracle knows no ranges: a history is a list of which timeline owns each quarter of a segment.
 const QUARTERS = 4;
 const SEGMENTS = 6;
@@ -445,11 +478,15 @@ function oracleFirstMissing(owners: readonly number[], files: Files): number | u
     const begun = Array.from({ length: (segment + 1) * QUARTERS }, (_, quarter) => ownerAt(quarter));
     return begun.includes(timeline) && ownerAt(segment * QUARTERS) <= timeline;
   };
-  const held = [...files.complete, ...files.unfinished].filter(holdsLineage).map((name) =>
-    Number(name.split("/")[1])
-  );
+  const segmentsOf = (names: ReadonlySet<string>) =>
+    [...names].filter(holdsLineage).map((name) => Number(name.split("/")[1]));
+  const complete = segmentsOf(files.complete);
+  const held = complete.length > 0 ? complete : segmentsOf(files.unfinished);
   if (held.length === 0) return undefined;
   let segment = Math.min(...held);
+  // What was begun and leads up to the complete ones without a hole counts too; what lies further below is left over.
+  const leadsUp = (below: number) => files.unfinished.has(nameOf(below)) && holdsLineage(nameOf(below));
+  while (complete.length > 0 && segment > 0 && leadsUp(segment - 1)) segment--;
   while (files.complete.has(nameOf(segment))) segment++;
   return segment;
 }

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import type { Disk, DiskEntry, DiskFile } from "../../lib/archive/disk.ts";
+import type { Disk, DiskEntry, DiskFile, NamedEntry } from "../../lib/archive/disk.ts";
 import type { Random } from "./random.ts";
 import type { Scheduler } from "./sim_clock.ts";
 
@@ -30,6 +30,9 @@ export type OperationKind =
   | "bytes"
   | "close";
 
+/** How many were made: the next one's number. */
+let inodes = 0;
+
 /** A file: what programs see of it, and what a power cut leaves of it for certain. */
 export class Inode {
   bytes = 0;
@@ -46,6 +49,8 @@ export class Inode {
   published = false;
   /** How far it is known to hold, durably, what it should; by what it should hold. */
   readonly #verified = new Map<Uint8Array, number>();
+
+  readonly number = ++inodes;
 
   constructor(readonly mode: number, capacity: number) {
     this.#data = takeZeros(capacity);
@@ -580,7 +585,15 @@ export class SimDisk {
       bytes: isFile ? node.bytes : 0,
       mode: node.mode,
       ownerId: 1000,
+      inode: isFile ? node.number : 0,
     };
+  }
+
+  entries(path: string): readonly NamedEntry[] | undefined {
+    return this.list(path)?.flatMap((name) => {
+      const entry = this.entry(path === "." ? name : `${path}/${name}`);
+      return entry === undefined ? [] : [{ name, ...entry }];
+    });
   }
 
   #locate(path: string, call: string): { readonly directory: Directory; readonly name: string } {
@@ -643,6 +656,10 @@ class ProcessDisk implements Disk {
     return this.#call("list", path, () => this.disk.list(path));
   }
 
+  entries(path: string): Promise<readonly NamedEntry[] | undefined> {
+    return this.#call("list", path, () => this.disk.entries(path));
+  }
+
   entry(path: string): Promise<DiskEntry | undefined> {
     return this.#call("entry", path, () => this.disk.entry(path));
   }
@@ -659,8 +676,8 @@ class ProcessDisk implements Disk {
     return this.#call("freeBytes", "", () => 1e12);
   }
 
-  close(): Promise<void> {
-    return Promise.resolve();
+  close(): Promise<"ended" | "stuck"> {
+    return Promise.resolve("ended");
   }
 
   /** Gives the memory to the next process. */
@@ -706,6 +723,7 @@ class ProcessDisk implements Disk {
         }),
       sync: () => call("sync", "", () => disk.sync(inode), () => inode.failSync()),
       bytes: () => call("bytes", "", () => inode.bytes),
+      inode: () => call("bytes", "", () => inode.number),
       close: () =>
         call("close", "", () => {
           closed = true;
