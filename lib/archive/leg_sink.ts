@@ -11,6 +11,8 @@ export const BUFFER_BYTES = 2 << 20;
 const OVERFLOW_BYTES = 4 << 20;
 /** From here on the reader should pause. */
 const CONGESTED_BYTES = BUFFER_BYTES - (1 << 19);
+/** Down to here it should stay so: to pause and to go on costs as much as to read some hundred kilobytes. */
+const RELIEVED_BYTES = BUFFER_BYTES / 2;
 /** Room is looked for this often while the disk is full. */
 const FULL_DISK_RETRY_MS = 1000;
 
@@ -34,6 +36,7 @@ export class LegSink {
   readonly #buffer: WalBuffer;
   readonly #overflow: Uint8Array[] = [];
   #overflowBytes = 0;
+  #congested = false;
   #receivedLsn: Lsn;
   #serverEndLsn: Lsn;
   #unsyncedBytes = 0;
@@ -76,7 +79,7 @@ export class LegSink {
 
   /** True while the disk does not keep up: the reader should pause. */
   get congested(): boolean {
-    return this.#buffer.bytes + this.#overflowBytes >= CONGESTED_BYTES;
+    return this.#congested;
   }
 
   /** True when the writer has nothing to do. */
@@ -100,6 +103,7 @@ export class LegSink {
       this.#overflowBytes += rest.length;
     }
     this.#receivedLsn = advance(this.#receivedLsn, bytes.length);
+    this.#judgeCongestion();
     if (this.#buffer.bytes >= BUFFER_BYTES / 2) this.#wake?.();
   }
 
@@ -203,6 +207,7 @@ export class LegSink {
       if (this.writer.flushLsn === this.writer.writeLsn) this.#unsyncedBytes = 0;
       this.#buffer.consume(taken);
       this.#refill();
+      this.#judgeCongestion();
     }
     this.options.listener.onProgress();
   }
@@ -211,6 +216,12 @@ export class LegSink {
     this.#unsyncedBytes = 0;
     this.#lastSyncMs = this.options.clock.nowMs();
     this.options.listener.onProgress();
+  }
+
+  #judgeCongestion(): void {
+    const bytes = this.#buffer.bytes + this.#overflowBytes;
+    if (bytes >= CONGESTED_BYTES) this.#congested = true;
+    else if (bytes <= RELIEVED_BYTES) this.#congested = false;
   }
 
   #refill(): void {
