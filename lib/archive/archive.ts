@@ -6,7 +6,15 @@ import { isAllZero } from "../wal/scanner.ts";
 import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import type { Disk } from "./disk.ts";
-import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import {
+  firstDifference,
+  type Naming,
+  publishBytes,
+  readWhole,
+  removeName,
+  withFile,
+  writeTemporary,
+} from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { type SegmentRun, takeInventory } from "./inventory.ts";
 import {
@@ -16,7 +24,6 @@ import {
   IN_PROGRESS_DIRECTORY,
   nameOf,
   parseInProgressName,
-  temporaryName,
 } from "./layout.ts";
 import { keepConflict } from "./conflict.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
@@ -232,15 +239,7 @@ export class Archive {
     }
     const own = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
     if (own !== undefined && sameBytes(own, bytes)) return "present";
-    const from = temporaryName(name);
-    await removeName(this.disk, from);
-    const handle = await this.disk.create(from, this.modes.file);
-    try {
-      await handle.write(bytes, 0);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
+    const from = await writeTemporary(this.disk, file);
     const kept = await keepConflict(this.disk, { from, name }, { modes: this.modes, naming: this.naming });
     throw new ArchiveConflictError(
       `Cannot store ${name}: the archive has another history of timeline ${timeline} ("${this.disk.root}/${name}"), ` +

@@ -96,17 +96,15 @@ export function readWhole(disk: Disk, path: string, maximumBytes: number): Promi
   });
 }
 
-/**
- * Publishes a small file under `name` in the archive directory: whole and synced, or not there at all.
- *
- * A power cut leaves nothing, or a temporary file, or the file under both names; never a part under `name`.
- * Answers false, and changes nothing, when `name` is taken.
- */
-export async function publishBytes(
-  disk: Disk,
-  file: { readonly name: string; readonly bytes: Uint8Array; readonly mode: number },
-  naming: Naming,
-): Promise<boolean> {
+/** A small file that is to get a name in the archive directory. */
+export interface SmallFile {
+  readonly name: string;
+  readonly bytes: Uint8Array;
+  readonly mode: number;
+}
+
+/** Writes and syncs a small file under its temporary name, over what a crash left there; resolves to that name. */
+export async function writeTemporary(disk: Disk, file: SmallFile): Promise<string> {
   const temporary = temporaryName(file.name);
   await removeName(disk, temporary);
   const handle = await disk.create(temporary, file.mode);
@@ -116,6 +114,21 @@ export async function publishBytes(
   } finally {
     await handle.close();
   }
+  return temporary;
+}
+
+/**
+ * Publishes a small file under `name` in the archive directory: whole and synced, or not there at all.
+ *
+ * A power cut leaves nothing, or a temporary file, or the file under both names; never a part under `name`.
+ * Answers false, and changes nothing, when `name` is taken.
+ */
+export async function publishBytes(
+  disk: Disk,
+  file: SmallFile,
+  naming: Naming,
+): Promise<boolean> {
+  const temporary = await writeTemporary(disk, file);
   const added = await addName(disk, { from: temporary, to: file.name }, naming);
   // The name is synced before the temporary one goes: at least one of them always leads to the bytes.
   await disk.syncDirectory(".");

@@ -153,10 +153,9 @@ class RunningLeg implements WalStreamHandler, LegListener {
     }
   }
 
-  onWal(startLsn: Lsn, bytes: Uint8Array): void {
+  onWal(_startLsn: Lsn, bytes: Uint8Array): void {
     const sink = this.#sink;
     if (sink === undefined) return;
-    void startLsn;
     sink.push(bytes);
     if (!this.#paused && sink.congested) {
       this.#paused = true;
