@@ -45,7 +45,7 @@ export interface DiskFile {
 export interface Disk {
   /** For messages. */
   readonly root: string;
-  /** Memory that `write` takes without a copy; zero-filled, for the life of the disk. */
+  /** Memory that `write` takes without a copy; zero-filled, at the start of a page, for the life of the disk. */
   allocate(bytes: number): Uint8Array;
   /** Opens for reading; `undefined` when absent. */
   open(path: string): Promise<DiskFile | undefined>;

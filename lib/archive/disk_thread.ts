@@ -11,6 +11,8 @@ import {
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
 
+const WASM_PAGE_BYTES = 64 * 1024;
+
 /** The thread has this long to finish what it does. */
 const CLOSE_TIMEOUT_MS = 2000;
 
@@ -74,7 +76,7 @@ class DiskThread implements Disk {
       control: new SharedArrayBuffer(controlWords * 4),
       slots: new SharedArrayBuffer(slots * slotNumbers * 8),
       texts: new SharedArrayBuffer(slots * textBytes),
-      memory: new SharedArrayBuffer(memoryBytes + SCRATCH_BYTES),
+      memory: alignedMemory(memoryBytes + SCRATCH_BYTES),
       protocol: DISK_PROTOCOL,
     };
     this.#control = new Int32Array(data.control);
@@ -102,8 +104,9 @@ import { parentPort, workerData } from "node:worker_threads";
         `Cannot allocate ${bytes} bytes of disk memory: ${this.#memory.length - start} are left`,
       );
     }
-    // The next one starts at a multiple of 64: no two users share a cache line.
-    this.#allocatedBytes = Math.ceil((start + bytes) / 64) * 64;
+    // The next one starts at a page: what is written past the page cache must be aligned.
+    const { directUnit } = DISK_PROTOCOL;
+    this.#allocatedBytes = Math.ceil((start + bytes) / directUnit) * directUnit;
     return this.#memory.subarray(start, start + bytes);
   }
 
@@ -316,6 +319,13 @@ import { parentPort, workerData } from "node:worker_threads";
     for (const { reject } of pending) reject(this.#dead);
     for (const place of this.#waiting.splice(0)) place();
   }
+}
+
+/** Shared memory that begins at a page: a plain SharedArrayBuffer begins anywhere. */
+function alignedMemory(bytes: number): SharedArrayBuffer {
+  const pages = Math.ceil(bytes / WASM_PAGE_BYTES);
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true })
+    .buffer as unknown as SharedArrayBuffer;
 }
 
 function diskError(error: NonNullable<DiskMessage["error"]>): Error {

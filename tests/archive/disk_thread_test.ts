@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import {
+  closeSync,
+  constants,
   lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   statSync,
@@ -53,6 +56,65 @@ test("the disk thread creates, writes, reads, cuts, syncs and closes", () =>
     assert.equal(await file.bytes(), 8192);
     await file.close();
     assert.equal(statSync(join(root, "a")).mode & 0o777, 0o640);
+  }));
+
+/** How many descriptors of this process write past the page cache. */
+function directDescriptors(): number {
+  return readdirSync("/proc/self/fdinfo").filter((descriptor) => {
+    try {
+      const flags = /flags:\s+([0-7]+)/.exec(readFileSync(`/proc/self/fdinfo/${descriptor}`, "utf8"))?.[1];
+      return (parseInt(flags ?? "0", 8) & 0o40000) !== 0;
+    } catch {
+      // The directory's own.
+      return false;
+    }
+  }).length;
+}
+
+test("long writes are the same past the page cache and through it, wherever they begin", () =>
+  onDisk(async (disk, root) => {
+    const before = directDescriptors();
+    const memory = disk.allocate(MEMORY_BYTES);
+    memory.set(pattern(MEMORY_BYTES));
+    for (const from of [0, 1, 4095, 4096, 5000]) {
+      for (const length of [4096, 131_072, 131_073, 140_000, 400_000]) {
+        for (const shift of [0, 8192, 512]) {
+          const file = await disk.create("a", 0o600);
+          await file.truncate(MEMORY_BYTES);
+          // Zeros in the page cache, not yet on the disk, must not come back over what is written past it.
+          await file.write(new Uint8Array(200_000), 0);
+          await file.write(memory.subarray(from, from + length), from + shift);
+          await file.sync();
+          const want = new Uint8Array(MEMORY_BYTES);
+          want.set(memory.subarray(from, from + length), from + shift);
+          assert.ok(readFileSync(join(root, "a")).equals(want), `${length} bytes at ${from + shift}`);
+          const back = new Uint8Array(length);
+          assert.equal(await file.read(back, from + shift), length);
+          assert.ok(Buffer.from(back).equals(want.subarray(from + shift, from + shift + length)));
+          await file.close();
+          await disk.unlink("a");
+        }
+      }
+    }
+    assert.equal(directDescriptors(), before);
+  }));
+
+test("a file that is written in long pieces is opened past the page cache, where the system can", () =>
+  onDisk(async (disk, root) => {
+    const before = directDescriptors();
+    const probe = join(root, "probe");
+    writeFileSync(probe, "");
+    const flag = (constants as { readonly O_DIRECT?: number }).O_DIRECT ?? 0;
+    let able = flag !== 0;
+    try {
+      closeSync(openSync(probe, constants.O_WRONLY | flag));
+    } catch {
+      able = false;
+    }
+    const file = await disk.create("a", 0o600);
+    assert.equal(directDescriptors() - before, able ? 1 : 0);
+    await file.close();
+    assert.equal(directDescriptors(), before);
   }));
 
 test("the disk thread gives modes whatever the umask", () =>
@@ -206,9 +268,9 @@ test("the disk thread takes bytes of its own memory and others in the order of t
 test("the disk thread allocates what it was given, and no more", () =>
   onDisk((disk) => {
     const a = disk.allocate(1000);
-    const b = disk.allocate(MEMORY_BYTES - 1024);
+    const b = disk.allocate(MEMORY_BYTES - 4096);
     assert.equal(a.length, 1000);
-    assert.equal(b.length, MEMORY_BYTES - 1024);
+    assert.equal(b.length, MEMORY_BYTES - 4096);
     assert.ok(a.every((byte) => byte === 0));
     assert.throws(() => disk.allocate(1), RangeError);
     return Promise.resolve();
