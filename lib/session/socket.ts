@@ -79,7 +79,10 @@ export async function openSocket(request: SocketRequest): Promise<OpenSocket> {
  *
  * @param readRest takes what has come since without an event, after a chunk that others most likely follow.
  */
-function readEvents(socket: net.Socket, readRest?: (onChunk: (chunk: Uint8Array) => void) => void): OpenSocket {
+function readEvents(
+  socket: net.Socket,
+  readRest?: (onChunk: (chunk: Uint8Array) => void) => void,
+): OpenSocket {
   const { gc } = globalThis as { readonly gc?: () => void };
   return {
     socket,
