@@ -65,6 +65,8 @@ export interface Disk {
   makeDirectory(path: string, mode: number): Promise<void>;
   /** Makes the names in a directory survive a power cut. */
   syncDirectory(path: string): Promise<void>;
+  /** A caller may be kept standing for this long while it reads, writes or syncs; 0 at first: never. */
+  setPatience?(ms: number): void;
   /** Bytes that this user can still write. */
   freeBytes(): Promise<number>;
   /** Ends it; "stuck" when an operation has not returned in time, and may still take effect. */

@@ -13,6 +13,8 @@ const OVERFLOW_BYTES = 4 << 20;
 const CONGESTED_BYTES = BUFFER_BYTES - (1 << 19);
 /** Down to here it should stay so: to pause and to go on costs as much as to read some hundred kilobytes. */
 const RELIEVED_BYTES = BUFFER_BYTES / 2;
+/** Near the server's end, a disk that is this fast is worth standing still for. */
+const PATIENCE_MS = 3;
 /** Room is looked for this often while the disk is full. */
 const FULL_DISK_RETRY_MS = 1000;
 
@@ -55,6 +57,8 @@ export class LegSink {
       readonly memory: Uint8Array;
       readonly clock: Clock;
       readonly listener: LegListener;
+      /** Lets the disk keep this thread standing for so long. */
+      readonly setPatience?: (ms: number) => void;
     },
   ) {
     this.#buffer = new WalBuffer(options.memory);
@@ -176,6 +180,8 @@ export class LegSink {
     }
     const state = this.#state();
     const step = planStep(this.#finishing ? { ...state, behindBytes: 0 } : state);
+    // Only the last bytes of the server's end are waited for by somebody.
+    this.options.setPatience?.(isCatchingUp(state) ? 0 : PATIENCE_MS);
     if (step.kind === "write") {
       await this.#write(step.then);
     } else if (step.kind === "sync") {

@@ -45,6 +45,7 @@ export class ReceivingArchive {
     const plan = await this.archive.planLeg(leg.startLsn, leg.lineage);
     const { clock, events } = this.options;
     const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros: this.#zeros });
-    return new LegSink(writer, { memory: this.#memory, clock, listener });
+    const setPatience = (ms: number) => disk.setPatience?.(ms);
+    return new LegSink(writer, { memory: this.#memory, clock, listener, setPatience });
   }
 }

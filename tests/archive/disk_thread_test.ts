@@ -285,3 +285,23 @@ test("the disk thread ends once what was asked is done, and refuses what comes l
     await assert.rejects(disk.list("."), /Cannot use the disk: its thread has ended/);
     await disk.close();
   }));
+
+test("with patience the answers are the same, and a message never waits for the thread that must read it", () =>
+  onDisk(async (disk, root) => {
+    disk.setPatience?.(60_000);
+    const file = await disk.create("a", 0o600);
+    const missing = disk.rename("absent", "b");
+    const [written, size, , refused] = await Promise.allSettled([
+      file.write(pattern(100), 0).then(() => file.sync()),
+      file.bytes(),
+      file.sync(),
+      missing,
+    ]);
+    assert.equal(written.status, "fulfilled");
+    assert.deepEqual(size, { status: "fulfilled", value: 100 });
+    assert.equal(refused.status, "rejected");
+    assert.ok(readFileSync(join(root, "a")).equals(pattern(100)));
+    await file.close();
+    // A write that fails is answered by a message, after the thread has stood still for it.
+    await assert.rejects(file.write(disk.allocate(4096), 0), code("EBADF"));
+  }));
