@@ -1,9 +1,15 @@
+import type { Parking, ParkingKind } from "./parking.ts";
+
 /** The numbers that both threads agree on; the executor gets them as data, since its source text travels alone. */
 export const DISK_PROTOCOL = {
   /** Words of the control block. */
   submitted: 0,
   completed: 1,
-  controlWords: 2,
+  /** 1 while the disk thread stands still: whoever submits then must wake it, and takes the 1 away. */
+  asleep: 2,
+  /** 1 while the main thread stands still; else it waits in its event loop, if it waits. */
+  standing: 3,
+  controlWords: 4,
   /** A power of two. */
   slots: 64,
   /** Numbers per slot: operation, handle, offset into the shared memory, length, position, status, result. */
@@ -25,6 +31,7 @@ export interface DiskThreadData {
   readonly slots: SharedArrayBuffer;
   readonly texts: SharedArrayBuffer;
   readonly memory: SharedArrayBuffer;
+  readonly parking: ParkingKind;
   readonly protocol: typeof DISK_PROTOCOL;
 }
 
@@ -56,7 +63,7 @@ export interface DiskMessage {
 export function runDiskThread(
   fs: typeof import("node:fs"),
   post: (message: DiskMessage) => void,
-  data: DiskThreadData,
+  { data, parking }: { readonly data: DiskThreadData; readonly parking: Parking },
 ): void {
   const { protocol, root } = data;
   const control = new Int32Array(data.control);
@@ -206,7 +213,11 @@ export function runDiskThread(
   };
   const perform = (sequence: number, slot: number): void => {
     const base = slot * protocol.slotNumbers;
-    const [operation = 0, handle = 0, offset = 0, length = 0, position = 0] = slots.subarray(base, base + 5);
+    const operation = slots[base]!;
+    const handle = slots[base + 1]!;
+    const offset = slots[base + 2]!;
+    const length = slots[base + 3]!;
+    const position = slots[base + 4]!;
     const settle = (status: number, result: number) => {
       slots[base + 5] = status;
       slots[base + 6] = result;
@@ -238,21 +249,28 @@ export function runDiskThread(
       settle(protocol.status.failed, 0);
     }
   };
+  const wakeMain = (): void => {
+    if (Atomics.load(control, protocol.standing) === 1) parking.wake(protocol.completed);
+    else Atomics.notify(control, protocol.completed);
+  };
   for (let done = 0;;) {
-    Atomics.wait(control, protocol.submitted, done);
-    const submitted = Atomics.load(control, protocol.submitted);
+    let submitted = Atomics.load(control, protocol.submitted);
+    while (done === submitted) {
+      // In this order: what is submitted after the look finds us asleep.
+      Atomics.store(control, protocol.asleep, 1);
+      submitted = Atomics.load(control, protocol.submitted);
+      if (done === submitted) parking.wait(protocol.asleep, 1);
+      Atomics.store(control, protocol.asleep, 0);
+    }
     while (done !== submitted) {
       const slot = done & (protocol.slots - 1);
-      if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) {
-        Atomics.notify(control, protocol.completed);
-        return;
-      }
+      if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) return wakeMain();
       perform(done, slot);
       // Sequence numbers are 32-bit words of shared memory, and wrap.
       done = (done + 1) | 0;
       Atomics.store(control, protocol.completed, done);
       // A write and its sync come together: one wake-up for both, and that is half of all there are.
-      if (done === Atomics.load(control, protocol.submitted)) Atomics.notify(control, protocol.completed);
+      if (done === Atomics.load(control, protocol.submitted)) wakeMain();
     }
   }
 }

@@ -1,3 +1,4 @@
+import process from "node:process";
 import { Worker } from "node:worker_threads";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
 import {
@@ -7,6 +8,7 @@ import {
   type DiskThreadData,
   runDiskThread,
 } from "./disk_executor.ts";
+import { openParking, type Parking } from "./parking.ts";
 
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
@@ -54,6 +56,7 @@ class DiskThread implements Disk {
   readonly #texts: Uint8Array;
   readonly #memory: Uint8Array<SharedArrayBuffer>;
   readonly #scratch: Uint8Array;
+  readonly #parking: Parking;
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   readonly #messages = new Map<number, DiskMessage>();
@@ -74,22 +77,28 @@ class DiskThread implements Disk {
 
   constructor(readonly root: string, memoryBytes: number) {
     const { slots, slotNumbers, textBytes, controlWords } = DISK_PROTOCOL;
+    const control = new SharedArrayBuffer(controlWords * 4);
+    this.#control = new Int32Array(control);
+    const { kind, parking } = openParking(process, this.#control);
+    this.#parking = parking;
     const data: DiskThreadData = {
       root,
-      control: new SharedArrayBuffer(controlWords * 4),
+      control,
       slots: new SharedArrayBuffer(slots * slotNumbers * 8),
       texts: new SharedArrayBuffer(slots * textBytes),
       memory: alignedMemory(memoryBytes + SCRATCH_BYTES),
+      parking: kind,
       protocol: DISK_PROTOCOL,
     };
-    this.#control = new Int32Array(data.control);
     this.#slots = new Float64Array(data.slots);
     this.#texts = new Uint8Array(data.texts);
     this.#memory = new Uint8Array(data.memory);
     this.#scratch = this.allocate(SCRATCH_BYTES);
     const source = `import * as fs from "node:fs";
+import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
-(${runDiskThread})(fs, (message) => parentPort.postMessage(message), workerData);`;
+const { parking } = (${openParking})(process, new Int32Array(workerData.control), workerData.parking);
+(${runDiskThread})(fs, (message) => parentPort.postMessage(message), { data: workerData, parking });`;
     const url = new URL("data:text/javascript," + encodeURIComponent(source));
     this.#worker = new Worker(url, { workerData: data, name: "disk" });
     this.#worker.on("message", (message: DiskMessage) => {
@@ -270,13 +279,19 @@ import { parentPort, workerData } from "node:worker_threads";
       length = text.length;
     }
     const { kind, handle = 0, offset = 0, position = 0 } = operation;
-    this.#slots.set([kind, handle, offset, length, position], slot * DISK_PROTOCOL.slotNumbers);
+    const base = slot * DISK_PROTOCOL.slotNumbers;
+    this.#slots[base] = kind;
+    this.#slots[base + 1] = handle;
+    this.#slots[base + 2] = offset;
+    this.#slots[base + 3] = length;
+    this.#slots[base + 4] = position;
     return new Promise((resolve, reject) => {
       this.#pending.set(this.#submitted, { slot, resolve, reject });
       if (operation.call !== undefined || kind === operations.stop) this.#messagesAwaited++;
       this.#submitted = (this.#submitted + 1) | 0;
       Atomics.store(this.#control, DISK_PROTOCOL.submitted, this.#submitted);
-      Atomics.notify(this.#control, DISK_PROTOCOL.submitted);
+      const { asleep } = DISK_PROTOCOL;
+      if (Atomics.exchange(this.#control, asleep, 0) === 1) this.#parking.wake(asleep);
       if (!this.#watching) void this.#watch();
     });
   }
@@ -304,12 +319,14 @@ import { parentPort, workerData } from "node:worker_threads";
    */
   #linger(): void {
     if (this.#patienceMs === 0 || this.#messagesAwaited > 0) return;
+    Atomics.store(this.#control, DISK_PROTOCOL.standing, 1);
     for (;;) {
       const completed = Atomics.load(this.#control, DISK_PROTOCOL.completed);
-      if (completed === this.#submitted) return;
-      const woken = Atomics.wait(this.#control, DISK_PROTOCOL.completed, completed, this.#patienceMs);
-      if (woken === "timed-out") return;
+      if (completed === this.#submitted) break;
+      this.#parking.wait(DISK_PROTOCOL.completed, completed, this.#patienceMs);
+      if (completed === Atomics.load(this.#control, DISK_PROTOCOL.completed)) break;
     }
+    Atomics.store(this.#control, DISK_PROTOCOL.standing, 0);
   }
 
   setPatience(ms: number): void {

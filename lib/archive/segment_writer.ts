@@ -30,8 +30,11 @@ import { keepConflict } from "./conflict.ts";
 /** Bytes of the long page header that stands at a segment's start. */
 const LONG_HEADER_BYTES = 40;
 
-/** Zeros are laid ahead of the data in pieces of this size, so that no commit waits long behind one. */
-const ZERO_PIECE_BYTES = 256 * 1024;
+/**
+ * Zeros are laid ahead of the data in pieces of this size: no commit waits long behind one, and they stay in the page
+ * cache. Longer ones go past it, and then the first commit on each page waits until the page is read back.
+ */
+const ZERO_PIECE_BYTES = 64 * 1024;
 
 /** One contiguous piece of WAL on one timeline, from a segment's start on. */
 export interface Leg {

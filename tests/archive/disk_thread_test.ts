@@ -305,3 +305,21 @@ test("with patience the answers are the same, and a message never waits for the 
     // A write that fails is answered by a message, after the thread has stood still for it.
     await assert.rejects(file.write(disk.allocate(4096), 0), code("EBADF"));
   }));
+
+test("no wake-up is lost between a caller that stands still, gives up standing still, or never did, and the disk", () =>
+  onDisk(async (disk, root) => {
+    const file = await disk.create("a", 0o600);
+    const bytes = disk.allocate(64);
+    const rounds = 3000;
+    for (let round = 0; round < rounds; round++) {
+      disk.setPatience?.([0, 3, 0.01][round % 3]!);
+      bytes.fill(round & 255);
+      await Promise.all([file.write(bytes, round * bytes.length), file.sync()]);
+      // The thread is now awake, now asleep, when the next one comes.
+      if (round % 7 === 0) await new Promise((resolve) => setTimeout(resolve, round % 3));
+    }
+    const written = readFileSync(join(root, "a"));
+    assert.equal(written.length, rounds * bytes.length);
+    for (let round = 0; round < rounds; round++) assert.equal(written[round * bytes.length], round & 255);
+    await file.close();
+  }));

@@ -83,7 +83,7 @@ test("group commit: one sync is under way at a time, and what comes meanwhile is
     await machine.sleep(500);
     assert.equal(sink.flushLsn, at(5000));
     const own = machine.operations.filter((line) =>
-      line.includes(NAMES[0]!) && /^(write|sync)/.test(line) && !line.includes("+262144")
+      line.includes(NAMES[0]!) && /^(write|sync)/.test(line) && !line.includes("+65536")
     );
     const syncs = own.filter((line) => line.startsWith("sync")).length;
     assert.ok(syncs >= 3 && syncs <= 25, own.join("\n"));
