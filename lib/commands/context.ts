@@ -21,6 +21,12 @@ export interface CommandContext {
 /** Exit codes of every command but `push` and `fetch`. */
 export const EXIT = { done: 0, no: 1, usage: 2, failed: 3 } as const;
 
+/** How a command exits when its command line is wrong, and when it fails in any other way. */
+export interface FailureExits {
+  readonly usage: number;
+  readonly failed: number;
+}
+
 /** How much a command says, and how. */
 export interface Verbosity {
   readonly verbose?: boolean;
