@@ -54,22 +54,38 @@ export interface DiskMessage {
   readonly error?: { readonly message: string; readonly code: string | undefined };
 }
 
+/** Some bytes of a larger memory. */
+export interface DiskBytes {
+  readonly bytes: Uint8Array;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What a disk can do, each call blocking until it is done; errors are the operating system's. */
+export interface DiskOperations {
+  call(request: DiskCall): unknown;
+  write(handle: number, bytes: DiskBytes, position: number): void;
+  /** How many bytes there were. */
+  read(handle: number, bytes: DiskBytes, position: number): number;
+  sync(handle: number): void;
+}
+
 /**
- * The life of the disk thread: takes operations in order, and blocks in between.
+ * The files below `root`, by the runtime's own calls.
  *
- * Its source text is what the thread runs (a thread's module file would need read access to the program's own
+ * Its source text runs in the disk thread too (a thread's module file would need read access to the program's own
  * source), so it uses nothing but its parameters and globals.
+ * @param options.pastCache whether long writes go past the page cache: their memory must begin at a page.
  */
-export function runDiskThread(
+export function diskOperations(
   fs: typeof import("node:fs"),
-  post: (message: DiskMessage) => void,
-  { data, parking }: { readonly data: DiskThreadData; readonly parking: Parking },
-): void {
-  const { protocol, root } = data;
-  const control = new Int32Array(data.control);
-  const slots = new Float64Array(data.slots);
-  const texts = new Uint8Array(data.texts);
-  const memory = new Uint8Array(data.memory);
+  { root, pastCache, directUnit, directBytes }: {
+    readonly root: string;
+    readonly pastCache: boolean;
+    readonly directUnit: number;
+    readonly directBytes: number;
+  },
+): DiskOperations {
   const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
@@ -85,7 +101,7 @@ export function runDiskThread(
     }
   };
   const openDirect = (handle: number, path: string): void => {
-    if (O_DIRECT === undefined) return;
+    if (!pastCache || O_DIRECT === undefined) return;
     try {
       const again = fs.openSync(path, O_WRONLY | O_DIRECT | O_NOFOLLOW);
       // Somebody may have put another file under the name in between.
@@ -105,25 +121,28 @@ export function runDiskThread(
    * Writes what it can of a long piece past the page cache, where memory and file are aligned alike: to copy the bytes
    * once more costs more processor time than all else. Returns how many it wrote; 0 when it is not its turn.
    */
-  const writeDirect = (handle: number, offset: number, length: number, position: number): number => {
+  const writeDirect = (
+    handle: number,
+    { bytes, offset, length }: DiskBytes,
+    position: number,
+  ): number => {
     const again = direct.get(handle);
-    const { directUnit, directBytes } = protocol;
     const whole = length - length % directUnit;
     if (again === undefined || position % directUnit !== 0 || offset % directUnit !== 0) return 0;
     if (whole < directBytes) return 0;
     try {
-      return fs.writeSync(again, memory, offset, whole, position);
+      return fs.writeSync(again, bytes, offset, whole, position);
     } catch (error) {
       if ((error as { code?: string }).code !== "EINVAL") throw error;
       closeDirect(handle);
       return 0;
     }
   };
-  const writeAll = (handle: number, offset: number, length: number, position: number) => {
-    const { directUnit } = protocol;
+  const write = (handle: number, { bytes, offset, length }: DiskBytes, position: number): void => {
     for (let done = 0; done < length;) {
       const start = position + done;
-      const written = writeDirect(handle, offset + done, length - done, start);
+      const rest = { bytes, offset: offset + done, length: length - done };
+      const written = writeDirect(handle, rest, start);
       if (written > 0) {
         done += written;
         continue;
@@ -131,15 +150,15 @@ export function runDiskThread(
       // Up to the next boundary only, if from there on the way past the cache is open.
       const boundary = directUnit - start % directUnit;
       const opens = direct.has(handle) && boundary < directUnit &&
-        length - done - boundary >= protocol.directBytes;
+        length - done - boundary >= directBytes;
       const count = opens ? boundary : length - done;
-      done += fs.writeSync(handle, memory, offset + done, count, start);
+      done += fs.writeSync(handle, bytes, offset + done, count, start);
     }
   };
-  const readAll = (handle: number, offset: number, length: number, position: number) => {
+  const read = (handle: number, { bytes, offset, length }: DiskBytes, position: number): number => {
     let done = 0;
     while (done < length) {
-      const count = fs.readSync(handle, memory, offset + done, length - done, position + done);
+      const count = fs.readSync(handle, bytes, offset + done, length - done, position + done);
       if (count === 0) break;
       done += count;
     }
@@ -211,6 +230,27 @@ export function runDiskThread(
       }
     }
   };
+  return { call, write, read, sync: (handle) => fs.fdatasyncSync(handle) };
+}
+
+/**
+ * The life of the disk thread: takes operations in order, and blocks in between.
+ *
+ * Its source text is what the thread runs, so it uses nothing but its parameters and globals.
+ */
+export function runDiskThread(
+  post: (message: DiskMessage) => void,
+  { data, parking, operations }: {
+    readonly data: DiskThreadData;
+    readonly parking: Parking;
+    readonly operations: DiskOperations;
+  },
+): void {
+  const { protocol } = data;
+  const control = new Int32Array(data.control);
+  const slots = new Float64Array(data.slots);
+  const texts = new Uint8Array(data.texts);
+  const bytes = new Uint8Array(data.memory);
   const perform = (sequence: number, slot: number): void => {
     const base = slot * protocol.slotNumbers;
     const operation = slots[base]!;
@@ -224,17 +264,17 @@ export function runDiskThread(
     };
     try {
       if (operation === protocol.operations.write) {
-        writeAll(handle, offset, length, position);
+        operations.write(handle, { bytes, offset, length }, position);
         settle(protocol.status.done, length);
       } else if (operation === protocol.operations.read) {
-        settle(protocol.status.done, readAll(handle, offset, length, position));
+        settle(protocol.status.done, operations.read(handle, { bytes, offset, length }, position));
       } else if (operation === protocol.operations.sync) {
-        fs.fdatasyncSync(handle);
+        operations.sync(handle);
         settle(protocol.status.done, 0);
       } else {
         // A copy: text decoders refuse shared memory.
         const text = texts.slice(slot * protocol.textBytes, slot * protocol.textBytes + length);
-        post({ sequence, value: call(JSON.parse(new TextDecoder().decode(text)) as DiskCall) });
+        post({ sequence, value: operations.call(JSON.parse(new TextDecoder().decode(text)) as DiskCall) });
         settle(protocol.status.message, 0);
       }
     } catch (error) {

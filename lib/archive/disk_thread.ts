@@ -5,6 +5,7 @@ import {
   DISK_PROTOCOL,
   type DiskCall,
   type DiskMessage,
+  diskOperations,
   type DiskThreadData,
   runDiskThread,
 } from "./disk_executor.ts";
@@ -98,7 +99,9 @@ class DiskThread implements Disk {
 import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
 const { parking } = (${openParking})(process, new Int32Array(workerData.control), workerData.parking);
-(${runDiskThread})(fs, (message) => parentPort.postMessage(message), { data: workerData, parking });`;
+const { root, protocol: { directUnit, directBytes } } = workerData;
+const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, directBytes });
+(${runDiskThread})((message) => parentPort.postMessage(message), { data: workerData, parking, operations });`;
     const url = new URL("data:text/javascript," + encodeURIComponent(source));
     this.#worker = new Worker(url, { workerData: data, name: "disk" });
     this.#worker.on("message", (message: DiskMessage) => {
