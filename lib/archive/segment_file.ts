@@ -5,15 +5,18 @@ import type { DiskFile } from "./disk.ts";
 
 const READ_BYTES = 256 * 1024;
 
-/** Reads a segment file once, front to back, as far as `use` wants. */
-async function readThrough(
-  file: DiskFile,
-  use: (bytes: Uint8Array, position: number) => "more" | "enough",
-): Promise<void> {
+/** Takes bytes that stand at `position`, valid during the call only, and tells whether it wants more. */
+export type TakeBytes = (
+  bytes: Uint8Array,
+  position: number,
+) => "more" | "enough" | Promise<"more" | "enough">;
+
+/** Reads a file once, front to back, as far as `take` wants. */
+export async function readThrough(file: DiskFile, take: TakeBytes): Promise<void> {
   const buffer = new Uint8Array(READ_BYTES);
   for (let position = 0;;) {
     const count = await file.read(buffer, position);
-    if (count === 0 || use(buffer.subarray(0, count), position) === "enough") return;
+    if (count === 0 || await take(buffer.subarray(0, count), position) === "enough") return;
     position += count;
   }
 }

@@ -1,0 +1,44 @@
+import type { DiskFile } from "./disk.ts";
+import type { TakeBytes } from "./segment_file.ts";
+
+/** How segments are compressed. */
+export type CompressionFormat = "zstd" | "gzip" | "lz4";
+
+/** A format, and how hard to try. */
+export interface Compression {
+  readonly format: CompressionFormat;
+  /** As the format's own tool counts it. */
+  readonly level: number;
+}
+
+/** The format that the end of a name tells. */
+export const FORMAT_OF_FORM: Readonly<Record<".zst" | ".gz" | ".lz4", CompressionFormat>> = {
+  ".zst": "zstd",
+  ".gz": "gzip",
+  ".lz4": "lz4",
+};
+
+/** The end of a name that tells the format. */
+export const FORM_OF_FORMAT: Readonly<Record<CompressionFormat, ".zst" | ".gz" | ".lz4">> = {
+  zstd: ".zst",
+  gzip: ".gz",
+  lz4: ".lz4",
+};
+
+/** A compressed file that is cut off, damaged, or holds another number of bytes than it should. */
+export class DamagedFileError extends Error {
+  override readonly name = "DamagedFileError";
+}
+
+/**
+ * Hands over what a compressed file holds, front to back, in pieces that are valid during the call only.
+ *
+ * @throws {DamagedFileError}
+ */
+export function decompress(
+  _file: DiskFile,
+  _source: { readonly format: CompressionFormat; readonly label: string; readonly wantBytes: number },
+  _take: TakeBytes,
+): Promise<void> {
+  throw new Error("to be written");
+}
