@@ -1,3 +1,5 @@
+import type { ShortRoadEnd } from "./short_road.ts";
+
 /** What stands under a name; symbolic links are told, never followed. */
 export interface DiskEntry {
   readonly kind: "file" | "directory" | "symlink" | "other";
@@ -15,6 +17,31 @@ export interface NamedEntry extends DiskEntry {
   readonly name: string;
 }
 
+/** A socket that brings WAL, and where it goes in a file; all positions are bytes from the segment's start. */
+export interface RoadStart {
+  readonly descriptor: number;
+  readonly segmentStartLsn: bigint;
+  readonly segmentBytes: number;
+  readonly position: number;
+  /** To receive into; from `allocate`. */
+  readonly memory: Uint8Array;
+}
+
+/** A file that takes WAL from a socket by itself, and tells the server; `short_road.ts` says how. */
+export interface ShortRoad {
+  /** Rejects only when the thread ends. `rest` is a copy. */
+  readonly ended: Promise<
+    { readonly end: ShortRoadEnd; readonly position: number; readonly rest: Uint8Array }
+  >;
+  /** Ends it soon; at once if it waits for the server, else when the disk returns. */
+  revoke(): void;
+  readonly received: number;
+  readonly durable: number;
+  readonly behind: number;
+  /** Grows with whatever comes from the server. */
+  readonly heardCount: number;
+}
+
 /** An open file. */
 export interface DiskFile {
   /** Writes all of `bytes` at `position`. The bytes must not change until it settles. */
@@ -29,6 +56,8 @@ export interface DiskFile {
    * A failed one must never be tried again: the kernel may have dropped the pages and call the next one a success.
    */
   sync(): Promise<void>;
+  /** Nothing else may be asked of the disk until it has ended. Absent where the runtime can't. */
+  takeShortRoad?(start: RoadStart): ShortRoad;
   bytes(): Promise<number>;
   /** Which file it is, whatever its name has become. */
   inode(): Promise<number>;

@@ -1,4 +1,5 @@
 import type { Parking, ParkingKind } from "./parking.ts";
+import type { ShortRoadRequest, ShortRoadResult } from "./short_road.ts";
 
 /** The numbers that both threads agree on; the executor gets them as data, since its source text travels alone. */
 export const DISK_PROTOCOL = {
@@ -9,7 +10,9 @@ export const DISK_PROTOCOL = {
   asleep: 2,
   /** 1 while the main thread stands still; else it waits in its event loop, if it waits. */
   standing: 3,
-  controlWords: 4,
+  /** Of the short road. */
+  road: { revoked: 4, received: 5, durable: 6, behind: 7, heard: 8 },
+  controlWords: 9,
   /** A power of two. */
   slots: 64,
   /** Numbers per slot: operation, handle, offset into the shared memory, length, position, status, result. */
@@ -46,6 +49,9 @@ export type DiskCall =
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "close"; readonly handle: number }
   | { readonly kind: "freeBytes" };
+
+/** What else can be asked of the thread, in the same way. */
+export type DiskThreadCall = DiskCall | { readonly kind: "shortRoad"; readonly request: ShortRoadRequest };
 
 /** Sent beside the shared memory: an answer that is no number, or an error. */
 export interface DiskMessage {
@@ -240,10 +246,11 @@ export function diskOperations(
  */
 export function runDiskThread(
   post: (message: DiskMessage) => void,
-  { data, parking, operations }: {
+  { data, parking, operations, takeRoad }: {
     readonly data: DiskThreadData;
     readonly parking: Parking;
     readonly operations: DiskOperations;
+    readonly takeRoad: (request: ShortRoadRequest) => ShortRoadResult;
   },
 ): void {
   const { protocol } = data;
@@ -274,7 +281,9 @@ export function runDiskThread(
       } else {
         // A copy: text decoders refuse shared memory.
         const text = texts.slice(slot * protocol.textBytes, slot * protocol.textBytes + length);
-        post({ sequence, value: operations.call(JSON.parse(new TextDecoder().decode(text)) as DiskCall) });
+        const request = JSON.parse(new TextDecoder().decode(text)) as DiskThreadCall;
+        const value = request.kind === "shortRoad" ? takeRoad(request.request) : operations.call(request);
+        post({ sequence, value });
         settle(protocol.status.message, 0);
       }
     } catch (error) {

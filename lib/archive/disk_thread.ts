@@ -1,15 +1,16 @@
 import process from "node:process";
 import { Worker } from "node:worker_threads";
-import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
+import type { Disk, DiskEntry, DiskFile, NamedEntry, RoadStart, ShortRoad } from "./disk.ts";
 import {
   DISK_PROTOCOL,
-  type DiskCall,
   type DiskMessage,
   diskOperations,
+  type DiskThreadCall,
   type DiskThreadData,
   runDiskThread,
 } from "./disk_executor.ts";
 import { openParking, type Parking } from "./parking.ts";
+import { openSocketCalls, type ShortRoadResult, takeShortRoad } from "./short_road.ts";
 
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
@@ -38,7 +39,7 @@ interface Operation {
   readonly offset?: number;
   readonly length?: number;
   readonly position?: number;
-  readonly call?: DiskCall;
+  readonly call?: DiskThreadCall;
 }
 
 /**
@@ -58,6 +59,8 @@ class DiskThread implements Disk {
   readonly #memory: Uint8Array<SharedArrayBuffer>;
   readonly #scratch: Uint8Array;
   readonly #parking: Parking;
+  /** Whether the thread can read from a socket. */
+  readonly #hasRoad: boolean;
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   readonly #messages = new Map<number, DiskMessage>();
@@ -95,13 +98,20 @@ class DiskThread implements Disk {
     this.#texts = new Uint8Array(data.texts);
     this.#memory = new Uint8Array(data.memory);
     this.#scratch = this.allocate(SCRATCH_BYTES);
+    this.#hasRoad = openSocketCalls(process, this.#memory) !== undefined;
     const source = `import * as fs from "node:fs";
 import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
 const { parking } = (${openParking})(process, new Int32Array(workerData.control), workerData.parking);
 const { root, protocol: { directUnit, directBytes } } = workerData;
 const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, directBytes });
-(${runDiskThread})((message) => parentPort.postMessage(message), { data: workerData, parking, operations });`;
+const memory = new Uint8Array(workerData.memory);
+const sockets = (${openSocketCalls})(process, memory);
+const road = { memory, control: new Int32Array(workerData.control), words: workerData.protocol.road };
+const takeRoad = (request) =>
+  (${takeShortRoad})(request, { ...road, sockets, disk: operations, nowMs: () => Date.now() });
+const parts = { data: workerData, parking, operations, takeRoad };
+(${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     const url = new URL("data:text/javascript," + encodeURIComponent(source));
     this.#worker = new Worker(url, { workerData: data, name: "disk" });
     this.#worker.on("message", (message: DiskMessage) => {
@@ -198,10 +208,46 @@ const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, 
       sync: async () => {
         await this.#inTurn(() => this.#submit({ kind: operations.sync, handle }));
       },
+      ...(this.#hasRoad ? { takeShortRoad: (start: RoadStart) => this.#takeShortRoad(handle, start) } : {}),
       bytes: async () => await this.#call({ kind: "bytes", handle }) as number,
       inode: async () => await this.#call({ kind: "inode", handle }) as number,
       close: async () => {
         await this.#call({ kind: "close", handle });
+      },
+    };
+  }
+
+  #takeShortRoad(
+    handle: number,
+    { descriptor, segmentStartLsn, segmentBytes, position, memory }: RoadStart,
+  ): ShortRoad {
+    const control = this.#control;
+    const { revoked, received, durable, behind, heard } = DISK_PROTOCOL.road;
+    Atomics.store(control, revoked, 0);
+    Atomics.store(control, received, position);
+    Atomics.store(control, durable, position);
+    Atomics.store(control, behind, 0);
+    const { byteOffset: offset, length } = memory;
+    const [startHigh, startLow] = [Number(segmentStartLsn >> 32n), Number(segmentStartLsn & 0xffff_ffffn)];
+    const request = { handle, descriptor, startHigh, startLow, segmentBytes, position, offset, length };
+    const ended = this.#call({ kind: "shortRoad", request }).then((value) => {
+      const { end, position, restBytes } = value as ShortRoadResult;
+      return { end, position, rest: memory.slice(0, restBytes) };
+    });
+    return {
+      ended,
+      revoke: () => void Atomics.store(control, revoked, 1),
+      get received() {
+        return Atomics.load(control, received);
+      },
+      get durable() {
+        return Atomics.load(control, durable);
+      },
+      get behind() {
+        return Atomics.load(control, behind);
+      },
+      get heardCount() {
+        return Atomics.load(control, heard);
       },
     };
   }
@@ -257,7 +303,7 @@ const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, 
     }
   }
 
-  #call(call: DiskCall): Promise<unknown> {
+  #call(call: DiskThreadCall): Promise<unknown> {
     return this.#inTurn(() => this.#submit({ kind: operations.call, call }));
   }
 

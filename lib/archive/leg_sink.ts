@@ -1,7 +1,7 @@
 import { advance, bytesBetween, type Lsn } from "../wal/lsn.ts";
 import type { Clock } from "./clock.ts";
 import { isOutOfSpace } from "./durable.ts";
-import type { SegmentWriter } from "./segment_writer.ts";
+import type { SegmentWriter, WriterRoad } from "./segment_writer.ts";
 import { isCatchingUp, planStep, wakeDue, type WriterState } from "./sync_policy.ts";
 import { WalBuffer } from "./wal_buffer.ts";
 
@@ -26,6 +26,17 @@ export interface LegListener {
   onFailure(error: unknown): void;
   /** The disk is full; the writer tries again by itself. */
   onDiskFull(): void;
+  /** Nothing is left to do: the owner may lend its socket, and reads no more from it until it gets it back. */
+  onIdle?(): SocketLoan | undefined;
+}
+
+/** A socket that streams WAL, lent to whoever brings it to the disk. */
+export interface SocketLoan {
+  readonly descriptor: number;
+  /** `rest` was read already and is not dealt with: from `nextLsn` on, and from a message's start. */
+  giveBack(
+    state: { readonly nextLsn: Lsn; readonly rest: Uint8Array; readonly tornStatus: boolean },
+  ): void;
 }
 
 /**
@@ -48,6 +59,7 @@ export class LegSink {
   #wake: (() => void) | undefined;
   /** The writer sleeps until something comes, however long that takes. */
   #sleeps = false;
+  #road: WriterRoad | undefined;
   readonly #done: Promise<void>;
   #failed = false;
 
@@ -70,7 +82,14 @@ export class LegSink {
 
   /** Everything below it was handed over by `push`. */
   get receivedLsn(): Lsn {
-    return this.#receivedLsn;
+    return this.#road?.receivedLsn ?? this.#receivedLsn;
+  }
+
+  /** The loan of the socket, while there is one: what came over it, and the way to end it. */
+  get loan(): { readonly serverEndLsn: Lsn; readonly heardCount: number; end(): void } | undefined {
+    const road = this.#road;
+    if (road === undefined) return undefined;
+    return { serverEndLsn: road.serverEndLsn, heardCount: road.heardCount, end: () => road.revoke() };
   }
 
   get writeLsn(): Lsn {
@@ -88,7 +107,7 @@ export class LegSink {
 
   /** True when the writer has nothing to do. */
   get idle(): boolean {
-    return this.flushLsn === this.#receivedLsn;
+    return this.flushLsn === this.receivedLsn;
   }
 
   /**
@@ -192,10 +211,37 @@ export class LegSink {
     } else if (step.waitMs !== undefined || isCatchingUp(state) || !await this.writer.prepareAhead()) {
       // Something may have come while the writer prepared: only a writer that finds nothing to do may sleep.
       if (this.#finishing || wakeDue(this.#state())) return true;
+      if (step.waitMs === undefined && await this.#takeShortRoad()) return true;
       this.#sleeps = step.waitMs === undefined;
       if (!this.#sleeps || this.#buffer.bytes === 0) await this.#wait(step.waitMs, "woken");
       this.#sleeps = false;
     }
+    return true;
+  }
+
+  /** Takes the socket itself, if it can be had; false when nothing came of it. */
+  async #takeShortRoad(): Promise<boolean> {
+    if (this.#buffer.bytes > 0 || !this.writer.roadOpen) return false;
+    const loan = this.options.listener.onIdle?.();
+    if (loan === undefined) return false;
+    const road = this.writer.takeShortRoad(loan.descriptor, this.options.memory);
+    if (road === undefined) {
+      loan.giveBack({ nextLsn: this.#receivedLsn, rest: new Uint8Array(0), tornStatus: false });
+      return false;
+    }
+    this.#road = road;
+    this.#wake = () => road.revoke();
+    try {
+      const { nextLsn, rest, tornStatus, error } = await road.ended;
+      this.#road = undefined;
+      this.#wake = undefined;
+      this.#receivedLsn = nextLsn;
+      loan.giveBack({ nextLsn, rest, tornStatus });
+      if (error !== undefined) throw error;
+    } finally {
+      this.#road = undefined;
+    }
+    this.#synced();
     return true;
   }
 

@@ -6,7 +6,7 @@ import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { ArchiveIdentity } from "./identity.ts";
-import type { Disk, DiskFile } from "./disk.ts";
+import type { Disk, DiskFile, ShortRoad } from "./disk.ts";
 import {
   addName,
   copyAnew,
@@ -69,6 +69,27 @@ export interface Modes {
   readonly directory: number;
 }
 
+/** A segment that takes WAL from a socket by itself. */
+export interface WriterRoad {
+  readonly ended: Promise<WriterRoadEnd>;
+  revoke(): void;
+  readonly receivedLsn: Lsn;
+  readonly serverEndLsn: Lsn;
+  readonly heardCount: number;
+}
+
+/** How that ended. */
+export interface WriterRoadEnd {
+  /** All below it is durable; the socket's next message begins there. */
+  readonly nextLsn: Lsn;
+  /** What was read of it already. */
+  readonly rest: Uint8Array;
+  /** The connection is of no use any more. */
+  readonly tornStatus: boolean;
+  /** A sync failed: the writer is spent. */
+  readonly error: Error | undefined;
+}
+
 interface SavedCopy {
   readonly path: string;
   /**
@@ -113,6 +134,7 @@ export class SegmentWriter {
   #preparing = true;
   #notToPrepare: SegmentNumber | undefined;
   #spent = false;
+  #road: ShortRoad | undefined;
   readonly #zeros: Uint8Array;
 
   constructor(
@@ -143,12 +165,12 @@ export class SegmentWriter {
 
   /** Everything of this leg below it was handed to the operating system. */
   get writeLsn(): Lsn {
-    return this.#writeLsn;
+    return this.#road === undefined ? this.#writeLsn : this.flushLsn;
   }
 
   /** Everything of this leg below it survives a power cut. */
   get flushLsn(): Lsn {
-    return this.#flushLsn;
+    return this.#road === undefined ? this.#flushLsn : this.#lsnAt(this.#road.durable);
   }
 
   /** True after an error that no further call can mend. */
@@ -193,6 +215,69 @@ export class SegmentWriter {
     if (segment === undefined || this.#flushLsn === this.#writeLsn) return;
     await this.#syncFile(segment);
     await this.#afterSync(segment);
+  }
+
+  /** Whether `takeShortRoad` can be taken: the runtime can, all is durable, and nothing is still to be proven. */
+  get roadOpen(): boolean {
+    const segment = this.#segment;
+    if (segment?.file.takeShortRoad === undefined || this.#spent || this.segmentFull) return false;
+    return this.#flushLsn === this.#writeLsn && segment.nameSynced && segment.firstPageChecked &&
+      this.#backLink === undefined && segment.saved.length === 0;
+  }
+
+  /**
+   * Lets the growing segment take WAL from the socket itself, as long as it is plain; `undefined` when the road is not
+   * open.
+   *
+   * Nothing else may be called until `ended` has settled.
+   */
+  takeShortRoad(descriptor: number, memory: Uint8Array): WriterRoad | undefined {
+    const segment = this.#segment;
+    if (segment === undefined || !this.roadOpen) return undefined;
+    const { startLsn, file } = segment;
+    const road = file.takeShortRoad?.({
+      descriptor,
+      memory,
+      segmentStartLsn: startLsn,
+      segmentBytes: this.identity.segmentSize,
+      position: Number(this.#writeLsn - startLsn),
+    });
+    if (road === undefined) return undefined;
+    this.#road = road;
+    const lsnAt = (position: number) => advance(startLsn, position);
+    return {
+      ended: this.#endOf(road, segment),
+      revoke: () => road.revoke(),
+      get receivedLsn() {
+        return lsnAt(road.received);
+      },
+      get serverEndLsn() {
+        return lsnAt(road.received + road.behind);
+      },
+      get heardCount() {
+        return road.heardCount;
+      },
+    };
+  }
+
+  async #endOf(road: ShortRoad, segment: OpenSegment): Promise<WriterRoadEnd> {
+    try {
+      const { end, position, rest } = await road.ended;
+      const { startLsn } = segment;
+      this.#writeLsn = advance(startLsn, position);
+      this.#flushLsn = this.#writeLsn;
+      const failed = end.kind === "failed" && end.step === "sync";
+      // As after any other sync that failed: it is never tried again.
+      if (failed) this.#spent = true;
+      const error = failed ? Object.assign(new Error(end.message), { code: end.code }) : undefined;
+      return { nextLsn: this.#writeLsn, rest, tornStatus: end.kind === "torn-status", error };
+    } finally {
+      this.#road = undefined;
+    }
+  }
+
+  #lsnAt(position: number): Lsn {
+    return advance(this.#segment?.startLsn ?? this.#flushLsn, position);
   }
 
   /**

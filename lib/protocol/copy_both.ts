@@ -52,6 +52,11 @@ export class CopyBothDecoder {
     return this.#nextLsn;
   }
 
+  /** Goes on at a later LSN: what lies between was taken from the socket by somebody else. Only at a boundary. */
+  skipTo(nextLsn: Lsn): void {
+    this.#nextLsn = nextLsn;
+  }
+
   /** Whether the next byte begins a message. */
   get atBoundary(): boolean {
     return this.#filled === 0 && this.#walBytesLeft === 0;

@@ -44,6 +44,18 @@ export interface WalStreamHandler {
   onDrained(): void;
 }
 
+/** The stream's socket, lent to somebody who reads it and answers the server himself. */
+export interface SocketLoan {
+  readonly descriptor: number;
+  /**
+   * Ends the loan. `rest` was read already and is not dealt with: from `nextLsn` on, and from a message's start; it is
+   * handed to the stream's handler before anything else.
+   */
+  giveBack(
+    state: { readonly nextLsn: Lsn; readonly rest: Uint8Array; readonly tornStatus: boolean },
+  ): void;
+}
+
 /** A running START_REPLICATION. */
 export interface WalStream {
   /** Settles when the stream is over; rejects with `ServerError`, `ConnectionError` or what the handler threw. */
@@ -53,6 +65,8 @@ export interface WalStream {
   /** Stops reading from the socket; status updates still go out. */
   pause(): void;
   resume(): void;
+  /** Lends the socket; `undefined` where there is no plain one, or when something of it is under way just now. */
+  lend?(): SocketLoan | undefined;
   /** Says CopyDone; what the server still sends is handed over until it answers with its own. */
   stop(): void;
 }

@@ -1,5 +1,5 @@
 import { ConnectionError } from "../protocol/errors.ts";
-import type { StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
+import type { SocketLoan, StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { bytesBetween, type Lsn } from "../wal/lsn.ts";
 import type { SegmentSize } from "../wal/segment.ts";
@@ -195,6 +195,24 @@ class RunningLeg implements WalStreamHandler, LegListener {
     this.#reportIfDue();
   }
 
+  onIdle(): SocketLoan | undefined {
+    const { endLsn } = this.options;
+    // Where every message may be the last one, each has to be looked at here.
+    if (this.#paused || this.#ended !== undefined || endLsn !== undefined) return undefined;
+    const loan = this.#stream?.lend?.();
+    if (loan === undefined) return undefined;
+    return {
+      descriptor: loan.descriptor,
+      giveBack: (state) => {
+        this.#heardAtMs = this.options.clock.nowMs();
+        loan.giveBack(state);
+        // What was reported meanwhile is not known here, and a status too many does no harm.
+        this.#reportIfDue();
+        this.#afterLoan?.();
+      },
+    };
+  }
+
   onFailure(error: unknown): void {
     this.#archiveFailure ??= { error };
     this.#fail(error);
@@ -277,6 +295,16 @@ class RunningLeg implements WalStreamHandler, LegListener {
     );
     const cancel = clock.setTimer(timing.stopTimeoutMs, () => this.#fail(late));
     void stream.ended.then(cancel, cancel);
+    const { loan } = sink;
+    if (loan === undefined) return this.#stopReading(sink, stream);
+    this.#afterLoan = () => {
+      this.#afterLoan = undefined;
+      this.#stopReading(sink, stream);
+    };
+    loan.end();
+  }
+
+  #stopReading(sink: WalSink, stream: WalStream): void {
     // A busy server always sends more: only what is not read any more can all be safe, and told in the last status.
     this.#paused = true;
     stream.pause();
@@ -296,6 +324,25 @@ class RunningLeg implements WalStreamHandler, LegListener {
   }
 
   #stopWhenSafe: (() => void) | undefined;
+  /** What waits for the socket to be given back. */
+  #afterLoan: (() => void) | undefined;
+  #heardCount: number | undefined;
+
+  /** Nobody reads the lent socket while the disk is at work: the server's requests for a reply are not seen. */
+  get #lentAndStalled(): boolean {
+    const sink = this.#sink;
+    return sink?.loan !== undefined && !sink.idle;
+  }
+
+  /** Notes what came over a lent socket. */
+  #noteLoan(): void {
+    const loan = this.#sink?.loan;
+    if (loan === undefined || loan.heardCount === this.#heardCount) return;
+    this.#heardCount = loan.heardCount;
+    this.#heardAtMs = this.options.clock.nowMs();
+    this.#asked = false;
+    if (loan.serverEndLsn > this.#serverLsn) this.#serverLsn = loan.serverEndLsn;
+  }
 
   #reportIfDue(): void {
     const sink = this.#sink;
@@ -306,7 +353,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
         flushLsn: sink.flushLsn,
         reportedFlushLsn: this.#reportedFlushLsn,
         reportedAtMs: this.#reportedAtMs,
-        paused: this.#paused,
+        paused: this.#paused || this.#lentAndStalled,
         replyOwed: this.#replyOwed,
       },
       this.options.timing,
@@ -329,6 +376,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   /** The rare things: silence, a stalled disk, the status that is due by time. */
   #tick(): void {
     const nowMs = this.options.clock.nowMs();
+    this.#noteLoan();
     this.#judgeSilence(nowMs);
     this.#judgeDisk(nowMs);
     this.#reportIfDue();
@@ -362,7 +410,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
 
   #judgeSilence(nowMs: number): void {
     // While we do not read, the silence is ours.
-    if (this.#paused) {
+    if (this.#paused || this.#lentAndStalled) {
       this.#heardAtMs = nowMs;
       return;
     }

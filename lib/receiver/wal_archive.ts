@@ -1,3 +1,4 @@
+import type { SocketLoan } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
@@ -28,6 +29,16 @@ export interface LegListener {
   onFailure(error: unknown): void;
   /** The disk is full; the sink tries again by itself. */
   onDiskFull(): void;
+  /** The sink has nothing to do: it may have the socket lent, and take WAL from it without the way through here. */
+  onIdle?(): SocketLoan | undefined;
+}
+
+/** A sink that takes WAL from the socket itself, and answers the server. */
+export interface SinkLoan {
+  readonly serverEndLsn: Lsn;
+  /** Grows with whatever comes from the server. */
+  readonly heardCount: number;
+  end(): void;
 }
 
 /** Takes one contiguous piece of WAL, on one timeline, from a segment's start on. Nothing here blocks. */
@@ -42,6 +53,8 @@ export interface WalSink {
   readonly congested: boolean;
   /** True when all that was pushed is durable. */
   readonly idle: boolean;
+  /** The loan of the socket, while there is one: what came over it, and the way to end it soon. */
+  readonly loan?: SinkLoan | undefined;
   /** Takes a copy of bytes that follow `receivedLsn`. */
   push(bytes: Uint8Array): void;
   setServerEnd(lsn: Lsn): void;

@@ -73,7 +73,10 @@ export class Link {
   }
 
   /** What a running copy may do. */
-  get copyControl(): Pick<SocketTap, "sendStatus" | "sendCopyDone" | "pause" | "resume"> {
+  get copyControl(): Pick<
+    SocketTap,
+    "sendStatus" | "sendCopyDone" | "pause" | "resume" | "lend" | "takeBack"
+  > {
     return this.#tap;
   }
 

@@ -30,8 +30,18 @@ const BOTH_FAMILIES = { autoSelectFamily: true, autoSelectFamilyAttemptTimeout: 
 /** A socket, and the way to read it. */
 export interface OpenSocket {
   readonly socket: net.Socket;
+  /** A socket without TLS that others may read, where the runtime shows its descriptor. */
+  readonly lendable?: LendableSocket | undefined;
   /** Hands over what comes, from now on. A chunk is valid during the call only. Called once. */
   read(onChunk: (chunk: Uint8Array) => void): void;
+}
+
+/** A socket that the runtime can be kept from reading. */
+export interface LendableSocket {
+  readonly descriptor: number;
+  /** The runtime reads no more; what it has read ahead is still in the socket's own buffer. */
+  stopReading(): void;
+  goOnReading(): void;
 }
 
 /** What `openSocket()` needs to know. */
@@ -65,7 +75,8 @@ export async function openSocket(request: SocketRequest): Promise<OpenSocket> {
   }
   if (encryption === "plain") {
     const socket = await connectSocket(request, undefined);
-    return readEvents(socket, directReader(socket));
+    const lendable = lendableSocket(socket);
+    return { ...readEvents(socket, directReader(socket, lendable?.descriptor)), lendable };
   }
   // Files first: nothing is sent when a certificate can't be read.
   const options = await tlsOptions(host, request.tls);
@@ -106,9 +117,11 @@ function readEvents(
  * Bun has no other way to read without a new buffer for each chunk, and these cost as much as the rest of the road.
  * `undefined` where the runtime does not show the descriptor.
  */
-function directReader(socket: net.Socket): ((onChunk: (chunk: Uint8Array) => void) => void) | undefined {
-  const { fd } = (socket as { readonly _handle?: { readonly fd?: unknown } })._handle ?? {};
-  if (typeof fd !== "number" || fd < 0) return undefined;
+function directReader(
+  socket: net.Socket,
+  fd: number | undefined,
+): ((onChunk: (chunk: Uint8Array) => void) => void) | undefined {
+  if (fd === undefined) return undefined;
   const buffer = new Uint8Array(READ_BUFFER_BYTES);
   return (onChunk) => {
     for (let bytes = 0; bytes < DIRECT_BYTES && !socket.destroyed && !socket.isPaused();) {
@@ -117,6 +130,25 @@ function directReader(socket: net.Socket): ((onChunk: (chunk: Uint8Array) => voi
       onChunk(buffer.subarray(0, count));
       bytes += count;
     }
+  };
+}
+
+/** What lies below a socket of Bun. */
+interface SocketHandle {
+  readonly fd: number;
+  pause(): void;
+  resume(): void;
+}
+
+function lendableSocket(socket: net.Socket): LendableSocket | undefined {
+  const { _handle: handle } = socket as { readonly _handle?: Partial<SocketHandle> | null };
+  const { fd } = handle ?? {};
+  if (handle === undefined || handle === null || typeof fd !== "number" || fd < 0) return undefined;
+  return {
+    descriptor: fd,
+    // `socket.pause()` alone does not do it: Bun goes on reading into the socket's buffer.
+    stopReading: () => handle.pause?.(),
+    goOnReading: () => handle.resume?.(),
   };
 }
 

@@ -14,9 +14,10 @@ import {
 } from "../protocol/backend_messages.ts";
 import type { CopyBothDecoder } from "../protocol/copy_both.ts";
 import { ConnectionError, ProtocolError, type ServerMessage } from "../protocol/errors.ts";
+import type { SocketLoan } from "../protocol/replication.ts";
 import { encodeCopyDone } from "../protocol/standby_status.ts";
 import type { AuthGuard } from "./auth_guard.ts";
-import type { OpenSocket } from "./socket.ts";
+import type { LendableSocket, OpenSocket } from "./socket.ts";
 
 /** Most bytes of one command's answer; the driver keeps them all in memory. */
 export const MAX_ANSWER_BYTES = 64 << 20;
@@ -58,6 +59,7 @@ export const CLOSE_TIMEOUT_MS = 2000;
  */
 export class SocketTap extends EventEmitter {
   readonly #socket: Socket;
+  readonly #lendable: LendableSocket | undefined;
   readonly #guard: AuthGuard;
   readonly #listener: TapListener;
   readonly #splitter = new BackendSplitter();
@@ -73,11 +75,12 @@ export class SocketTap extends EventEmitter {
   #heldStatus: Uint8Array | undefined;
 
   constructor(
-    { socket, read }: OpenSocket,
+    { socket, read, lendable }: OpenSocket,
     options: { readonly guard: AuthGuard; readonly listener: TapListener },
   ) {
     super();
     this.#socket = socket;
+    this.#lendable = lendable;
     this.#guard = options.guard;
     this.#listener = options.listener;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -133,6 +136,37 @@ export class SocketTap extends EventEmitter {
     if (this.#ended || this.#copyStage !== "running" || this.#copyDoneSent) return;
     if (this.#socket.writableNeedDrain) this.#heldStatus = frame;
     else this.#socket.write(frame);
+  }
+
+  /**
+   * Stops reading and gives the descriptor away; `undefined` unless the stream stands between two messages, with
+   * nothing read ahead and nothing still to be sent. It goes on with `takeBack`.
+   */
+  lend(): number | undefined {
+    if (this.#ended || this.#copyStage !== "running" || this.#copyDoneSent || this.#drainDue) {
+      return undefined;
+    }
+    if (!this.#splitter.atBoundary || !this.#copy!.decoder.atBoundary) return undefined;
+    const { writableLength } = this.#socket;
+    const lendable = this.#lendable;
+    if (this.#heldStatus !== undefined || writableLength > 0 || lendable === undefined) return undefined;
+    this.#socket.pause();
+    lendable.stopReading();
+    if (this.#socket.readableLength === 0) return lendable.descriptor;
+    lendable.goOnReading();
+    this.#socket.resume();
+    return undefined;
+  }
+
+  /** The socket is ours again: first what was read of it meanwhile, and not dealt with. The caller resumes it. */
+  takeBack({ nextLsn, rest, tornStatus }: Parameters<SocketLoan["giveBack"]>[0]): void {
+    if (this.#ended) return;
+    this.#lendable?.goOnReading();
+    if (tornStatus) {
+      return this.#fail(new ConnectionError("closed", "a status could be sent only in part"));
+    }
+    this.#copy?.decoder.skipTo(nextLsn);
+    if (rest.length > 0) this.#takeChunk(rest);
   }
 
   /** Sends CopyDone, once. */

@@ -85,6 +85,17 @@ export async function streamWal(
       reading = "flowing";
       copyControl.resume();
     },
+    lend: () => {
+      const descriptor = reading === "flowing" ? copyControl.lend() : undefined;
+      if (descriptor === undefined) return undefined;
+      return {
+        descriptor,
+        giveBack: (state) => {
+          copyControl.takeBack(state);
+          if (reading === "flowing") copyControl.resume();
+        },
+      };
+    },
     stop: () => {
       stopAsked = true;
       copyControl.sendCopyDone();

@@ -1,6 +1,7 @@
 import { setImmediate } from "node:timers";
 import { createLog, type Log, type LogEntry } from "../../lib/log.ts";
 import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
+import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
 import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
@@ -99,6 +100,25 @@ export class FakeSink implements WalSink {
 
   push(bytes: Uint8Array): void {
     this.receivedLsn = advance(this.receivedLsn, bytes.length);
+  }
+
+  /** The socket, while the sink has it; `endLoan` gives it back. */
+  loan: { serverEndLsn: Lsn; heardCount: number; end(): void } | undefined;
+  loanEndAsked = false;
+  #lender: SocketLoan | undefined;
+
+  /** Asks for the socket, as an idle sink does; false when it is not lent. */
+  borrow(): boolean {
+    this.#lender = this.listener.onIdle?.();
+    if (this.#lender === undefined) return false;
+    this.loan = { serverEndLsn: this.receivedLsn, heardCount: 0, end: () => this.loanEndAsked = true };
+    return true;
+  }
+
+  /** What came over the socket meanwhile is durable. */
+  endLoan(rest = new Uint8Array(0)): void {
+    this.loan = undefined;
+    this.#lender?.giveBack({ nextLsn: this.receivedLsn, rest, tornStatus: false });
   }
 
   setServerEnd(): void {}
@@ -289,6 +309,8 @@ export class FakeServer {
   /** Commands that get no answer. */
   readonly silent = new Set<string>();
   confirmsStop = true;
+  /** Whether its streams lend their sockets. */
+  lends = false;
   /** Called when a stream has begun. */
   onStart: (source: FakeSource) => void = () => {};
   readonly sources: FakeSource[] = [];
@@ -312,6 +334,7 @@ export class FakeSource implements WalSource {
   readonly asked: string[] = [];
   closed = false;
   paused = false;
+  lent = false;
   stopSaid = false;
   nextLsn = at(0);
   #handler: WalStreamHandler | undefined;
@@ -391,6 +414,18 @@ export class FakeSource implements WalSource {
         resume: () => {
           this.paused = false;
           for (const deliver of this.#queue.splice(0)) this.#deliver(deliver);
+        },
+        lend: () => {
+          if (!this.server.lends) return undefined;
+          this.lent = true;
+          return {
+            descriptor: 42,
+            giveBack: (state) => {
+              this.lent = false;
+              this.nextLsn = state.nextLsn;
+              this.server.journal.push(`given back ${formatLsn(state.nextLsn)}`);
+            },
+          };
         },
         stop: () => {
           this.stopSaid = true;

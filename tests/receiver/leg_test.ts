@@ -550,3 +550,76 @@ for (
     assert.equal(outcome.error, conflict);
   });
 }
+
+const LENDING = { prepare: ({ server }: { readonly server: FakeServer }) => void (server.lends = true) };
+
+test("streamLeg() lends the socket to an idle sink, but not where each message may be the last", async () => {
+  const { sink, source } = await runLeg(LENDING);
+  assert.equal(sink.borrow(), true);
+  assert.equal(source.lent, true);
+  sink.endLoan();
+  assert.equal(source.lent, false);
+  const withEnd = await runLeg({ ...LENDING, endLsn: at(9) });
+  assert.equal(withEnd.sink.borrow(), false);
+  const without = await runLeg();
+  assert.equal(without.sink.borrow(), false);
+});
+
+test("streamLeg() reports what became durable over a lent socket when it is given back", async () => {
+  const { sink, source } = await runLeg(LENDING);
+  sink.borrow();
+  sink.receivedLsn = sink.writeLsn = sink.flushLsn = (at(2) + 300n) as Lsn;
+  sink.endLoan();
+  assert.deepEqual(source.statuses.at(-1), {
+    writeLsn: at(2) + 300n,
+    flushLsn: at(2) + 300n,
+    replyRequested: false,
+  });
+});
+
+test("streamLeg() answers while the disk stalls behind a lent socket, tells the truth, and hangs up in time", async () => {
+  const { sink, source, clock, outcome, stalls } = await runLeg(LENDING);
+  sink.borrow();
+  sink.stalled = true;
+  sink.receivedLsn = (at(2) + 300n) as Lsn;
+  const before = source.statuses.length;
+  for (let second = 0; second < 10; second++) await clock.advance(1000);
+  assert.ok(source.statuses.length - before >= 9, "one for each second, as while paused");
+  assert.deepEqual(new Set(flushes(source)), new Set(["0/200000"]));
+  for (let second = 0; second < 10; second++) await clock.advance(1000);
+  assert.equal(stalls.length > 0, true);
+  assert.equal(source.closed, true);
+  assert.equal(outcome.done, false, "what was received may still become durable");
+  sink.flush();
+  await settled();
+  assert.ok(outcome.error instanceof NotYetError);
+});
+
+test("streamLeg() told to stop gets a lent socket back first; then all that came is safe and told", async () => {
+  const { sink, abort, outcome, journal } = await runLeg(LENDING);
+  sink.borrow();
+  abort.abort();
+  await settled();
+  assert.equal(sink.loanEndAsked, true);
+  assert.ok(!journal.includes("copy done"), "somebody else still reads the socket");
+  sink.receivedLsn = sink.writeLsn = sink.flushLsn = (at(2) + 77n) as Lsn;
+  sink.endLoan();
+  await settled();
+  assert.deepEqual(outcome.value, { kind: "stopped" });
+  assert.deepEqual(journal.slice(-2), ["status 0/20004D 0/20004D", "copy done"]);
+});
+
+test("streamLeg() judges the silence of a lent socket by what its reader hears", async () => {
+  const { sink, source, clock, outcome } = await runLeg(LENDING);
+  sink.borrow();
+  for (let second = 0; second < 200; second++) {
+    sink.loan!.heardCount++;
+    await clock.advance(1000);
+  }
+  assert.ok(source.statuses.every(({ replyRequested }) => !replyRequested));
+  for (let second = 0; second < 35; second++) await clock.advance(1000);
+  assert.equal(source.statuses.filter(({ replyRequested }) => replyRequested).length, 1);
+  for (let second = 0; second < 40; second++) await clock.advance(1000);
+  assert.ok(outcome.error instanceof ConnectionError);
+  assert.match(outcome.error.message, /silent for 60 s/);
+});

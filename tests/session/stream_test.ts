@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readSync } from "node:fs";
+import process from "node:process";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
@@ -143,6 +145,46 @@ describe("Session", SLOW, () => {
     stream.stop();
     await stream.ended;
   });
+
+  it(
+    "lends its socket where the runtime leaves it alone, and goes on behind what was taken",
+    SLOW,
+    async () => {
+      const startLsn = await flushLsn();
+      const handler = new Counting();
+      const stream = await source.startReplication(
+        { slot: undefined, startLsn, timeline: timelineId(1) },
+        handler,
+      );
+      await cluster.sql("SELECT txid_current()");
+      await handler.reached(await flushLsn());
+      await sleep(300);
+      const loan = stream.lend?.();
+      if (process.versions["bun"] === undefined) {
+        assert.equal(loan, undefined);
+      } else {
+        assert.ok(loan !== undefined);
+        const { bytes, nextLsn: lentAtLsn } = handler;
+        await emit(1000);
+        await sleep(300);
+        assert.equal(handler.bytes, bytes, "the runtime does not read");
+        const buffer = new Uint8Array(1 << 20);
+        const count = readSync(loan.descriptor, buffer, 0, buffer.length, null);
+        const view = new DataView(buffer.buffer);
+        const firstBytes = view.getUint32(1) + 1;
+        assert.deepEqual([buffer[0], buffer[5], view.getBigUint64(6)], [0x64, 0x77, lentAtLsn]);
+        // As if the first message had been dealt with elsewhere.
+        const nextLsn = (lentAtLsn! + BigInt(firstBytes - 30)) as Lsn;
+        handler.nextLsn = nextLsn;
+        loan.giveBack({ nextLsn, rest: buffer.slice(firstBytes, count), tornStatus: false });
+      }
+      await emit(1000);
+      await handler.reached(await flushLsn());
+      stream.stop();
+      assert.deepEqual(await stream.ended, { kind: "stopped" });
+      assert.equal(stream.lend?.(), undefined, "there is nothing left to lend");
+    },
+  );
 
   it("pause() stops the reading, and status still goes out", SLOW, async () => {
     await cluster.configure({ wal_sender_timeout: "2s" });
