@@ -1,0 +1,144 @@
+import process from "node:process";
+import { basename, dirname } from "node:path";
+import type { Accepted } from "../archive/acceptance.ts";
+import { acceptFile } from "../archive/accept.ts";
+import { Archive } from "../archive/archive.ts";
+import { openDirectDisk } from "../archive/direct_disk.ts";
+import type { Disk } from "../archive/disk.ts";
+import { openDiskThread } from "../archive/disk_thread.ts";
+import { errorCode } from "../archive/durable.ts";
+import { IDENTITY_FILE } from "../archive/layout.ts";
+import { type Log, messageChain } from "../log.ts";
+import { formatLsn } from "../wal/lsn.ts";
+import { archiveDirectory } from "./archive_directory.ts";
+import { type CommandContext, hintOf, UsageError } from "./context.ts";
+import { systemIdentifierHere } from "./control_file.ts";
+import { commandLog } from "./logging.ts";
+import type { PushCommandOptions } from "./push_options.ts";
+
+/** 0 tells the server that it may forget the file; above 125 its archiver would restart. */
+export const PUSH_EXIT = { done: 0, failed: 1 } as const;
+
+/** One of them is written while the other is read and looked at. */
+const PIECE_BYTES = 1 << 20;
+
+/** Archives one file; resolves to the exit code. */
+export async function push(
+  paths: readonly string[],
+  options: PushCommandOptions,
+  context: CommandContext,
+): Promise<number> {
+  if (options.verbose && options.quiet) {
+    throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
+  }
+  const log = commandLog(context, options);
+  const directory = archiveDirectory(options.archive, context);
+  try {
+    const path = await checkPath(paths, hintFor(directory));
+    tell(log, await pushFile(path, { directory, timeoutMs: options.timeout }));
+    return PUSH_EXIT.done;
+  } catch (error) {
+    // Who reads JSON lines has to find the one that matters most among them.
+    if (options.logFormat !== "json") throw error;
+    log.error("failed", { error: messageChain(error), hint: hintOf(error) });
+    return PUSH_EXIT.failed;
+  }
+}
+
+function hintFor(directory: string): string {
+  return `In postgresql.conf the line reads: archive_command = 'walvault push --archive ${directory} %p'`;
+}
+
+/** Most of what goes wrong the first time is in the line of postgresql.conf. */
+async function checkPath(paths: readonly string[], hint: string): Promise<string> {
+  const [path] = paths;
+  if (path === undefined || path === "") throw new UsageError("No file is given", hint);
+  if (paths.length > 1) {
+    const given = paths.map((each) => `"${each}"`).join(" ");
+    throw new UsageError(`Cannot archive ${paths.length} files: ${given}, want the one that %p names`, hint);
+  }
+  const entry = await openDirectDisk(dirname(path)).entry(basename(path));
+  if (entry === undefined) {
+    throw new UsageError(`Cannot archive "${path}": there is no such file in "${process.cwd()}"`, hint);
+  }
+  if (entry.kind !== "file") {
+    throw new UsageError(`Cannot archive "${path}": it is a ${entry.kind}, want a file`, hint);
+  }
+  return path;
+}
+
+interface PushPlace {
+  readonly directory: string;
+  readonly timeoutMs: number;
+}
+
+async function pushFile(path: string, { directory, timeoutMs }: PushPlace): Promise<Accepted> {
+  const disk = openDiskThread(directory, 2 * PIECE_BYTES);
+  try {
+    return await inTime(acceptInto(disk, path), {
+      timeoutMs,
+      problem: `Cannot archive ${basename(path)} in ${
+        timeoutMs / 1000
+      } s: the disk of "${directory}" does not answer`,
+    });
+  } catch (cause) {
+    if (errorCode(cause) === undefined) throw cause;
+    throw new Error(`Cannot archive ${basename(path)} into "${directory}"`, { cause });
+  } finally {
+    // A stuck thread does not hold up the end of the process.
+    await disk.close();
+  }
+}
+
+async function acceptInto(disk: Disk, path: string): Promise<Accepted> {
+  const pieces = [disk.allocate(PIECE_BYTES), disk.allocate(PIECE_BYTES)] as const;
+  const archive = await openArchive(disk);
+  const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
+  const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
+  return await acceptFile(archive, brought, {
+    systemIdentifier: await systemIdentifierHere(),
+    suffix,
+    pieces,
+  });
+}
+
+/** Push never makes an archive: where none is, its disk may just not be mounted. */
+async function openArchive(disk: Disk): Promise<Archive> {
+  if (await disk.entry(".") !== undefined && await disk.entry(IDENTITY_FILE) === undefined) {
+    throw new UsageError(
+      `Cannot archive into "${disk.root}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
+      `To make an archive of an empty directory: walvault init --archive ${disk.root} --connection 'host=… user=…'`,
+    );
+  }
+  return await Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() });
+}
+
+async function inTime<T>(
+  work: Promise<T>,
+  { timeoutMs, problem }: { readonly timeoutMs: number; readonly problem: string },
+): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(problem)), timeoutMs);
+  });
+  // Nobody waits for it after that.
+  work.catch(() => {});
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function tell(log: Log, accepted: Accepted): void {
+  if (accepted.outcome !== "kept") return log.debug(`file ${accepted.outcome}`, { path: accepted.path });
+  const { path, validEndLsn, contradicted } = accepted;
+  const kept = { path, validEndLsn: formatLsn(validEndLsn) };
+  if (contradicted === undefined) return log.warn("unfinished segment kept", kept);
+  log.error("unfinished segment kept, and other bytes of it are here", {
+    ...kept,
+    other: contradicted.path,
+    differenceLsn: formatLsn(contradicted.differenceLsn),
+    hint: "two servers wrote to this timeline: find out which one belongs to this archive",
+  });
+}
