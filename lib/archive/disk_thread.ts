@@ -9,7 +9,7 @@ import {
   type DiskThreadData,
   runDiskThread,
 } from "./disk_executor.ts";
-import { openParking, type Parking } from "./parking.ts";
+import { openParking, type Parking, type ParkingKind } from "./parking.ts";
 
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
@@ -46,9 +46,10 @@ interface Operation {
  *
  * Both threads share memory: an operation costs one wake-up on each side, and bytes from `allocate` are not copied.
  * @param memoryBytes how much `allocate` can hand out in all.
+ * @param use `short`: for a command that ends at once, where a quick start counts for more than quick wake-ups.
  */
-export function openDiskThread(root: string, memoryBytes: number): Disk {
-  return new DiskThread(root, memoryBytes);
+export function openDiskThread(root: string, memoryBytes: number, use: "long" | "short" = "long"): Disk {
+  return new DiskThread(root, memoryBytes, use === "short" ? "atomics" : undefined);
 }
 
 class DiskThread implements Disk {
@@ -76,11 +77,11 @@ class DiskThread implements Disk {
   /** Calls under way whose answers are messages. */
   #messagesAwaited = 0;
 
-  constructor(readonly root: string, memoryBytes: number) {
+  constructor(readonly root: string, memoryBytes: number, wantedParking: ParkingKind | undefined) {
     const { slots, slotNumbers, textBytes, controlWords } = DISK_PROTOCOL;
     const control = new SharedArrayBuffer(controlWords * 4);
     this.#control = new Int32Array(control);
-    const { kind, parking } = openParking(process, this.#control);
+    const { kind, parking } = openParking(process, this.#control, wantedParking);
     this.#parking = parking;
     const data: DiskThreadData = {
       root,

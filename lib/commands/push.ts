@@ -73,7 +73,7 @@ interface PushPlace {
 }
 
 async function pushFile(path: string, { directory, timeoutMs }: PushPlace): Promise<Accepted> {
-  const disk = openDiskThread(directory, 2 * PIECE_BYTES);
+  const disk = openDiskThread(directory, 2 * PIECE_BYTES, "short");
   try {
     return await inTime(acceptInto(disk, path), {
       timeoutMs,
