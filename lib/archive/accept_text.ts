@@ -3,9 +3,9 @@ import {
   type Acceptance,
   type Accepted,
   BroughtFileError,
-  dropTemporary,
   linkTemporary,
   surveyInProgress,
+  withTemporary,
 } from "./acceptance.ts";
 import { keepConflict } from "./conflict.ts";
 import { readWhole, withFile } from "./durable.ts";
@@ -34,14 +34,9 @@ export async function acceptText(acceptance: Acceptance, bytes: Uint8Array): Pro
     await withFile(disk, name, (file) => file.sync());
     return await settled("present");
   }
-  try {
-    const file = await disk.create(temporary, modes.file);
-    try {
-      await file.write(bytes, 0);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+  return await withTemporary(acceptance, async (file) => {
+    await file.write(bytes, 0);
+    await file.sync();
     if (await linkTemporary(acceptance, name)) return await settled("archived");
     // Somebody was first, since the look before.
     if (await sameAsOwn() === true) return await settled("present");
@@ -52,9 +47,7 @@ export async function acceptText(acceptance: Acceptance, bytes: Uint8Array): Pro
         `overwritten, these are kept as "${disk.root}/${kept}"; find out which server belongs to this archive, and give ` +
         "the other one its own",
     );
-  } finally {
-    await dropTemporary(acceptance);
-  }
+  });
 }
 
 /** Reads the file that was brought, whole. */

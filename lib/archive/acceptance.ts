@@ -1,10 +1,11 @@
 import type { Lsn } from "../wal/lsn.ts";
 import type { Archive } from "./archive.ts";
 import type { Compression } from "./compression.ts";
-import type { Disk } from "./disk.ts";
+import type { Disk, DiskFile } from "./disk.ts";
 import { addName, errorCode, removeName } from "./durable.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName } from "./layout.ts";
+import type { ReadAhead } from "./read_ahead.ts";
 
 /** A file that a server hands over. */
 export interface BroughtFile {
@@ -23,6 +24,8 @@ export interface AcceptOptions {
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: pieces of a segment, one written while the other is filled. */
   readonly pieces: readonly [Uint8Array, Uint8Array];
+  /** What stands in the first of `pieces` already. */
+  readonly ahead?: ReadAhead | undefined;
 }
 
 /**
@@ -101,11 +104,20 @@ export async function linkTemporary(
   }
 }
 
-/** Removes the temporary name, whatever became of the file. */
-export async function dropTemporary({ archive, temporary }: Acceptance): Promise<void> {
+/** Makes the temporary file for the time of `use`; then it is closed and has no temporary name any more. */
+export async function withTemporary<T>(
+  { archive, temporary }: Acceptance,
+  use: (file: DiskFile) => Promise<T>,
+): Promise<T> {
+  const file = await archive.disk.create(temporary, archive.modes.file);
   try {
-    await removeName(archive.disk, temporary);
-  } catch {
-    // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
+    return await use(file);
+  } finally {
+    try {
+      await file.close();
+      await removeName(archive.disk, temporary);
+    } catch {
+      // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
+    }
   }
 }

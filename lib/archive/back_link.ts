@@ -16,7 +16,7 @@ import {
   segmentStart,
 } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
-import { DamagedFileError } from "./compression.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
 import { nameOf } from "./layout.ts";
 import { type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";

@@ -33,18 +33,31 @@ export async function withPublished<T>(
   use: (published: PublishedSegment) => Promise<T>,
 ): Promise<T | undefined> {
   for (const form of [...SEGMENT_FORMS, ""] as const) {
-    const path = segment.name + form;
-    const found = await withFile(disk, path, async (file) => {
-      const readAll = sourceOf(file, {
-        form,
-        label: `${disk.root}/${path}`,
-        segmentSize: segment.segmentSize,
-      });
-      return { result: await use({ path, form, readThrough: readAll }) };
-    });
+    const found = await withPublishedForm(
+      disk,
+      { ...segment, form },
+      async (published) => ({ result: await use(published) }),
+    );
     if (found !== undefined) return found.result;
   }
   return undefined;
+}
+
+/** Opens a published segment in one form; `undefined` when it does not stand there in that one. */
+export function withPublishedForm<T>(
+  disk: Disk,
+  { name, form, segmentSize }: {
+    readonly name: string;
+    readonly form: SegmentForm;
+    readonly segmentSize: SegmentSize;
+  },
+  use: (published: PublishedSegment) => Promise<T>,
+): Promise<T | undefined> {
+  const path = name + form;
+  return withFile(disk, path, (file) => {
+    const readAll = sourceOf(file, { form, label: `${disk.root}/${path}`, segmentSize });
+    return use({ path, form, readThrough: readAll });
+  });
 }
 
 function sourceOf(

@@ -3,11 +3,13 @@ import { basename, dirname } from "node:path";
 import type { Accepted } from "../archive/acceptance.ts";
 import { acceptFile } from "../archive/accept.ts";
 import { Archive } from "../archive/archive.ts";
+import { type Compression, parseCompression } from "../archive/compression.ts";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { IDENTITY_FILE } from "../archive/layout.ts";
+import { readAhead } from "../archive/read_ahead.ts";
 import { type Log, messageChain } from "../log.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { archiveDirectory } from "./archive_directory.ts";
@@ -35,7 +37,8 @@ export async function push(
   const directory = archiveDirectory(options.archive, context);
   try {
     const path = await checkPath(paths, hintFor(directory));
-    tell(log, await pushFile(path, { directory, timeoutMs: options.timeout }));
+    const compression = options.compress === undefined ? undefined : readCompression(options.compress);
+    tell(log, await pushFile(path, { directory, timeoutMs: options.timeout, compression }));
     return PUSH_EXIT.done;
   } catch (error) {
     // Who reads JSON lines has to find the one that matters most among them.
@@ -67,15 +70,25 @@ async function checkPath(paths: readonly string[], hint: string): Promise<string
   return path;
 }
 
+function readCompression(text: string): Compression | undefined {
+  try {
+    return parseCompression(text);
+  } catch (error) {
+    throw new UsageError((error as Error).message, "See --compress in: walvault push --help");
+  }
+}
+
 interface PushPlace {
   readonly directory: string;
   readonly timeoutMs: number;
+  readonly compression: Compression | undefined;
 }
 
-async function pushFile(path: string, { directory, timeoutMs }: PushPlace): Promise<Accepted> {
+async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
+  const { directory, timeoutMs } = place;
   const disk = openDiskThread(directory, 2 * PIECE_BYTES, "short");
   try {
-    return await inTime(acceptInto(disk, path), {
+    return await inTime(acceptInto(disk, path, place.compression), {
       timeoutMs,
       problem: `Cannot archive ${basename(path)} in ${
         timeoutMs / 1000
@@ -90,15 +103,25 @@ async function pushFile(path: string, { directory, timeoutMs }: PushPlace): Prom
   }
 }
 
-async function acceptInto(disk: Disk, path: string): Promise<Accepted> {
+async function acceptInto(
+  disk: Disk,
+  path: string,
+  compression: Compression | undefined,
+): Promise<Accepted> {
   const pieces = [disk.allocate(PIECE_BYTES), disk.allocate(PIECE_BYTES)] as const;
-  const archive = await openArchive(disk);
-  const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
   const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
+  const opening = openArchive(disk);
+  // Awaited below; until then it is nobody's loss.
+  opening.catch(() => {});
+  const ahead = await readAhead(brought.disk, brought.name, pieces[0]);
+  const archive = await opening;
+  const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
   return await acceptFile(archive, brought, {
     systemIdentifier: await systemIdentifierHere(),
     suffix,
     pieces,
+    ahead,
+    compression,
   });
 }
 

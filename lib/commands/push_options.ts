@@ -7,6 +7,8 @@ export interface PushCommandOptions extends Verbosity {
   readonly archive?: string;
   /** Milliseconds. */
   readonly timeout: number;
+  /** Checked when it is used: what reads it is not loaded for every help text. */
+  readonly compress?: string;
 }
 
 /** `push` for the command line: its options, and what it does. */
@@ -28,6 +30,10 @@ export function pushCommand(
     .addOption(
       new Option("--timeout <seconds>", "give up after this long; the server asks again")
         .argParser(secondsOption).default(60_000, "60"),
+    )
+    .option(
+      "--compress <format>",
+      "publish segments compressed: zstd, gzip or lz4, each with :LEVEL, or none",
     )
     .addOption(
       new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),

@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
+import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { readAhead } from "../../lib/archive/read_ahead.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { buildWal, MIB } from "../wal/wal_builder.ts";
-import { bring, makeArchive } from "./brought_files.ts";
+import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
 import {
   IDENTITY,
   legAt,
@@ -17,6 +22,7 @@ import {
   START,
   walOf,
 } from "./on_sim_disk.ts";
+import { inTemporaryDirectory } from "./temporary_directory.ts";
 
 const [FIRST = "", SECOND = "", THIRD = ""] = NAMES;
 const WAL = walOf({ bytes: 3 * MIB });
@@ -446,4 +452,109 @@ test("segments end as they may: full, inside a record, or in a switch", () =>
       bring(machine.disk, name, { [name]: stray }),
       /does not continue .*which is not the last one there/,
     );
+  }));
+
+for (const format of ["zstd", "gzip", "lz4"] as const) {
+  const form = { zstd: ".zst", gzip: ".gz", lz4: ".lz4" }[format];
+  const options = { compression: { format, level: 1 } };
+
+  test(`push --compress ${format} publishes the compressed form only, and compares with any form`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      const path = FIRST + form;
+      assert.deepEqual(await bring(disk, FIRST, { [FIRST]: SEGMENT }, options), {
+        outcome: "archived",
+        path,
+      });
+      assert.deepEqual(fs.readdirSync(root).sort(), [path, "archive.json", "inprogress"].sort());
+      assert.ok(fs.statSync(join(root, path)).size < MIB);
+      for (const again of [{}, options, { compression: { format: "zstd", level: 3 } } as const]) {
+        const present = await bring(disk, FIRST, { [FIRST]: SEGMENT }, again);
+        assert.deepEqual(present, { outcome: "present", path });
+      }
+      for (const other of [{}, options]) {
+        await assert.rejects(
+          bring(disk, FIRST, { [FIRST]: segmentOf(OTHER_WAL, 0) }, other),
+          /the archive has other bytes under this name .*they differ first at 0\/300028; there the archive's file has/,
+        );
+      }
+      // The next ones continue it, or do not.
+      await assert.rejects(
+        bring(disk, SECOND, { [SECOND]: segmentOf(OTHER_WAL, 1) }, options),
+        /it does not continue this archive's 000000010000000000000003/,
+      );
+      await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+      await bring(disk, THIRD, { [THIRD]: segmentOf(WAL, 2) }, options);
+      assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+    }));
+
+  test(`push --compress ${format} keeps what is not complete as it is`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      const cut = unfinished(300_000);
+      const accepted = await bring(disk, FIRST, { [FIRST]: cut }, options);
+      assert.equal(accepted.path, `inprogress/${FIRST}.saved-1`);
+      assert.deepEqual(new Uint8Array(fs.readFileSync(join(root, accepted.path))), cut);
+      const partial = `${SECOND}.partial`;
+      await bring(disk, partial, { [partial]: segmentOf(WAL, 1) }, options);
+      assert.deepEqual(fs.readdirSync(join(root, "inprogress")).sort(), [
+        `${FIRST}.saved-1`,
+        `${SECOND}.saved-1`,
+      ]);
+    }));
+}
+
+test("a damaged compressed segment is told, and not taken for another content", () =>
+  inTemporaryDirectory(async (root) => {
+    const disk = openDirectDisk(root);
+    await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: SEGMENT }, { compression: { format: "zstd", level: 1 } });
+    const path = join(root, `${FIRST}.zst`);
+    fs.truncateSync(path, fs.statSync(path).size - 10);
+    await assert.rejects(
+      bring(disk, FIRST, { [FIRST]: SEGMENT }),
+      (error) => error instanceof DamagedFileError,
+    );
+    // It says nothing about the next one.
+    await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+  }));
+
+test("readAhead() finds a segment's start, and nothing in other files", async () => {
+  const piece = new Uint8Array(100_000);
+  const files = {
+    segment: SEGMENT,
+    short: SEGMENT.subarray(0, 30),
+    empty: new Uint8Array(0),
+    text: SEGMENT.subarray(5000),
+  };
+  const ahead = await readAhead(broughtFiles(files), "segment", piece);
+  assert.equal(ahead?.startLsn, START);
+  assert.equal(ahead?.segmentBytes, MIB);
+  assert.equal(ahead?.bytes, piece.length);
+  for (const name of ["short", "empty", "text", "none"]) {
+    assert.equal(await readAhead(broughtFiles(files), name, piece), undefined, name);
+  }
+});
+
+test("a segment that was read ahead is taken as any other; one that is not what its name says is refused", () =>
+  onSimDisk(async (machine) => {
+    await makeArchive(machine.disk);
+    const pieces = [new Uint8Array(150_000), new Uint8Array(150_000)] as const;
+    const options = async (bytes: Uint8Array) => {
+      const ahead = await readAhead(broughtFiles({ x: bytes }), "x", pieces[0]);
+      assert.ok(ahead !== undefined);
+      return { pieces, ahead };
+    };
+    const second = segmentOf(WAL, 1);
+    await assert.rejects(
+      bring(machine.disk, FIRST, { [FIRST]: second }, await options(second)),
+      /page address/,
+    );
+    await bring(machine.disk, FIRST, { [FIRST]: SEGMENT }, await options(SEGMENT));
+    assert.deepEqual(content(machine, FIRST), SEGMENT);
+    const cut = unfinished(300_000, WAL.subarray(MIB));
+    const accepted = await bring(machine.disk, SECOND, { [SECOND]: cut }, await options(cut));
+    assert.deepEqual(content(machine, accepted.path), cut);
   }));

@@ -23,6 +23,7 @@ interface Mutation {
 
 const WRITER = "lib/archive/segment_writer.ts";
 const ACCEPT = "lib/archive/accept_segment.ts";
+const WRITE = "lib/archive/write_brought.ts";
 const SINK = "lib/archive/leg_sink.ts";
 
 const MUTATIONS: readonly Mutation[] = [
@@ -222,7 +223,7 @@ const MUTATIONS: readonly Mutation[] = [
   },
   {
     title: "a pushed segment gets its name before it is synced",
-    file: ACCEPT,
+    file: WRITE,
     changes: [["Promise.all([written, file.sync()]).then(() => {})", "written"]],
     by: "push",
   },
@@ -230,8 +231,8 @@ const MUTATIONS: readonly Mutation[] = [
     title: "a pushed segment's name is not synced",
     file: ACCEPT,
     changes: [[
-      '  await disk.syncDirectory(".");\n  return { outcome: "archived"',
-      '  return { outcome: "archived"',
+      '  await disk.syncDirectory(".");\n  await refuseOtherForms',
+      "  await refuseOtherForms",
     ]],
     by: "push",
   },
@@ -257,6 +258,12 @@ const MUTATIONS: readonly Mutation[] = [
     by: "push",
   },
   {
+    title: "a pushed segment gets its name before it is synced, compressed",
+    file: WRITE,
+    changes: [["  await file.sync();\n  const label", "  const label"]],
+    by: "push",
+  },
+  {
     title: "what a killed push left stays",
     file: "lib/archive/acceptance.ts",
     changes: [["if (isPushedName(name, brought.name)) await", 'if (name === "") await']],
@@ -265,7 +272,7 @@ const MUTATIONS: readonly Mutation[] = [
   {
     title: "a pushed history gets its name before it is synced",
     file: "lib/archive/accept_text.ts",
-    changes: [["      await file.sync();\n    } finally", "    } finally"]],
+    changes: [["    await file.sync();\n    if (await", "    if (await"]],
     by: "push",
   },
 ];

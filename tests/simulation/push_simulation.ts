@@ -1,7 +1,10 @@
 /** Pushes, and a receiver beside them, on one simulated disk: each may be killed at any operation, or the power goes. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { zstdDecompressSync } from "node:zlib";
 import { acceptFile } from "../../lib/archive/accept.ts";
 import { Archive } from "../../lib/archive/archive.ts";
+import { PieceCompressor } from "../../lib/archive/compression.ts";
 import { parseSegmentName } from "../../lib/wal/segment.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { emptyHistory } from "../../lib/wal/history.ts";
@@ -28,6 +31,9 @@ const HISTORY = new TextEncoder().encode("1\t0/400100\tno recovery target specif
 const PARTIAL = new Uint8Array(MIB);
 PARTIAL.set(WAL.subarray(2 * MIB, 2 * MIB + 200_000));
 
+/** Encoded and decoded without waiting: nothing real may be waited for here. */
+const COMPRESSION = { format: "zstd", level: 1 } as const;
+
 /** What the server has to hand over, and what each file holds. */
 const FILES: ReadonlyMap<string, Uint8Array> = new Map([
   [NAMES[0]!, WAL.slice(0, MIB)],
@@ -49,6 +55,8 @@ export interface PushPlan {
   /** Names of `FILES`, one for each push; they start at the same time. */
   readonly pushes: readonly string[];
   readonly receiver: boolean;
+  /** Segments are published compressed. */
+  readonly compress: boolean;
   /** The operation, counted from the start of the work; `undefined`: nothing goes wrong. */
   readonly stopAt: number | undefined;
   readonly stopWhen: "before" | "after";
@@ -61,10 +69,12 @@ export function planOf(seed: number): PushPlan {
   const random = new Random(seed);
   const pushes = Array.from({ length: random.integer(1, 3) }, () => random.pick(BROUGHT));
   if (random.chance(0.5)) pushes.push(pushes[0]!);
+  const receiver = random.chance(0.6);
   return {
     seed,
     pushes,
-    receiver: random.chance(0.6),
+    receiver,
+    compress: !receiver && random.chance(0.6),
     stopAt: random.chance(0.1) ? undefined : Math.ceil(random.spread(1, 200)),
     stopWhen: random.pick(["before", "after"]),
     stop: random.pick(["one", "all", "power cut"]),
@@ -127,8 +137,9 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
           systemIdentifier: IDENTITY.systemIdentifier,
           suffix: `${++suffix}`,
           pieces: [new Uint8Array(300_000), new Uint8Array(300_000)],
+          compression: plan.compress ? COMPRESSION : undefined,
         });
-        return assertCertain(sim, accepted.path, FILES.get(name)!);
+        return assertCertain(sim, accepted.path, contentAt(accepted.path, FILES.get(name)!));
       } catch (error) {
         if (attempt >= retries || !TAKEN_AWAY.test((error as Error).message)) throw error;
       }
@@ -174,7 +185,10 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
   // Everybody comes again; whatever happened, nobody is stuck.
   await runAll([...FILES.keys()].map((name) => push(name, 20)));
   assertPublished(sim);
-  for (const name of COMPLETE) assertCertain(sim, name, FILES.get(name)!);
+  for (const name of COMPLETE) {
+    const path = [name, `${name}.zst`].find((each) => sim.names(".").includes(each)) ?? name;
+    assertCertain(sim, path, contentAt(path, FILES.get(name)!));
+  }
   assert.deepEqual(sim.names("conflicts"), []);
   const left = sim.names("inprogress").filter((name) => name.includes(".push-"));
   assert.deepEqual(left, [], "something is left over");
@@ -183,6 +197,20 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
   sim.release();
   return { operations };
 }
+
+/** What a file of this name holds, when it holds `content`. */
+function contentAt(path: string, content: Uint8Array): Uint8Array {
+  if (!path.endsWith(".zst")) return content;
+  let made = compressed.get(content);
+  if (made === undefined) {
+    const compressor = new PieceCompressor(COMPRESSION);
+    made = Buffer.concat([...compressor.push(content), ...compressor.end()]);
+    compressed.set(content, made);
+  }
+  return made;
+}
+
+const compressed = new Map<Uint8Array, Uint8Array>();
 
 /** A power cut right now would leave it. */
 function assertCertain(sim: SimDisk, path: string, content: Uint8Array): void {
@@ -199,11 +227,14 @@ function assertCertain(sim: SimDisk, path: string, content: Uint8Array): void {
 /** P1: whatever has its own name is whole and right. */
 function assertPublished(sim: SimDisk): void {
   for (const name of sim.names(".")) {
-    const content = name === NAMES[2] ? WAL.slice(2 * MIB, 3 * MIB) : FILES.get(name);
+    const plain = name.replace(/\.zst$/, "");
+    const content = plain === NAMES[2] ? WAL.slice(2 * MIB, 3 * MIB) : FILES.get(plain);
     if (content === undefined) {
       assert.ok(["archive.json", "inprogress", "conflicts"].includes(name), `${name} has no business there`);
       continue;
     }
-    assert.ok(sameBytes(sim.file(name)!.content, content), `${name} holds something else`);
+    const file = sim.file(name)!.content;
+    const held = name === plain ? file : zstdDecompressSync(file);
+    assert.ok(sameBytes(held, content), `${name} holds something else`);
   }
 }
