@@ -14,16 +14,12 @@ import {
   withTemporary,
 } from "./acceptance.ts";
 import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
-import {
-  type BroughtSegment,
-  compareWithPublished,
-  type Comparison,
-  type WrittenSegment,
-} from "./brought_segment.ts";
+import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
 import { IN_PROGRESS_DIRECTORY, inProgressPath, parseInProgressName, savedPath } from "./layout.ts";
+import type { PublishedComparison } from "./published.ts";
 import {
   contradictionOf,
   refuseBrokenLink,
@@ -111,7 +107,7 @@ function unfinishedOf(
 async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
   const { acceptance } = found;
   // The usual case where a receiver runs too: it was first.
-  const published = await compareWithPublished(found, found.source);
+  const published = await compareBrought(found, { file: found.source });
   if (published !== undefined && published.difference === undefined) {
     return await present(found, published.path);
   }
@@ -135,17 +131,20 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
 }
 
 /** Gives a complete segment its name. */
-async function publish(written: WrittenSegment, published: Comparison | undefined): Promise<Accepted> {
+async function publish(
+  written: WrittenSegment,
+  published: PublishedComparison | undefined,
+): Promise<Accepted> {
   const { acceptance: { archive: { disk } }, segment, file, form } = written;
   const path = segment + form;
   if (published?.difference !== undefined) return await refusePublished(written, published);
   await refuseContradiction(written);
   await refuseBrokenLink(written);
   // Since the look before, somebody may have been first; in any form.
-  const first = await compareWithPublished(written, file);
+  const first = await compareBrought(written, { file });
   if (first !== undefined) return await settle(written, first);
   if (!await linkTemporary(written.acceptance, path)) {
-    const taken = await compareWithPublished(written, file);
+    const taken = await compareBrought(written, { file });
     if (taken !== undefined) return await settle(written, taken);
     throw new Error(`Cannot archive ${segment}: its name was taken, and is free again`);
   }
@@ -154,7 +153,7 @@ async function publish(written: WrittenSegment, published: Comparison | undefine
   return { outcome: "archived", path };
 }
 
-async function settle(written: WrittenSegment, published: Comparison): Promise<Accepted> {
+async function settle(written: WrittenSegment, published: PublishedComparison): Promise<Accepted> {
   return published.difference === undefined
     ? await present(written, published.path)
     : await refusePublished(written, published);
@@ -173,7 +172,10 @@ async function present({ acceptance }: BroughtSegment, path: string): Promise<Ac
  *
  * It is never refused for what it holds: the server would stop archiving at it for ever. What contradicts it is told.
  */
-async function keepUnfinished(written: WrittenSegment, published: Comparison | undefined): Promise<Accepted> {
+async function keepUnfinished(
+  written: WrittenSegment,
+  published: PublishedComparison | undefined,
+): Promise<Accepted> {
   const { acceptance: { archive: { disk } }, segment, scan, startLsn } = written;
   const validBytes = Number(scan.endLsn - startLsn);
   if (published?.difference !== undefined && published.difference >= validBytes) {

@@ -1,12 +1,16 @@
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { SegmentScan } from "../wal/scanner.ts";
-import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
+import type { SegmentNumber } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Acceptance } from "./acceptance.ts";
 import type { DiskFile } from "./disk.ts";
-import { type PublishedSegment, type SegmentForm, withPublished } from "./published.ts";
-import { differenceOf } from "./segment_bytes.ts";
+import {
+  firstDifferenceFrom,
+  type PublishedComparison,
+  type SegmentForm,
+  withPublished,
+} from "./published.ts";
 
 /** A segment on its way into the archive. */
 export interface BroughtSegment {
@@ -33,32 +37,20 @@ export interface WrittenSegment extends BroughtSegment {
   readonly form: SegmentForm;
 }
 
-/** The published segment of the same name, beside the one that was brought. */
-export interface Comparison {
-  readonly path: string;
-  /** Offset of the first byte that differs. */
-  readonly difference: number | undefined;
-}
-
 /** Holds a segment against the published one of its name, in whatever form; `undefined` when there is none. */
-export async function compareWithPublished(
+export async function compareBrought(
   { acceptance, segment }: BroughtSegment,
-  file: DiskFile,
-): Promise<Comparison | undefined> {
+  own: {
+    readonly file: DiskFile;
+    /** All, if it is not given. */
+    readonly forms?: readonly SegmentForm[];
+  },
+): Promise<PublishedComparison | undefined> {
   const { archive: { disk }, identity: { segmentSize } } = acceptance;
-  return await withPublished(
-    disk,
-    { name: segment, segmentSize },
-    (published) => comparisonOf(published, { file, segmentSize }),
-  );
-}
-
-/** Holds a segment against a published one that is open. */
-export async function comparisonOf(
-  { path, readThrough }: PublishedSegment,
-  own: { readonly file: DiskFile; readonly segmentSize: SegmentSize },
-): Promise<Comparison> {
-  const { difference, bytes } = await differenceOf(readThrough, own.file);
-  const atEnd = bytes === Number(own.segmentSize) ? undefined : Math.min(bytes, own.segmentSize);
-  return { path, difference: difference ?? atEnd };
+  const { file, forms } = own;
+  const published = { name: segment, segmentSize, ...(forms === undefined ? {} : { forms }) };
+  return await withPublished(disk, published, async (each) => ({
+    path: each.path,
+    difference: await firstDifferenceFrom(each, file, segmentSize),
+  }));
 }

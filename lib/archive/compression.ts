@@ -42,8 +42,8 @@ export const FORM_OF_FORMAT: Readonly<Record<CompressionFormat, ".zst" | ".gz" |
 const LEVELS: Readonly<
   Record<CompressionFormat, { readonly lowest: number; readonly highest: number; readonly byDefault: number }>
 > = {
-  // Negative levels are faster still; above 19 a reader would need memory that a restore may not have.
-  zstd: { lowest: -7, highest: 19, byDefault: 1 },
+  // The runtimes know no negative levels; above 19 a reader would need memory that a restore may not have.
+  zstd: { lowest: 1, highest: 19, byDefault: 1 },
   gzip: { lowest: 1, highest: 9, byDefault: 6 },
   lz4: { lowest: 1, highest: 1, byDefault: 1 },
 };
@@ -94,6 +94,26 @@ export async function decompress(
   const outlet = new ContentOutlet(source, take);
   await READERS[source.format](new FileBytes(file), outlet);
   outlet.finish();
+}
+
+/**
+ * Hands over as much as can be read of a compressed file that its writer may not have finished, and then resolves.
+ *
+ * Nothing is proven: where the content ends, and whether it is right up to there, its records must tell.
+ */
+export async function decompressUnfinished(
+  file: DiskFile,
+  source: { readonly format: CompressionFormat; readonly label: string; readonly maximumBytes: number },
+  take: TakeBytes,
+): Promise<void> {
+  const { format, label, maximumBytes: wantBytes } = source;
+  const outlet = new ContentOutlet({ label, wantBytes, unfinished: true }, take);
+  try {
+    await READERS[format](new FileBytes(file), outlet);
+  } catch (error) {
+    // It ends where it is cut off, or where something else stands.
+    if (!(error instanceof DamagedFileError)) throw error;
+  }
 }
 
 const READERS = { zstd: readZstd, gzip: readGzip, lz4: readLz4 };

@@ -2,12 +2,12 @@ import { ArchiveConflictError } from "../wal/errors.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
 import { SegmentScanner } from "../wal/scanner.ts";
 import { checkBackLink, isContinuedByArchive, type LinkedSegment } from "./back_link.ts";
-import { type Comparison, comparisonOf, type WrittenSegment } from "./brought_segment.ts";
+import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
 import { type Contradiction, findContradiction } from "./contradiction.ts";
 import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
-import { withPublishedForm } from "./published.ts";
+import type { PublishedComparison } from "./published.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
 import { explainConflict, recordStartAt, seeRecord } from "./segment_conflict.ts";
 
@@ -59,7 +59,7 @@ function linkedOf({ timeline, number, lineage, scan, file }: WrittenSegment): Li
 /** Refuses a segment whose name has other bytes already (P4). */
 export async function refusePublished(
   written: WrittenSegment,
-  { path, difference }: Comparison,
+  { path, difference }: PublishedComparison,
 ): Promise<never> {
   const { acceptance: { archive: { disk }, identity: { segmentSize } }, startLsn, segment } = written;
   const differenceLsn = advance(startLsn, difference ?? 0);
@@ -125,16 +125,10 @@ async function explain(
  * Neither is taken away again: somebody may have read it.
  */
 export async function refuseOtherForms(written: WrittenSegment): Promise<void> {
-  const { acceptance: { archive: { disk }, identity: { segmentSize } }, segment, startLsn, file, form } =
-    written;
+  const { acceptance: { archive: { disk } }, segment, startLsn, file, form } = written;
   for (const other of SEGMENT_FORMS) {
     if (other === form || await disk.entry(segment + other) === undefined) continue;
-    const published = { name: segment, form: other, segmentSize };
-    const found = await withPublishedForm(
-      disk,
-      published,
-      (each) => comparisonOf(each, { file, segmentSize }),
-    );
+    const found = await compareBrought(written, { file, forms: [other] });
     if (found?.difference === undefined) continue;
     throw new ArchiveConflictError(
       `Cannot archive ${segment}: other bytes of it came at the same time, "${disk.root}/${found.path}" beside ` +

@@ -1,4 +1,3 @@
-import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { withFile } from "./durable.ts";
@@ -46,37 +45,4 @@ export async function withPublishedBytes<T>(
         })
       ),
   );
-}
-
-/** Where the bytes that `readThrough` hands over differ first from those of a file, and how many it handed over. */
-export async function differenceOf(
-  readThrough: (take: TakeBytes) => Promise<void>,
-  own: DiskFile,
-): Promise<{ readonly difference: number | undefined; readonly bytes: number }> {
-  let buffer = new Uint8Array(0);
-  let difference: number | undefined;
-  let end = 0;
-  await readThrough(async (bytes, position) => {
-    if (buffer.length < bytes.length) buffer = new Uint8Array(bytes.length);
-    const count = await own.read(buffer.subarray(0, bytes.length), position);
-    const index = firstDifferentByte(bytes, buffer.subarray(0, count));
-    if (index !== undefined) difference = position + index;
-    end = position + bytes.length;
-    return index === undefined ? "more" : "enough";
-  });
-  return { difference, bytes: end };
-}
-
-function firstDifferentByte(a: Uint8Array, b: Uint8Array): number | undefined {
-  // Natively first: nearly always there is none.
-  if (a.length === b.length && bufferOf(a).equals(bufferOf(b))) return undefined;
-  const shorter = Math.min(a.length, b.length);
-  for (let index = 0; index < shorter; index++) {
-    if (a[index] !== b[index]) return index;
-  }
-  return shorter;
-}
-
-function bufferOf(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -3,7 +3,7 @@ import { BroughtFileError } from "./acceptance.ts";
 import type { BroughtSegment } from "./brought_segment.ts";
 import { type Compression, decompress, PieceCompressor } from "./compression.ts";
 import type { DiskFile } from "./disk.ts";
-import { differenceOf } from "./segment_bytes.ts";
+import { firstDifferenceFrom } from "./published.ts";
 import type { TakeBytes } from "./segment_file.ts";
 
 /**
@@ -77,7 +77,7 @@ export async function compressAndScan(
   const label = `${disk.root}/${temporary}`;
   const readThrough = (take: TakeBytes) =>
     decompress(file, { format: compression.format, label, wantBytes: segmentSize }, take);
-  const { difference } = await differenceOf(readThrough, source);
+  const difference = await firstDifferenceFrom({ readThrough }, source, segmentSize);
   if (difference === undefined) return scanner.result();
   throw new Error(
     `Cannot archive ${brought.name}: compressed it reads back with another byte at ${difference}; it is not published`,

@@ -69,12 +69,11 @@ export function planOf(seed: number): PushPlan {
   const random = new Random(seed);
   const pushes = Array.from({ length: random.integer(1, 3) }, () => random.pick(BROUGHT));
   if (random.chance(0.5)) pushes.push(pushes[0]!);
-  const receiver = random.chance(0.6);
   return {
     seed,
     pushes,
-    receiver,
-    compress: !receiver && random.chance(0.6),
+    receiver: random.chance(0.6),
+    compress: random.chance(0.3),
     stopAt: random.chance(0.1) ? undefined : Math.ceil(random.spread(1, 200)),
     stopWhen: random.pick(["before", "after"]),
     stop: random.pick(["one", "all", "power cut"]),
