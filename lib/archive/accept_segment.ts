@@ -2,7 +2,7 @@ import { WrongClusterError } from "../wal/errors.ts";
 import { parseHistory, type TimelineHistory } from "../wal/history.ts";
 import { advance } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
-import { isCompleteSegment } from "../wal/scanner.ts";
+import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { formatSegmentSize, parseSegmentName, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import {
@@ -27,7 +27,7 @@ import {
   refuseOtherForms,
   refusePublished,
 } from "./refuse_segment.ts";
-import { countWrittenBytes } from "./segment_file.ts";
+import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { compressAndScan, writeAndScan } from "./write_brought.ts";
 
 /**
@@ -122,11 +122,15 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
     if (accepted !== undefined) return accepted;
   }
   return await withTemporary(acceptance, async (file) => {
-    const scan = await writeAndScan(found, file);
-    const written: WrittenSegment = { ...found, file, scan, form: "" };
-    return !found.partial && isCompleteSegment(scan, scan.segmentSize)
-      ? await publish(written, published)
-      : await keepUnfinished(written, published);
+    const quick = await writeAndScan(found, file);
+    const written = { ...found, file, form: "" } as const;
+    const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
+    if (isComplete(quick)) return await publish({ ...written, scan: quick }, published);
+    // Now it counts where exactly its valid WAL ends.
+    const scan = await scanSegmentFile(file, quick);
+    return isComplete(scan)
+      ? await publish({ ...written, scan }, published)
+      : await keepUnfinished({ ...written, scan }, published);
   });
 }
 

@@ -22,8 +22,8 @@ export interface AcceptOptions {
   readonly suffix: string;
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
-  /** Memory that the archive's disk takes without a copy: pieces of a segment, one written while the other is filled. */
-  readonly pieces: readonly [Uint8Array, Uint8Array];
+  /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */
+  readonly pieces: readonly Uint8Array[];
   /** What stands in the first of `pieces` already. */
   readonly ahead?: ReadAhead | undefined;
 }

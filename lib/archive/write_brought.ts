@@ -1,21 +1,23 @@
-import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import type { SegmentScan } from "../wal/scanner.ts";
 import { BroughtFileError } from "./acceptance.ts";
 import type { BroughtSegment } from "./brought_segment.ts";
 import { type Compression, decompress, PieceCompressor } from "./compression.ts";
 import type { DiskFile } from "./disk.ts";
 import { firstDifferenceFrom } from "./published.ts";
+import { completenessScanner } from "./read_ahead.ts";
 import type { TakeBytes } from "./segment_file.ts";
 
 /**
  * Copies a segment into a file, and syncs that.
  *
- * It is read once: while a piece is on its way to the disk, the records in it are looked at.
+ * It is read once: while a piece is on its way to the disk, the records in it are looked at; what that proves is whether
+ * it is complete.
  */
 export async function writeAndScan(found: BroughtSegment, file: DiskFile): Promise<SegmentScan> {
   const { acceptance: { identity, brought, options: { pieces, ahead } }, startLsn, source } = found;
   const { segmentSize } = identity;
   const isAhead = ahead?.startLsn === startLsn && ahead.segmentBytes === Number(segmentSize);
-  const scanner = isAhead ? ahead.scanner : new SegmentScanner({ startLsn, segmentSize });
+  const scanner = isAhead ? ahead.scanner : completenessScanner({ startLsn, segmentSize });
   const writes: Promise<void>[] = [];
   let position = 0;
   for (let turn = 0; position < segmentSize; turn++) {
@@ -51,7 +53,7 @@ export async function compressAndScan(
   const { acceptance: { identity, brought, temporary, archive: { disk }, options }, startLsn, source } =
     found;
   const { segmentSize } = identity;
-  const scanner = new SegmentScanner({ startLsn, segmentSize });
+  const scanner = completenessScanner({ startLsn, segmentSize });
   const compressor = new PieceCompressor(compression);
   let end = 0;
   const write = async (pieces: readonly Uint8Array[]) => {
@@ -61,7 +63,7 @@ export async function compressAndScan(
     }
   };
   // The first one keeps what was read ahead, should the segment turn out to be none to be compressed.
-  const [, buffer] = options.pieces;
+  const buffer = options.pieces[1]!;
   for (let position = 0; position < segmentSize;) {
     const count = await source.read(
       buffer.subarray(0, Math.min(buffer.length, segmentSize - position)),

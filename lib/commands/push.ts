@@ -21,8 +21,9 @@ import type { PushCommandOptions } from "./push_options.ts";
 /** 0 tells the server that it may forget the file; above 125 its archiver would restart. */
 export const PUSH_EXIT = { done: 0, failed: 1 } as const;
 
-/** One of them is written while the other is read and looked at. */
-const PIECE_BYTES = 1 << 20;
+/** One of them is written while the others are read and looked at. */
+const PIECE_BYTES = 1 << 19;
+const PIECES = 4;
 
 /** Archives one file; resolves to the exit code. */
 export async function push(
@@ -86,7 +87,7 @@ interface PushPlace {
 
 async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
   const { directory, timeoutMs } = place;
-  const disk = openDiskThread(directory, 2 * PIECE_BYTES, "short");
+  const disk = openDiskThread(directory, PIECES * PIECE_BYTES, "short");
   try {
     return await inTime(acceptInto(disk, path, place.compression), {
       timeoutMs,
@@ -108,12 +109,12 @@ async function acceptInto(
   path: string,
   compression: Compression | undefined,
 ): Promise<Accepted> {
-  const pieces = [disk.allocate(PIECE_BYTES), disk.allocate(PIECE_BYTES)] as const;
+  const pieces = Array.from({ length: PIECES }, () => disk.allocate(PIECE_BYTES));
   const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
   const opening = openArchive(disk);
   // Awaited below; until then it is nobody's loss.
   opening.catch(() => {});
-  const ahead = await readAhead(brought.disk, brought.name, pieces[0]);
+  const ahead = await readAhead(brought.disk, brought.name, pieces[0]!);
   const archive = await opening;
   const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
   return await acceptFile(archive, brought, {
