@@ -235,8 +235,15 @@ test(
       const path = await nextSegment(cluster, 20);
       const name = path.slice("pg_wal/".length);
       for (let attempt = 0; attempt < 4; attempt++) {
+        const [left] = inProgress(archive);
         const { child, end } = startPush(cluster, archive, path);
-        await sleep(random.spread(5, 80));
+        if (attempt % 2 === 0) {
+          // From the moment it writes; what the one before left goes first.
+          while (child.exitCode === null && !inProgress(archive).some((each) => each !== left)) {
+            await sleep(1);
+          }
+          await sleep(random.integer(0, 5));
+        } else await sleep(random.spread(5, 150));
         child.kill("SIGKILL");
         const { code } = await end;
         if (code === null) killed++;
