@@ -3,6 +3,8 @@ import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
+import { initCommand } from "./lib/commands/init_options.ts";
+import { pushCommand } from "./lib/commands/push_options.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { messageChain } from "./lib/log.ts";
@@ -29,7 +31,9 @@ const context: CommandContext = {
 };
 
 /** Exits when a command line can't be carried out, by command; `EXIT` for the others. */
-const FAILURE_EXITS: Readonly<Record<string, FailureExits>> = {};
+const FAILURE_EXITS: Readonly<Record<string, FailureExits>> = {
+  push: { usage: 1, failed: 1 },
+};
 
 function stopBySignals(): void {
   for (const name of ["SIGINT", "SIGTERM"] as const) {
@@ -48,6 +52,14 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       stopBySignals();
       const { receive } = await import("./lib/commands/receive.ts");
       settle(await receive(options, context));
+    }),
+    initCommand(async (options) => {
+      const { init } = await import("./lib/commands/init.ts");
+      settle(await init(options, context));
+    }),
+    pushCommand(async (paths, options) => {
+      const { push } = await import("./lib/commands/push.ts");
+      settle(await push(paths, options, context));
     }),
   ];
 }

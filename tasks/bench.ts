@@ -1,9 +1,11 @@
-/** Benchmarks against the real peers: `deno task bench receive [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push [PART]…`. */
 import process from "node:process";
+import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
+  push: benchPush,
 };
 
 const [name, ...parts] = process.argv.slice(2);

@@ -22,6 +22,7 @@ import {
   IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
   isCompressingName,
+  isPushedName,
   nameOf,
   parseInProgressName,
 } from "./layout.ts";
@@ -131,8 +132,26 @@ export class Archive {
       // Somebody else may have been first.
       this.#identity = await readIdentity(this.disk);
     }
+    await this.#refuseExchange(this.#identity);
+    const own = this.check(server);
+    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) === undefined) {
+      await this.disk.makeDirectory(IN_PROGRESS_DIRECTORY, this.modes.directory);
+    }
+    const names = await this.disk.list(".") ?? [];
+    for (const name of names) {
+      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);
+    }
+    await this.disk.syncDirectory(".");
+    await this.#removeUnused(own);
+  }
+
+  /**
+   * Checks that the archive is this cluster's, and changes nothing (P5).
+   *
+   * @throws {WrongClusterError} when it is another cluster's.
+   */
+  check(server: ArchiveIdentity): ArchiveIdentity {
     const own = this.#identity;
-    await this.#refuseExchange(own);
     if (own?.systemIdentifier !== server.systemIdentifier) {
       throw new WrongClusterError(
         `Cannot archive into "${this.disk.root}": it belongs to the cluster with system identifier ${own?.systemIdentifier}, ` +
@@ -147,15 +166,7 @@ export class Archive {
           `the server's of ${formatSegmentSize(server.segmentSize)}; use a new directory`,
       );
     }
-    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) === undefined) {
-      await this.disk.makeDirectory(IN_PROGRESS_DIRECTORY, this.modes.directory);
-    }
-    const names = await this.disk.list(".") ?? [];
-    for (const name of names) {
-      if (classifyOther(name).kind === "temporary") await removeName(this.disk, name);
-    }
-    await this.disk.syncDirectory(".");
-    await this.#removeUnused(own);
+    return own;
   }
 
   /**
@@ -177,9 +188,13 @@ export class Archive {
     );
   }
 
-  /** Removes what an earlier run had laid ahead and never used: it holds nothing, and its turn may never come. */
+  /**
+   * Removes what an earlier run had laid ahead and never used: it holds nothing, and its turn may never come; and what
+   * a killed push left. One that is at work finds its file gone, and the server asks again.
+   */
   async #removeUnused(identity: ArchiveIdentity): Promise<void> {
     for (const name of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
+      if (isPushedName(name)) await removeName(this.disk, `${IN_PROGRESS_DIRECTORY}/${name}`);
       const parsed = parseInProgressName(name, identity.segmentSize);
       if (parsed === undefined || parsed.savedCount !== undefined) continue;
       const path = `${IN_PROGRESS_DIRECTORY}/${name}`;

@@ -1,4 +1,3 @@
-import * as zlib from "node:zlib";
 import { ContentOutlet } from "./content_outlet.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile } from "./disk.ts";
@@ -10,6 +9,7 @@ import { readLz4 } from "./lz4_reader.ts";
 import { PIECE_BYTES, type PieceEncoder, pieceEncoder } from "./piece_encoder.ts";
 import type { TakeBytes } from "./segment_file.ts";
 import { xxHash32 } from "./xx_hash32.ts";
+import { zlib } from "./zlib.ts";
 import { readZstd } from "./zstd_reader.ts";
 
 export { DamagedFileError };
@@ -157,7 +157,7 @@ export class PieceCompressor {
 /** An encoder for one file, on the calling thread. */
 export function openPieceEncoder(compression: Compression): PieceEncoder {
   return pieceEncoder(compression, {
-    zlib,
+    zlib: zlib(),
     hash: xxHash32,
     encodeBlock: lz4BlockEncoder(),
     encodeFrame: encodeLz4Frame,

@@ -47,9 +47,11 @@ interface Operation {
  *
  * Both threads share memory: an operation costs one wake-up on each side, and bytes from `allocate` are not copied.
  * @param memoryBytes how much `allocate` can hand out in all.
+ * @param use `short`: for a command that does one thing and ends: a quick start counts for more than quick wake-ups, and
+ * `close` leaves the thread to the end of the process.
  */
-export function openDiskThread(root: string, memoryBytes: number): Disk {
-  return new DiskThread(root, memoryBytes);
+export function openDiskThread(root: string, memoryBytes: number, use: "long" | "short" = "long"): Disk {
+  return new DiskThread(root, memoryBytes, use);
 }
 
 class DiskThread implements Disk {
@@ -79,11 +81,11 @@ class DiskThread implements Disk {
   /** Calls under way whose answers are messages. */
   #messagesAwaited = 0;
 
-  constructor(readonly root: string, memoryBytes: number) {
+  constructor(readonly root: string, memoryBytes: number, private readonly use: "long" | "short") {
     const { slots, slotNumbers, textBytes, controlWords } = DISK_PROTOCOL;
     const control = new SharedArrayBuffer(controlWords * 4);
     this.#control = new Int32Array(control);
-    const { kind, parking } = openParking(process, this.#control);
+    const { kind, parking } = openParking(process, this.#control, use === "short" ? "atomics" : undefined);
     this.#parking = parking;
     const data: DiskThreadData = {
       root,
@@ -182,6 +184,10 @@ const parts = { data: workerData, parking, operations, takeRoad };
 
   async close(): Promise<"ended" | "stuck"> {
     if (this.#dead !== undefined) return "ended";
+    if (this.use === "short") {
+      this.#worker.unref();
+      return this.#pending.size === 0 ? "ended" : "stuck";
+    }
     const ended = new Promise<"ended">((resolve) => this.#worker.once("exit", () => resolve("ended")));
     this.#inTurn(() => this.#submit({ kind: operations.stop })).catch(() => {
       // The thread ends instead of answering: that is what was asked for.

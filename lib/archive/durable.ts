@@ -195,7 +195,8 @@ export async function firstDifference(
   return difference === undefined ? range.start : difference.at;
 }
 
-async function firstDifferenceInFiles(
+/** As `firstDifference`, of files that are open. */
+export async function firstDifferenceInFiles(
   a: DiskFile,
   b: DiskFile,
   { start, end }: { readonly start: number; readonly end: number },

@@ -33,6 +33,20 @@ export function temporaryName(name: string): string {
   return `${name}.tmp`;
 }
 
+/**
+ * Where push writes what it is given, before that gets its name. A crash may leave it behind: the next push of the same
+ * file removes it, and so does the next receiver.
+ */
+export function pushedPath(name: string, suffix: string): string {
+  return `${IN_PROGRESS_DIRECTORY}/${name}.push-${suffix}`;
+}
+
+/** Whether a name of `inprogress/` is what a push wrote; with `name`, what it wrote of that file. */
+export function isPushedName(entry: string, name?: string): boolean {
+  const brought = /^(.+)\.push-[0-9a-z]+$/.exec(entry)?.[1];
+  return brought !== undefined && (name === undefined || brought === name);
+}
+
 /** Where a segment grows. */
 export function inProgressPath(name: string): string {
   return `${IN_PROGRESS_DIRECTORY}/${name}`;
@@ -106,4 +120,25 @@ export function nameOf(
   size: SegmentSize,
 ): string {
   return segmentName(segment.timeline, segment.number, size);
+}
+
+/** A file that a server hands to its archive_command, by its name. */
+export type BroughtName =
+  /** `partial`: the last one of a timeline that ended, as a new primary hands it over. */
+  | { readonly kind: "segment"; readonly segment: string; readonly partial: boolean }
+  | { readonly kind: "history"; readonly timeline: TimelineId }
+  /** `offset`: bytes from the segment's start to where the backup began. */
+  | { readonly kind: "backup label"; readonly segment: string; readonly offset: number };
+
+/** Takes the name of a file for the archive apart; `undefined` for one that no server hands over. */
+export function parseBroughtName(name: string): BroughtName | undefined {
+  const segment = /^([0-9A-F]{24})(\.partial)?$/.exec(name);
+  if (segment !== null) {
+    return { kind: "segment", segment: segment[1] ?? "", partial: segment[2] !== undefined };
+  }
+  const timeline = parseHistoryFileName(name);
+  if (timeline !== undefined) return { kind: "history", timeline };
+  const label = /^([0-9A-F]{24})\.([0-9A-F]{8})\.backup$/.exec(name);
+  if (label === null) return undefined;
+  return { kind: "backup label", segment: label[1] ?? "", offset: parseInt(label[2] ?? "", 16) };
 }

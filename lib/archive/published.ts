@@ -87,8 +87,9 @@ export function compareWithPublished(
   });
 }
 
-async function firstDifferenceFrom(
-  published: PublishedSegment,
+/** Offset of the first byte where a published segment and a plain file differ, or that one of them has not. */
+export async function firstDifferenceFrom(
+  published: Pick<PublishedSegment, "readThrough">,
   own: DiskFile,
   segmentSize: SegmentSize,
 ): Promise<number | undefined> {

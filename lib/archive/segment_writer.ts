@@ -1,7 +1,7 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
-import { decodePageHeader, PAGE_BYTES, type PageHeader } from "../wal/page.ts";
+import { decodePageHeader, PAGE_BYTES } from "../wal/page.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
@@ -17,6 +17,7 @@ import {
   removeName,
   withFile,
 } from "./durable.ts";
+import { firstPageProblem } from "./first_page.ts";
 import {
   COMPRESSED_FORMS,
   IN_PROGRESS_DIRECTORY,
@@ -539,9 +540,12 @@ export class SegmentWriter {
     const bytes = new Uint8Array(LONG_HEADER_BYTES);
     await segment.file.read(bytes, 0);
     const header = decodePageHeader(bytes);
-    const problem = header === undefined
-      ? "its first page has no header"
-      : this.#pageProblem(header, segment);
+    const problem = header === undefined ? "its first page has no header" : firstPageProblem(header, {
+      identity: this.identity,
+      startLsn: segment.startLsn,
+      timeline: this.leg.timeline,
+      ancestors: this.leg.lineage.entries.map((ancestor) => ancestor.timeline),
+    });
     if (problem !== undefined) {
       await this.#refuseServer(segment, (kept) =>
         new WrongClusterError(
@@ -551,29 +555,6 @@ export class SegmentWriter {
     if (header !== undefined && header.majorVersion === undefined) {
       this.options.events.unknownPageMagic({ segment: segment.name, magic: header.magic });
     }
-  }
-
-  #pageProblem(header: PageHeader, segment: OpenSegment): string | undefined {
-    const { systemIdentifier, segmentSize } = this.identity;
-    if (header.pageLsn !== segment.startLsn) {
-      return `page address ${formatLsn(header.pageLsn)}, want ${formatLsn(segment.startLsn)}`;
-    }
-    if (!header.isLong) {
-      return `its first page has no long header, want one at ${formatLsn(segment.startLsn)}`;
-    }
-    if (header.systemIdentifier !== systemIdentifier) {
-      return `system identifier ${header.systemIdentifier}, want ${systemIdentifier}`;
-    }
-    if (header.segmentBytes !== Number(segmentSize)) {
-      return `segments of ${header.segmentBytes} bytes, want ${segmentSize}`;
-    }
-    if (
-      header.timeline !== this.leg.timeline &&
-      !this.leg.lineage.entries.some((ancestor) => ancestor.timeline === header.timeline)
-    ) {
-      return `a page of timeline ${header.timeline}, want ${this.leg.timeline} or an ancestor of it`;
-    }
-    return undefined;
   }
 
   /** A wrong server often has the right system identifier; its records do not continue ours. */

@@ -1,9 +1,9 @@
-import * as zlib from "node:zlib";
 import type { ContentOutlet } from "./content_outlet.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import { decodeThrough } from "./decoder_stream.ts";
 import type { FileBytes } from "./file_bytes.ts";
 import { isSkippableMagic, ZstdFrameWalker } from "./zstd_frame.ts";
+import { zlib } from "./zlib.ts";
 
 /** Up to this much content a frame is decoded in one go: by far the fastest, and memory stays bounded. */
 const ONE_GO_BYTES = 16 << 20;
@@ -77,7 +77,7 @@ async function readFrame(input: FileBytes, outlet: ContentOutlet): Promise<void>
 async function readInOneGo(frame: Uint8Array, contentBytes: number, outlet: ContentOutlet): Promise<void> {
   const content = judge(outlet, () =>
     // Two runtimes differ in what they make of a limit of 0.
-    zlib.zstdDecompressSync(frame, {
+    zlib().zstdDecompressSync(frame, {
       maxOutputLength: contentBytes + 1,
       chunkSize: Math.max(64, contentBytes),
     }));
@@ -107,7 +107,7 @@ async function readStreaming(
     }
   }
   const ends = { pieces: pieces(), give: (content: Uint8Array) => outlet.give(content) };
-  const problem = await decodeThrough(zlib.createZstdDecompress(), ends);
+  const problem = await decodeThrough(zlib().createZstdDecompress(), ends);
   if (problem !== undefined) throw outlet.damaged(problem.message, problem);
   if (outlet.enough) return;
   const contentBytes = walker.header?.contentBytes;

@@ -3,9 +3,12 @@ import { test } from "node:test";
 import {
   classifyOther,
   inProgressPath,
+  isPushedName,
   nameOf,
   parseArchiveName,
+  parseBroughtName,
   parseInProgressName,
+  pushedPath,
   savedPath,
   temporaryName,
 } from "../../lib/archive/layout.ts";
@@ -76,4 +79,44 @@ test("names are made as they are parsed", () => {
   assert.equal(inProgressPath(NAME), `inprogress/${NAME}`);
   assert.equal(savedPath(NAME, 3), `inprogress/${NAME}.saved-3`);
   assert.equal(temporaryName("archive.json"), "archive.json.tmp");
+});
+
+test("parseBroughtName() knows what a server hands to its archive_command", () => {
+  const segment = "00000001000000000000000A";
+  assert.deepEqual(parseBroughtName(segment), { kind: "segment", segment, partial: false });
+  assert.deepEqual(parseBroughtName(`${segment}.partial`), { kind: "segment", segment, partial: true });
+  assert.deepEqual(parseBroughtName("0000000A.history"), { kind: "history", timeline: 10 });
+  assert.deepEqual(parseBroughtName(`${segment}.00000028.backup`), {
+    kind: "backup label",
+    segment,
+    offset: 0x28,
+  });
+  for (
+    const name of [
+      "",
+      "archive.json",
+      segment.toLowerCase(),
+      `${segment}.gz`,
+      `${segment}.partial.gz`,
+      `${segment}.backup`,
+      `${segment}.00000028.partial`,
+      "00000000.history",
+      `../${segment}`,
+      `${segment}\n`,
+    ]
+  ) assert.equal(parseBroughtName(name), undefined, name);
+});
+
+test("isPushedName() knows what a push left, and of which file", () => {
+  const segment = "00000001000000000000000A";
+  const entry = pushedPath(segment, "0a9z").slice("inprogress/".length);
+  assert.ok(isPushedName(entry));
+  assert.ok(isPushedName(entry, segment));
+  assert.ok(!isPushedName(entry, "00000001000000000000000B"));
+  assert.ok(!isPushedName(`${segment}.partial.push-1`, segment));
+  assert.ok(isPushedName(`${segment}.partial.push-1`, `${segment}.partial`));
+  for (const other of [segment, `${segment}.saved-1`, `${segment}.push-`, "push-1"]) {
+    assert.ok(!isPushedName(other), other);
+    assert.equal(parseInProgressName(`${segment}.push-1`, segmentSize(1 << 24)), undefined);
+  }
 });

@@ -46,18 +46,31 @@ export interface ReceiveOptions {
   /** More words of the command line. */
   readonly options?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** Another executable than the one under test everywhere, run by another user. */
+  readonly runBy?: ProgramRun;
+}
+
+/** An executable, and who runs it. */
+export interface ProgramRun {
+  readonly executable: string;
+  /** `undefined`: whoever runs the tests. */
+  readonly account: { readonly uid: number; readonly gid: number } | undefined;
 }
 
 /** Starts `receive`. Free it with `await using`: what still runs then is killed. */
 export function startReceiver(options: ReceiveOptions): Receiver {
-  return new Receiver([
-    "receive",
-    `--connection=${options.connection}`,
-    `--archive=${options.archive}`,
-    "--log-format=json",
-    "--verbose",
-    ...options.options ?? [],
-  ], options.env ?? {});
+  return new Receiver(
+    [
+      "receive",
+      `--connection=${options.connection}`,
+      `--archive=${options.archive}`,
+      "--log-format=json",
+      "--verbose",
+      ...options.options ?? [],
+    ],
+    options.env ?? {},
+    options.runBy,
+  );
 }
 
 /** Runs `receive` to its end. */
@@ -73,7 +86,7 @@ export async function runReceiver(options: ReceiveOptions): Promise<Receiver> {
 }
 
 /** Deno; `WALVAULT_EXECUTABLE=bun`, or the path of an executable, puts that in its place. */
-function programWords(): readonly string[] {
+export function programWords(): readonly string[] {
   const given = process.env["WALVAULT_EXECUTABLE"];
   const cli = join(ROOT, "cli.ts");
   if (given === undefined || given === "") {
@@ -92,8 +105,8 @@ export class Receiver {
   /** Lines before it have been waited for. */
   #cursor = 0;
 
-  constructor(words: readonly string[], env: Readonly<Record<string, string>>) {
-    const [command = "", ...first] = programWords();
+  constructor(words: readonly string[], env: Readonly<Record<string, string>>, runBy?: ProgramRun) {
+    const [command = "", ...first] = runBy === undefined ? programWords() : [runBy.executable];
     const inherited = Object.fromEntries(
       Object.entries(process.env).filter(([name]) =>
         !name.startsWith("PG") && !name.startsWith("WALVAULT_A")
@@ -103,6 +116,7 @@ export class Receiver {
       cwd: ROOT,
       env: { ...inherited, NO_COLOR: "1", ...env },
       stdio: ["ignore", "pipe", "pipe"],
+      ...runBy?.account,
     });
     this.#child = child;
     child.stdout!.setEncoding("utf8").on("data", (text: string) => this.stdout += text);

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import type * as PushSimulation from "./push_simulation.ts";
 import type { simulate as Simulate } from "./simulation.ts";
 
 interface Mutation {
@@ -16,9 +17,13 @@ interface Mutation {
   readonly file: string;
   /** Each must stand in the file exactly once. */
   readonly changes: readonly (readonly [from: string, to: string])[];
+  /** Which simulation has to notice; that of receiving without it. */
+  readonly by?: "push";
 }
 
 const WRITER = "lib/archive/segment_writer.ts";
+const ACCEPT = "lib/archive/accept_segment.ts";
+const WRITE = "lib/archive/write_brought.ts";
 const SINK = "lib/archive/leg_sink.ts";
 
 const MUTATIONS: readonly Mutation[] = [
@@ -216,6 +221,60 @@ const MUTATIONS: readonly Mutation[] = [
       "Math.floor(writtenBytes / PAGE_BYTES) * PAGE_BYTES)",
     ]],
   },
+  {
+    title: "a pushed segment gets its name before it is synced",
+    file: WRITE,
+    changes: [["Promise.all([written, file.sync()]).then(() => {})", "written"]],
+    by: "push",
+  },
+  {
+    title: "a pushed segment's name is not synced",
+    file: ACCEPT,
+    changes: [[
+      '  await disk.syncDirectory(".");\n  await refuseOtherForms',
+      "  await refuseOtherForms",
+    ]],
+    by: "push",
+  },
+  {
+    title: "the second push relies on the first one's sync of the directory",
+    file: ACCEPT,
+    changes: [[
+      "  await disk.syncDirectory(path.startsWith",
+      '  if (path === "") await disk.syncDirectory(path.startsWith',
+    ]],
+    by: "push",
+  },
+  {
+    title: "the name of a pushed segment that is kept is not synced",
+    file: ACCEPT,
+    changes: [["    await disk.syncDirectory(IN_PROGRESS_DIRECTORY);\n    return", "    return"]],
+    by: "push",
+  },
+  {
+    title: "a partial segment is published",
+    file: ACCEPT,
+    changes: [["!found.partial && isCompleteSegment(scan, scan.segmentSize)", "scan.segmentSize > 0"]],
+    by: "push",
+  },
+  {
+    title: "a pushed segment gets its name before it is synced, compressed",
+    file: WRITE,
+    changes: [["  await file.sync();\n  const label", "  const label"]],
+    by: "push",
+  },
+  {
+    title: "what a killed push left stays",
+    file: "lib/archive/acceptance.ts",
+    changes: [["if (isPushedName(name, brought.name)) await", 'if (name === "") await']],
+    by: "push",
+  },
+  {
+    title: "a pushed history gets its name before it is synced",
+    file: "lib/archive/accept_text.ts",
+    changes: [["    await file.sync();\n    if (await", "    if (await"]],
+    by: "push",
+  },
 ];
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
@@ -233,7 +292,7 @@ process.exitCode = unnoticed > 0 ? 1 : 0;
 async function tryMutation(mutation: Mutation): Promise<string> {
   const copy = mkdtempSync(join(tmpdir(), "walvault-mutation-"));
   try {
-    for (const path of ["lib", "tests/simulation", "tests/wal", "deno.json"]) {
+    for (const path of ["lib", "tests/simulation", "tests/wal", "tests/archive", "deno.json"]) {
       cpSync(join(ROOT, path), join(copy, path), { recursive: true });
     }
     const file = join(copy, mutation.file);
@@ -245,11 +304,10 @@ async function tryMutation(mutation: Mutation): Promise<string> {
       source = source.replace(from, () => to);
     }
     writeFileSync(file, source);
-    const path = pathToFileURL(join(copy, "tests/simulation/simulation.ts")).href;
-    const { simulate } = await import(path) as { simulate: typeof Simulate };
+    const play = await playIn(copy, mutation);
     for (let seed = 0; seed < seeds; seed++) {
       try {
-        await simulate(seed);
+        await play(seed);
       } catch (error) {
         return `noticed by ${(error as Error).message.split("\n")[0]}`;
       }
@@ -258,4 +316,14 @@ async function tryMutation(mutation: Mutation): Promise<string> {
   } finally {
     rmSync(copy, { recursive: true });
   }
+}
+
+async function playIn(copy: string, { by }: Mutation): Promise<(seed: number) => Promise<unknown>> {
+  const moduleAt = (name: string) => import(pathToFileURL(join(copy, "tests/simulation", name)).href);
+  if (by === "push") {
+    const { simulatePush, planOf } = await moduleAt("push_simulation.ts") as typeof PushSimulation;
+    return (seed) => simulatePush(planOf(seed));
+  }
+  const { simulate } = await moduleAt("simulation.ts") as { simulate: typeof Simulate };
+  return simulate;
 }

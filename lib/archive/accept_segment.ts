@@ -1,0 +1,221 @@
+import { WrongClusterError } from "../wal/errors.ts";
+import { parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { advance } from "../wal/lsn.ts";
+import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
+import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
+import { formatSegmentSize, parseSegmentName, segmentStart } from "../wal/segment.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import {
+  type Acceptance,
+  type Accepted,
+  BroughtFileError,
+  linkTemporary,
+  surveyInProgress,
+  withTemporary,
+} from "./acceptance.ts";
+import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
+import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
+import { FORM_OF_FORMAT } from "./compression.ts";
+import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
+import { firstPageProblem } from "./first_page.ts";
+import { IN_PROGRESS_DIRECTORY, inProgressPath, parseInProgressName, savedPath } from "./layout.ts";
+import type { PublishedComparison } from "./published.ts";
+import {
+  contradictionOf,
+  refuseBrokenLink,
+  refuseContradiction,
+  refuseOtherForms,
+  refusePublished,
+} from "./refuse_segment.ts";
+import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { compressAndScan, writeAndScan } from "./write_brought.ts";
+
+/**
+ * Takes a segment into the archive: under its own name if it is complete (P1), else beside what is still growing.
+ *
+ * @throws {ArchiveConflictError} when the archive has other bytes of it, or it does not continue what is there (P4, P5).
+ */
+export async function acceptSegment(
+  acceptance: Acceptance,
+  name: { readonly segment: string; readonly partial: boolean },
+): Promise<Accepted> {
+  const { brought, identity } = acceptance;
+  const place = parseSegmentName(name.segment, identity.segmentSize);
+  if (place === undefined) {
+    const size = formatSegmentSize(identity.segmentSize);
+    throw new BroughtFileError(
+      `Cannot archive ${brought.name}: the archive's segments are of ${size}, and none has this name`,
+    );
+  }
+  const accepted = await withFile(brought.disk, brought.name, async (source) => {
+    const startLsn = segmentStart(place.number, identity.segmentSize);
+    const lineage = await readLineage(acceptance, place.timeline);
+    const found = { acceptance, ...name, ...place, startLsn, lineage, source };
+    await checkSource(found);
+    const unfinished = unfinishedOf(found, await surveyInProgress(acceptance));
+    return await acceptChecked({ ...found, unfinished });
+  });
+  if (accepted === undefined) throw new BroughtFileError(`Cannot archive ${brought.name}: it is not there`);
+  return accepted;
+}
+
+/** The history of a timeline, from the archive or from beside the file. */
+async function readLineage(
+  { archive, brought }: Acceptance,
+  timeline: TimelineId,
+): Promise<TimelineHistory | undefined> {
+  if (timeline === 1) return undefined;
+  const name = historyFileName(timeline);
+  const bytes = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES) ??
+    await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
+  return bytes === undefined ? undefined : parseHistory(timeline, bytes);
+}
+
+async function checkSource(found: Omit<BroughtSegment, "unfinished">): Promise<void> {
+  const { acceptance: { brought, identity }, source, startLsn, timeline, lineage } = found;
+  const bytes = await source.bytes();
+  if (bytes !== Number(identity.segmentSize)) {
+    throw new BroughtFileError(
+      `Cannot archive ${brought.name}: it has ${bytes} bytes, want ${identity.segmentSize}, as all segments of this archive`,
+    );
+  }
+  const first = new Uint8Array(LONG_PAGE_HEADER_BYTES);
+  await source.read(first, 0);
+  const header = decodePageHeader(first);
+  const ancestors = lineage?.entries.map((entry) => entry.timeline);
+  const problem = header === undefined
+    ? "its first page has no header"
+    : firstPageProblem(header, { identity, startLsn, timeline, ancestors });
+  if (problem !== undefined) {
+    throw new WrongClusterError(
+      `Cannot archive ${brought.name}: ${problem}; the file is not what its name says, or of another cluster`,
+    );
+  }
+}
+
+function unfinishedOf(
+  { segment, acceptance: { identity } }: { readonly segment: string; readonly acceptance: Acceptance },
+  names: readonly string[],
+): readonly string[] {
+  return names
+    .filter((name) =>
+      name.startsWith(segment) && parseInProgressName(name, identity.segmentSize) !== undefined
+    )
+    .map(inProgressPath);
+}
+
+async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
+  const { acceptance } = found;
+  // The usual case where a receiver runs too: it was first.
+  const published = await compareBrought(found, { file: found.source });
+  if (published !== undefined && published.difference === undefined) {
+    return await present(found, published.path);
+  }
+  const { compression } = acceptance.options;
+  if (compression !== undefined && !found.partial) {
+    const accepted = await withTemporary(acceptance, async (file) => {
+      const scan = await compressAndScan(found, { file, compression });
+      if (!isCompleteSegment(scan, scan.segmentSize)) return undefined;
+      const form = FORM_OF_FORMAT[compression.format];
+      return await publish({ ...found, file: found.source, scan, form }, published);
+    });
+    if (accepted !== undefined) return accepted;
+  }
+  return await withTemporary(acceptance, async (file) => {
+    const quick = await writeAndScan(found, file);
+    const written = { ...found, file, form: "" } as const;
+    const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
+    if (isComplete(quick)) return await publish({ ...written, scan: quick }, published);
+    // Now it counts where exactly its valid WAL ends.
+    const scan = await scanSegmentFile(file, quick);
+    return isComplete(scan)
+      ? await publish({ ...written, scan }, published)
+      : await keepUnfinished({ ...written, scan }, published);
+  });
+}
+
+/** Gives a complete segment its name. */
+async function publish(
+  written: WrittenSegment,
+  published: PublishedComparison | undefined,
+): Promise<Accepted> {
+  const { acceptance: { archive: { disk } }, segment, file, form } = written;
+  const path = segment + form;
+  if (published?.difference !== undefined) return await refusePublished(written, published);
+  await refuseContradiction(written);
+  await refuseBrokenLink(written);
+  // Since the look before, somebody may have been first; in any form.
+  const first = await compareBrought(written, { file });
+  if (first !== undefined) return await settle(written, first);
+  if (!await linkTemporary(written.acceptance, path)) {
+    const taken = await compareBrought(written, { file });
+    if (taken !== undefined) return await settle(written, taken);
+    throw new Error(`Cannot archive ${segment}: its name was taken, and is free again`);
+  }
+  await disk.syncDirectory(".");
+  await refuseOtherForms(written);
+  return { outcome: "archived", path };
+}
+
+async function settle(written: WrittenSegment, published: PublishedComparison): Promise<Accepted> {
+  return published.difference === undefined
+    ? await present(written, published.path)
+    : await refusePublished(written, published);
+}
+
+/** The archive has it: whoever gave it its name may not have come to sync the directory. */
+async function present({ acceptance }: BroughtSegment, path: string): Promise<Accepted> {
+  const { disk } = acceptance.archive;
+  await withFile(disk, path, (file) => file.sync());
+  await disk.syncDirectory(path.startsWith(`${IN_PROGRESS_DIRECTORY}/`) ? IN_PROGRESS_DIRECTORY : ".");
+  return { outcome: "present", path };
+}
+
+/**
+ * Keeps a segment that is not complete where the rest of it grows.
+ *
+ * It is never refused for what it holds: the server would stop archiving at it for ever. What contradicts it is told.
+ */
+async function keepUnfinished(
+  written: WrittenSegment,
+  published: PublishedComparison | undefined,
+): Promise<Accepted> {
+  const { acceptance: { archive: { disk } }, segment, scan, startLsn } = written;
+  const validBytes = Number(scan.endLsn - startLsn);
+  if (published?.difference !== undefined && published.difference >= validBytes) {
+    return await present(written, published.path);
+  }
+  const copy = await findCopy(written);
+  if (copy !== undefined) return await present(written, copy);
+  const contradiction = published?.difference === undefined
+    ? await contradictionOf(written, validBytes)
+    : { path: published.path, at: published.difference };
+  const contradicted = contradiction === undefined
+    ? undefined
+    : { path: contradiction.path, differenceLsn: advance(startLsn, contradiction.at) };
+  for (let count = 1;; count++) {
+    const path = savedPath(segment, count);
+    if (!await linkTemporary(written.acceptance, path)) continue;
+    await disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    return { outcome: "kept", path, validEndLsn: scan.endLsn, contradicted };
+  }
+}
+
+/** A saved copy that has every byte of this one. */
+async function findCopy(
+  { acceptance, unfinished, file, segment }: WrittenSegment,
+): Promise<string | undefined> {
+  const { disk } = acceptance.archive;
+  const end = await countWrittenBytes(file);
+  for (const path of unfinished) {
+    // The growing one may be moved aside or go on as something else.
+    if (path === inProgressPath(segment)) continue;
+    const has = await withFile(
+      disk,
+      path,
+      async (saved) => await firstDifferenceInFiles(saved, file, { start: 0, end }) === undefined,
+    );
+    if (has === true) return path;
+  }
+  return undefined;
+}

@@ -1,0 +1,167 @@
+import { timelineAt, type TimelineHistory } from "../wal/history.ts";
+import { advance, formatLsn, type Lsn, lsn } from "../wal/lsn.ts";
+import {
+  decodePageHeader,
+  LONG_PAGE_HEADER_BYTES,
+  PAGE_BYTES,
+  SHORT_PAGE_HEADER_BYTES,
+} from "../wal/page.ts";
+import { nextRecordLsn, RecordWalk } from "../wal/record_walk.ts";
+import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import {
+  type SegmentNumber,
+  segmentNumberAt,
+  segmentOffset,
+  type SegmentSize,
+  segmentStart,
+} from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import { DamagedFileError } from "./damaged_file.ts";
+import type { Disk } from "./disk.ts";
+import { nameOf } from "./layout.ts";
+import { type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
+
+/** A segment that is to continue what the archive holds. */
+export interface LinkedSegment {
+  readonly timeline: TimelineId;
+  readonly number: SegmentNumber;
+  /** Of `timeline`, as far as it is known. */
+  readonly lineage: TimelineHistory | undefined;
+  readonly scan: SegmentScan;
+  readonly bytes: SegmentBytes;
+}
+
+/**
+ * Whether a segment's first record continues the archive's segment before it.
+ *
+ * - `continues`: the record that it points back to is there, ends where it begins, and its CRC holds over both files.
+ * - `unknown`: the segment before is not here, or is damaged; or no record of this one tells.
+ */
+export type BackLink =
+  | { readonly kind: "continues"; readonly before: string }
+  | { readonly kind: "unknown" }
+  | { readonly kind: "broken"; readonly before: string; readonly problem: string };
+
+const UNKNOWN: BackLink = { kind: "unknown" };
+
+/** Follows a segment's first record back into the archive. A wrong server often has the right system identifier. */
+export async function checkBackLink(disk: Disk, segment: LinkedSegment): Promise<BackLink> {
+  const { startLsn, segmentSize, firstRecordPrevLsn } = segment.scan;
+  if (firstRecordPrevLsn === undefined || startLsn === 0n) return UNKNOWN;
+  for (const name of namesBefore(segment, segmentSize)) {
+    try {
+      const link = await withPublishedBytes(disk, { name, segmentSize }, async (bytes): Promise<BackLink> => {
+        const problem = await linkProblem(segment, bytes);
+        if (problem === undefined) return { kind: "continues", before: name };
+        // Damage in there says nothing about what comes now.
+        return await isSound(bytes, segment.scan) ? { kind: "broken", before: name, problem } : UNKNOWN;
+      });
+      if (link !== undefined) return link;
+    } catch (error) {
+      // The same damage, found by whoever decompresses it.
+      if (!(error instanceof DamagedFileError)) throw error;
+      return UNKNOWN;
+    }
+  }
+  return UNKNOWN;
+}
+
+/** The segment before under the names that it may have: of the timeline itself, or of the one that it came from. */
+function namesBefore(
+  { timeline, number, lineage, scan }: LinkedSegment,
+  size: SegmentSize,
+): readonly string[] {
+  const before = number - 1n as SegmentNumber;
+  const parent = lineage === undefined ? timeline : timelineAt(lineage, lsn(scan.startLsn - 1n));
+  return [...new Set([timeline, parent])].map((each) => nameOf({ timeline: each, number: before }, size));
+}
+
+async function linkProblem(
+  { number, scan, bytes }: LinkedSegment,
+  before: SegmentBytes,
+): Promise<string | undefined> {
+  const { startLsn, segmentSize, firstRecordLsn, firstRecordPrevLsn } = scan;
+  if (firstRecordLsn === undefined || firstRecordPrevLsn === undefined) return undefined;
+  const points = `its first record at ${formatLsn(firstRecordLsn)} follows one at ${
+    formatLsn(firstRecordPrevLsn)
+  }`;
+  const beforeStart = segmentStart(number - 1n as SegmentNumber, segmentSize);
+  if (firstRecordPrevLsn < beforeStart) {
+    // Then one record fills the segment before; its first page says whether that goes on from earlier.
+    if (await isFilledFromEarlier(before, segmentSize)) return undefined;
+    return `${points}, which is not the last one there`;
+  }
+  const walk = new RecordWalk(firstRecordPrevLsn);
+  const follow = (piece: Uint8Array) => {
+    walk.push(piece);
+    return walk.state === "open" ? "more" : "enough";
+  };
+  await before(segmentOffset(firstRecordPrevLsn, segmentSize), follow);
+  if (walk.state === "open" && walk.positionLsn === startLsn) await bytes(0, follow);
+  const { header } = walk;
+  if (walk.state !== "whole" || header === undefined) return `${points}, where there is no valid one`;
+  // A server that lost the rest of a record in a crash goes on from the one before that.
+  if (scan.firstPage?.overwritesContrecord === true && walk.positionLsn <= startLsn) return undefined;
+  const next = nextRecordLsn({ header, endLsn: walk.positionLsn }, segmentSize);
+  if (next === firstRecordLsn) return undefined;
+  return `${points}, which the one at ${formatLsn(next)} follows there`;
+}
+
+/** Whether a segment is nothing but the middle of a record. */
+async function isFilledFromEarlier(bytes: SegmentBytes, size: SegmentSize): Promise<boolean> {
+  const first = new Uint8Array(LONG_PAGE_HEADER_BYTES);
+  await bytes(0, (piece) => {
+    first.set(piece.subarray(0, first.length));
+    return "enough";
+  });
+  const room = size - LONG_PAGE_HEADER_BYTES - (size / PAGE_BYTES - 1) * SHORT_PAGE_HEADER_BYTES;
+  const header = decodePageHeader(first);
+  return header !== undefined && header.isContinuation && header.remainingBytes >= room;
+}
+
+/** Whether the records of the segment before can be believed to its end. */
+async function isSound(bytes: SegmentBytes, after: SegmentScan): Promise<boolean> {
+  const { segmentSize } = after;
+  const number = segmentNumberAt(after.startLsn, segmentSize) - 1n as SegmentNumber;
+  const scanner = new SegmentScanner({ startLsn: segmentStart(number, segmentSize), segmentSize });
+  await bytes(0, (piece) => {
+    scanner.push(piece);
+    return "more";
+  });
+  const { end } = scanner.result();
+  return end === "segment-end" || end === "switch";
+}
+
+/**
+ * Whether a segment is the one that the archive's next segment continues; `undefined` when that can't be told.
+ *
+ * The other direction of `checkBackLink`, for telling two that differ apart.
+ */
+export async function isContinuedByArchive(disk: Disk, segment: LinkedSegment): Promise<boolean | undefined> {
+  const { scan, timeline } = segment;
+  const { segmentSize } = scan;
+  const number = segment.number + 1n as SegmentNumber;
+  const startLsn = advance(scan.startLsn, segmentSize);
+  try {
+    return await withPublishedBytes(
+      disk,
+      { name: nameOf({ timeline, number }, segmentSize), segmentSize },
+      async (bytes) => {
+        const scanner = new SegmentScanner({ startLsn, segmentSize });
+        let prevLsn: Lsn | undefined;
+        await bytes(0, (piece) => {
+          scanner.push(piece);
+          prevLsn = scanner.result().firstRecordPrevLsn;
+          return prevLsn === undefined && !scanner.done ? "more" : "enough";
+        });
+        const last = scan.openRecordLsn ?? scan.lastRecordLsn;
+        return prevLsn === undefined || last === undefined ? undefined : prevLsn === last ||
+          prevLsn === scan.lastRecordLsn && scanner.result().firstPage?.overwritesContrecord === true;
+      },
+    );
+  } catch (error) {
+    // A damaged one tells nothing.
+    if (!(error instanceof DamagedFileError)) throw error;
+    return undefined;
+  }
+}

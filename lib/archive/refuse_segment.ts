@@ -1,0 +1,140 @@
+import { ArchiveConflictError } from "../wal/errors.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
+import { SegmentScanner } from "../wal/scanner.ts";
+import { checkBackLink, isContinuedByArchive, type LinkedSegment } from "./back_link.ts";
+import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
+import { keepConflict } from "./conflict.ts";
+import { type Contradiction, findContradiction } from "./contradiction.ts";
+import { withFile } from "./durable.ts";
+import { SEGMENT_FORMS } from "./layout.ts";
+import type { PublishedComparison } from "./published.ts";
+import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
+import { explainConflict, recordStartAt, seeRecord } from "./segment_conflict.ts";
+
+/** Refuses a segment of which other bytes were received before (P3). */
+export async function refuseContradiction(written: WrittenSegment): Promise<void> {
+  const contradiction = await contradictionOf(written, Number(written.scan.segmentSize));
+  if (contradiction === undefined) return;
+  const { acceptance: { archive: { disk } }, startLsn, segment } = written;
+  const differenceLsn = advance(startLsn, contradiction.at);
+  const text = await withFile(
+    disk,
+    contradiction.path,
+    (file) => explain(written, { differenceLsn, label: `"${contradiction.path}"`, bytes: bytesOfFile(file) }),
+  );
+  return await refuse(
+    written,
+    `Cannot archive ${segment}: other bytes of it were received before, and are kept as ` +
+      `"${disk.root}/${contradiction.path}"; ${text ?? `they differ first at ${formatLsn(differenceLsn)}`}`,
+  );
+}
+
+/** The first unfinished file here that is other than the segment, below the end of valid WAL of both. */
+export async function contradictionOf(
+  written: WrittenSegment,
+  validBytes: number,
+): Promise<Contradiction | undefined> {
+  const { acceptance: { archive, identity }, file, startLsn, unfinished } = written;
+  const { segmentSize } = identity;
+  return await findContradiction(archive.disk, { paths: unfinished, startLsn, segmentSize }, {
+    file,
+    validBytes,
+  });
+}
+
+/** Refuses a segment that does not continue the one before it in the archive (P5). */
+export async function refuseBrokenLink(written: WrittenSegment): Promise<void> {
+  const link = await checkBackLink(written.acceptance.archive.disk, linkedOf(written));
+  if (link.kind !== "broken") return;
+  return await refuse(
+    written,
+    `Cannot archive ${written.segment}: it does not continue this archive's ${link.before}: ${link.problem}`,
+  );
+}
+
+function linkedOf({ timeline, number, lineage, scan, file }: WrittenSegment): LinkedSegment {
+  return { timeline, number, lineage, scan, bytes: bytesOfFile(file) };
+}
+
+/** Refuses a segment whose name has other bytes already (P4). */
+export async function refusePublished(
+  written: WrittenSegment,
+  { path, difference }: PublishedComparison,
+): Promise<never> {
+  const { acceptance: { archive: { disk }, identity: { segmentSize } }, startLsn, segment } = written;
+  const differenceLsn = advance(startLsn, difference ?? 0);
+  const text = await withPublishedBytes(
+    disk,
+    { name: segment, segmentSize },
+    (bytes) => explain(written, { differenceLsn, label: "the archive's file", bytes }),
+  );
+  return await refuse(
+    written,
+    `Cannot archive ${segment}: the archive has other bytes under this name ("${disk.root}/${path}"); ${
+      text ?? `they differ first at ${formatLsn(differenceLsn)}`
+    }`,
+  );
+}
+
+/** Keeps the brought side of a conflict, and tells. */
+async function refuse(written: WrittenSegment, problem: string): Promise<never> {
+  const { acceptance: { archive: { disk, modes }, temporary, brought }, form } = written;
+  const kept = await keepConflict(disk, { from: temporary, name: brought.name + form }, {
+    modes,
+    naming: { hardLinks: true },
+  });
+  throw new ArchiveConflictError(
+    `${problem}; nothing was overwritten, the pushed file is kept as "${disk.root}/${kept}": if its server does not ` +
+      "belong to this archive, give it an archive of its own; if it does, move the other file away",
+  );
+}
+
+async function explain(
+  written: WrittenSegment,
+  other: { readonly differenceLsn: Lsn; readonly label: string; readonly bytes: SegmentBytes },
+): Promise<string> {
+  const own = linkedOf(written);
+  const { segmentSize, startLsn } = written.scan;
+  const { disk } = written.acceptance.archive;
+  const { differenceLsn } = other;
+  // Up to the difference both are the same.
+  const recordLsn = await recordStartAt(own.bytes, { lsn: differenceLsn, segmentSize });
+  const sideOf = async (label: string, linked: LinkedSegment) => ({
+    label,
+    record: recordLsn === undefined ? undefined : await seeRecord(linked.bytes, { recordLsn, segmentSize }),
+    backLink: await checkBackLink(disk, linked),
+    isContinued: await isContinuedByArchive(disk, linked),
+  });
+  const scanner = new SegmentScanner({ startLsn, segmentSize });
+  await other.bytes(0, (piece) => {
+    scanner.push(piece);
+    return "more";
+  });
+  return explainConflict({
+    differenceLsn,
+    sides: [
+      await sideOf(other.label, { ...own, scan: scanner.result(), bytes: other.bytes }),
+      await sideOf("the pushed file", own),
+    ],
+  });
+}
+
+/**
+ * Refuses a segment, when it has its name, if another form of it came at the same time and holds other bytes.
+ *
+ * Neither is taken away again: somebody may have read it.
+ */
+export async function refuseOtherForms(written: WrittenSegment): Promise<void> {
+  const { acceptance: { archive: { disk } }, segment, startLsn, file, form } = written;
+  for (const other of SEGMENT_FORMS) {
+    if (other === form || await disk.entry(segment + other) === undefined) continue;
+    const found = await compareBrought(written, { file, forms: [other] });
+    if (found?.difference === undefined) continue;
+    throw new ArchiveConflictError(
+      `Cannot archive ${segment}: other bytes of it came at the same time, "${disk.root}/${found.path}" beside ` +
+        `"${disk.root}/${segment}${form}"; they differ first at ${
+          formatLsn(advance(startLsn, found.difference))
+        }; find out which server belongs to this archive, and move the other one's file away`,
+    );
+  }
+}

@@ -1,0 +1,168 @@
+import process from "node:process";
+import { basename, dirname } from "node:path";
+import type { Accepted } from "../archive/acceptance.ts";
+import { acceptFile } from "../archive/accept.ts";
+import { Archive } from "../archive/archive.ts";
+import { type Compression, parseCompression } from "../archive/compression.ts";
+import { openDirectDisk } from "../archive/direct_disk.ts";
+import type { Disk } from "../archive/disk.ts";
+import { openDiskThread } from "../archive/disk_thread.ts";
+import { errorCode } from "../archive/durable.ts";
+import { IDENTITY_FILE } from "../archive/layout.ts";
+import { readAhead } from "../archive/read_ahead.ts";
+import { type Log, messageChain } from "../log.ts";
+import { formatLsn } from "../wal/lsn.ts";
+import { archiveDirectory } from "./archive_directory.ts";
+import { type CommandContext, hintOf, UsageError } from "./context.ts";
+import { systemIdentifierHere } from "./control_file.ts";
+import { commandLog } from "./logging.ts";
+import type { PushCommandOptions } from "./push_options.ts";
+
+/** 0 tells the server that it may forget the file; above 125 its archiver would restart. */
+export const PUSH_EXIT = { done: 0, failed: 1 } as const;
+
+/** One of them is written while the others are read and looked at. */
+const PIECE_BYTES = 1 << 19;
+const PIECES = 4;
+
+/** Archives one file; resolves to the exit code. */
+export async function push(
+  paths: readonly string[],
+  options: PushCommandOptions,
+  context: CommandContext,
+): Promise<number> {
+  if (options.verbose && options.quiet) {
+    throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
+  }
+  const log = commandLog(context, options);
+  const directory = archiveDirectory(options.archive, context);
+  try {
+    const path = await checkPath(paths, hintFor(directory));
+    const compression = options.compress === undefined ? undefined : readCompression(options.compress);
+    tell(log, await pushFile(path, { directory, timeoutMs: options.timeout, compression }));
+    return PUSH_EXIT.done;
+  } catch (error) {
+    // Who reads JSON lines has to find the one that matters most among them.
+    if (options.logFormat !== "json") throw error;
+    log.error("failed", { error: messageChain(error), hint: hintOf(error) });
+    return PUSH_EXIT.failed;
+  }
+}
+
+function hintFor(directory: string): string {
+  return `In postgresql.conf the line reads: archive_command = 'walvault push --archive ${directory} %p'`;
+}
+
+/** Most of what goes wrong the first time is in the line of postgresql.conf. */
+async function checkPath(paths: readonly string[], hint: string): Promise<string> {
+  const [path] = paths;
+  if (path === undefined || path === "") throw new UsageError("No file is given", hint);
+  if (paths.length > 1) {
+    const given = paths.map((each) => `"${each}"`).join(" ");
+    throw new UsageError(`Cannot archive ${paths.length} files: ${given}, want the one that %p names`, hint);
+  }
+  const entry = await openDirectDisk(dirname(path)).entry(basename(path));
+  if (entry === undefined) {
+    throw new UsageError(`Cannot archive "${path}": there is no such file in "${process.cwd()}"`, hint);
+  }
+  if (entry.kind !== "file") {
+    throw new UsageError(`Cannot archive "${path}": it is a ${entry.kind}, want a file`, hint);
+  }
+  return path;
+}
+
+function readCompression(text: string): Compression | undefined {
+  try {
+    return parseCompression(text);
+  } catch (error) {
+    throw new UsageError((error as Error).message, "See --compress in: walvault push --help");
+  }
+}
+
+interface PushPlace {
+  readonly directory: string;
+  readonly timeoutMs: number;
+  readonly compression: Compression | undefined;
+}
+
+async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
+  const { directory, timeoutMs } = place;
+  const disk = openDiskThread(directory, PIECES * PIECE_BYTES, "short");
+  try {
+    return await inTime(acceptInto(disk, path, place.compression), {
+      timeoutMs,
+      problem: `Cannot archive ${basename(path)} in ${
+        timeoutMs / 1000
+      } s: the disk of "${directory}" does not answer`,
+    });
+  } catch (cause) {
+    if (errorCode(cause) === undefined) throw cause;
+    throw new Error(`Cannot archive ${basename(path)} into "${directory}"`, { cause });
+  } finally {
+    // A stuck thread does not hold up the end of the process.
+    await disk.close();
+  }
+}
+
+async function acceptInto(
+  disk: Disk,
+  path: string,
+  compression: Compression | undefined,
+): Promise<Accepted> {
+  const pieces = Array.from({ length: PIECES }, () => disk.allocate(PIECE_BYTES));
+  const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
+  const opening = openArchive(disk);
+  // Awaited below; until then it is nobody's loss.
+  opening.catch(() => {});
+  const ahead = await readAhead(brought.disk, brought.name, pieces[0]!);
+  const archive = await opening;
+  const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
+  return await acceptFile(archive, brought, {
+    systemIdentifier: await systemIdentifierHere(),
+    suffix,
+    pieces,
+    ahead,
+    compression,
+  });
+}
+
+/** Push never makes an archive: where none is, its disk may just not be mounted. */
+async function openArchive(disk: Disk): Promise<Archive> {
+  if (await disk.entry(".") !== undefined && await disk.entry(IDENTITY_FILE) === undefined) {
+    throw new UsageError(
+      `Cannot archive into "${disk.root}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
+      `To make an archive of an empty directory: walvault init --archive ${disk.root} --connection 'host=… user=…'`,
+    );
+  }
+  return await Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() });
+}
+
+async function inTime<T>(
+  work: Promise<T>,
+  { timeoutMs, problem }: { readonly timeoutMs: number; readonly problem: string },
+): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(problem)), timeoutMs);
+  });
+  // Nobody waits for it after that.
+  work.catch(() => {});
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function tell(log: Log, accepted: Accepted): void {
+  if (accepted.outcome !== "kept") return log.debug(`file ${accepted.outcome}`, { path: accepted.path });
+  const { path, validEndLsn, contradicted } = accepted;
+  const kept = { path, validEndLsn: formatLsn(validEndLsn) };
+  if (contradicted === undefined) return log.warn("unfinished segment kept", kept);
+  log.error("unfinished segment kept, and other bytes of it are here", {
+    ...kept,
+    other: contradicted.path,
+    differenceLsn: formatLsn(contradicted.differenceLsn),
+    hint: "two servers wrote to this timeline: find out which one belongs to this archive",
+  });
+}

@@ -1,0 +1,57 @@
+import { Command, Option } from "commander";
+import type { Verbosity } from "./context.ts";
+import { secondsOption } from "./parse_values.ts";
+
+/** Options of `walvault push`, checked. */
+export interface PushCommandOptions extends Verbosity {
+  readonly archive?: string;
+  /** Milliseconds. */
+  readonly timeout: number;
+  /** Checked when it is used: what reads it is not loaded for every help text. */
+  readonly compress?: string;
+}
+
+/** `push` for the command line: its options, and what it does. */
+export function pushCommand(
+  run: (paths: readonly string[], options: PushCommandOptions) => Promise<void>,
+): Command {
+  return new Command("push")
+    .summary("archive one file: PostgreSQL's archive_command")
+    .description(
+      "Archives one file that the server hands over: a segment, a partial one, a timeline history or a backup label. " +
+        "When it exits 0 the file is safe on disk in the archive. It shares the archive with receive: whichever " +
+        "comes first publishes a segment, the other compares and agrees.",
+    )
+    .argument("[path...]", "the file, as %p names it")
+    .option(
+      "-d, --archive <directory>",
+      "the archive, made by receive or init (or WALVAULT_ARCHIVE)",
+    )
+    .addOption(
+      new Option("--timeout <seconds>", "give up after this long; the server asks again")
+        .argParser(secondsOption).default(60_000, "60"),
+    )
+    .option(
+      "--compress <format>",
+      "publish segments compressed: zstd, gzip or lz4, each with :LEVEL, or none",
+    )
+    .addOption(
+      new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),
+    )
+    .option("-v, --verbose", "log also what went as it should")
+    .option("-q, --quiet", "log errors only")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  In postgresql.conf:
+    archive_mode = on
+    archive_command = 'walvault push --archive /srv/archive/main %p'
+
+What is no complete segment (NAME.partial, a standby's last one) is kept in inprogress/, and used at restore.
+
+Exit codes:
+  0 safe in the archive   1 not archived: the server keeps the file and asks again`,
+    )
+    .action(run);
+}

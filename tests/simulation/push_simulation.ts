@@ -1,0 +1,239 @@
+/** Pushes, and a receiver beside them, on one simulated disk: each may be killed at any operation, or the power goes. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { zstdDecompressSync } from "node:zlib";
+import { acceptFile } from "../../lib/archive/accept.ts";
+import { Archive } from "../../lib/archive/archive.ts";
+import { PieceCompressor } from "../../lib/archive/compression.ts";
+import { parseSegmentName } from "../../lib/wal/segment.ts";
+import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
+import { emptyHistory } from "../../lib/wal/history.ts";
+import { advance } from "../../lib/wal/lsn.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
+import { broughtFiles } from "../archive/brought_files.ts";
+import {
+  IDENTITY,
+  MODES,
+  NAMES,
+  NAMING,
+  recordEvents,
+  SEGMENT_SIZE,
+  START,
+  walOf,
+} from "../archive/on_sim_disk.ts";
+import { MIB } from "../wal/wal_builder.ts";
+import { Random } from "./random.ts";
+import { Scheduler } from "./sim_clock.ts";
+import { sameBytes, SimDisk, type SimProcess } from "./sim_disk.ts";
+
+const WAL = walOf({ bytes: 3 * MIB });
+const HISTORY = new TextEncoder().encode("1\t0/400100\tno recovery target specified\n");
+const PARTIAL = new Uint8Array(MIB);
+PARTIAL.set(WAL.subarray(2 * MIB, 2 * MIB + 200_000));
+
+/** Encoded and decoded without waiting: nothing real may be waited for here. */
+const COMPRESSION = { format: "zstd", level: 1 } as const;
+
+/** What the server has to hand over, and what each file holds. */
+const FILES: ReadonlyMap<string, Uint8Array> = new Map([
+  [NAMES[0]!, WAL.slice(0, MIB)],
+  [NAMES[1]!, WAL.slice(MIB, 2 * MIB)],
+  [`${NAMES[2]}.partial`, PARTIAL],
+  ["00000002.history", HISTORY],
+]);
+const COMPLETE = [NAMES[0]!, NAMES[1]!, "00000002.history"];
+
+/** The names of what the server has to hand over. */
+export const BROUGHT: readonly string[] = [...FILES.keys()];
+
+/** What a push may end with when another one, or a starting receiver, took its file away. */
+const TAKEN_AWAY = /removed what was written; the server will ask again|ENOENT/;
+
+/** Who works, and when it goes wrong. */
+export interface PushPlan {
+  readonly seed: number;
+  /** Names of `FILES`, one for each push; they start at the same time. */
+  readonly pushes: readonly string[];
+  readonly receiver: boolean;
+  /** Segments are published compressed. */
+  readonly compress: boolean;
+  /** The operation, counted from the start of the work; `undefined`: nothing goes wrong. */
+  readonly stopAt: number | undefined;
+  readonly stopWhen: "before" | "after";
+  /** `one`: kill -9 of one of them. */
+  readonly stop: "one" | "all" | "power cut";
+}
+
+/** One seed's plan: some pushes, often of the same file, perhaps a receiver, and usually a disaster. */
+export function planOf(seed: number): PushPlan {
+  const random = new Random(seed);
+  const pushes = Array.from({ length: random.integer(1, 3) }, () => random.pick(BROUGHT));
+  if (random.chance(0.5)) pushes.push(pushes[0]!);
+  return {
+    seed,
+    pushes,
+    receiver: random.chance(0.6),
+    compress: random.chance(0.3),
+    stopAt: random.chance(0.1) ? undefined : Math.ceil(random.spread(1, 200)),
+    stopWhen: random.pick(["before", "after"]),
+    stop: random.pick(["one", "all", "power cut"]),
+  };
+}
+
+interface Actor {
+  readonly process: SimProcess;
+  readonly end: Promise<void>;
+  ended: boolean;
+}
+
+/** Plays it to its end and on to the next run of everybody; tells how many operations the work took. */
+export async function simulatePush(plan: PushPlan): Promise<{ readonly operations: number }> {
+  const random = new Random(plan.seed);
+  const scheduler = new Scheduler();
+  const failures: unknown[] = [];
+  let actors: Actor[] = [];
+  let countdown = Infinity;
+  let powerCut = false;
+  const strike = () => {
+    countdown = Infinity;
+    const victims = plan.stop === "one" ? [random.pick(actors)] : actors;
+    for (const { process } of victims) sim.kill(process);
+    powerCut = plan.stop === "power cut";
+  };
+  const sim: SimDisk = new SimDisk(scheduler, random, {
+    onOperation: (_count, when) => {
+      if (when === "before") countdown--;
+      if (countdown === 0 && when === plan.stopWhen) strike();
+    },
+    onNamesOrSync: () => {},
+    onPublished: (_name, inode) => void (inode.published = true),
+    violation: (text) => void failures.push(new Error(text)),
+    trace: () => {},
+  });
+
+  const start = (work: (process: SimProcess) => Promise<void>): Actor => {
+    const process = { alive: true };
+    const actor: Actor = { process, end: work(process), ended: false };
+    actor.end.then(() => actor.ended = true, (error) => {
+      actor.ended = true;
+      failures.push(error);
+    });
+    return actor;
+  };
+  const runAll = async (works: readonly ((process: SimProcess) => Promise<void>)[]) => {
+    actors = works.map(start);
+    await scheduler.run(() => actors.every(({ process, ended }) => ended || !process.alive));
+    if (failures.length > 0) throw failures[0];
+    assert.ok(actors.every(({ process, ended }) => ended || !process.alive), "somebody waits for ever");
+  };
+
+  let suffix = 0;
+  const push = (name: string, retries: number) => async (process: SimProcess) => {
+    for (let attempt = 0;; attempt++) {
+      try {
+        const archive = await Archive.open(sim.open(process), { naming: NAMING, userId: undefined });
+        const accepted = await acceptFile(archive, { disk: broughtFiles(Object.fromEntries(FILES)), name }, {
+          systemIdentifier: IDENTITY.systemIdentifier,
+          suffix: `${++suffix}`,
+          pieces: [new Uint8Array(300_000), new Uint8Array(300_000)],
+          compression: plan.compress ? COMPRESSION : undefined,
+        });
+        return assertCertain(sim, accepted.path, contentAt(accepted.path, FILES.get(name)!));
+      } catch (error) {
+        if (attempt >= retries || !TAKEN_AWAY.test((error as Error).message)) throw error;
+      }
+    }
+  };
+  const receive = async (process: SimProcess) => {
+    const disk = sim.open(process);
+    const archive = await Archive.open(disk, { naming: NAMING, userId: undefined });
+    await archive.claim(IDENTITY);
+    const { runs } = await archive.contents();
+    const first = parseSegmentName(NAMES[0]!, SEGMENT_SIZE)!.number;
+    const run = runs.find((each) => each.timeline === 1 && each.firstNumber === first);
+    const received = run === undefined ? 0 : Number(run.endNumber - run.firstNumber);
+    const startLsn = advance(START, received * MIB);
+    const leg = await archive.planLeg(startLsn, emptyHistory(timelineId(1)));
+    const writer = new SegmentWriter(disk, IDENTITY, leg, {
+      modes: MODES,
+      naming: NAMING,
+      events: recordEvents(),
+      zeros: SegmentWriter.zeroPiece(disk),
+    });
+    const end = 2 * MIB + 300_000;
+    for (let at = received * MIB; at < end;) {
+      at += await writer.append(WAL.subarray(at, Math.min(end, at + 150_000)), "sync");
+      if (writer.segmentFull) await writer.publish();
+    }
+    await writer.close();
+  };
+
+  await runAll([async (process) => {
+    await (await Archive.open(sim.open(process), { naming: NAMING, userId: undefined })).claim(IDENTITY);
+  }]);
+  const before = sim.operations;
+  countdown = plan.stopAt ?? Infinity;
+  const works = [...plan.pushes.map((name) => push(name, 20)), ...(plan.receiver ? [receive] : [])];
+  await runAll(works);
+  const operations = sim.operations - before;
+  countdown = Infinity;
+  for (const { process } of actors) sim.kill(process);
+  if (powerCut) sim.cutPower();
+  assertPublished(sim);
+
+  // Everybody comes again; whatever happened, nobody is stuck.
+  await runAll([...FILES.keys()].map((name) => push(name, 20)));
+  assertPublished(sim);
+  for (const name of COMPLETE) {
+    const path = [name, `${name}.zst`].find((each) => sim.names(".").includes(each)) ?? name;
+    assertCertain(sim, path, contentAt(path, FILES.get(name)!));
+  }
+  assert.deepEqual(sim.names("conflicts"), []);
+  const left = sim.names("inprogress").filter((name) => name.includes(".push-"));
+  assert.deepEqual(left, [], "something is left over");
+  await runAll([receive]);
+  assertPublished(sim);
+  sim.release();
+  return { operations };
+}
+
+/** What a file of this name holds, when it holds `content`. */
+function contentAt(path: string, content: Uint8Array): Uint8Array {
+  if (!path.endsWith(".zst")) return content;
+  let made = compressed.get(content);
+  if (made === undefined) {
+    const compressor = new PieceCompressor(COMPRESSION);
+    made = Buffer.concat([...compressor.push(content), ...compressor.end()]);
+    compressed.set(content, made);
+  }
+  return made;
+}
+
+const compressed = new Map<Uint8Array, Uint8Array>();
+
+/** A power cut right now would leave it. */
+function assertCertain(sim: SimDisk, path: string, content: Uint8Array): void {
+  const slash = path.indexOf("/");
+  const directory = slash < 0 ? "." : path.slice(0, slash);
+  for (const [name, inode] of sim.certainFiles(directory)) {
+    if (name !== path.slice(slash + 1)) continue;
+    assert.ok(inode.holds(content, content.length), `${path} would not survive a power cut`);
+    return;
+  }
+  assert.fail(`the name ${path} would not survive a power cut`);
+}
+
+/** P1: whatever has its own name is whole and right. */
+function assertPublished(sim: SimDisk): void {
+  for (const name of sim.names(".")) {
+    const plain = name.replace(/\.zst$/, "");
+    const content = plain === NAMES[2] ? WAL.slice(2 * MIB, 3 * MIB) : FILES.get(plain);
+    if (content === undefined) {
+      assert.ok(["archive.json", "inprogress", "conflicts"].includes(name), `${name} has no business there`);
+      continue;
+    }
+    const file = sim.file(name)!.content;
+    const held = name === plain ? file : zstdDecompressSync(file);
+    assert.ok(sameBytes(held, content), `${name} holds something else`);
+  }
+}
