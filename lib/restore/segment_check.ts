@@ -1,6 +1,12 @@
 import { CorruptWalError } from "../wal/errors.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
-import { decodePageHeader, LONG_PAGE_HEADER_BYTES, PAGE_BYTES, type PageHeader } from "../wal/page.ts";
+import {
+  ALL_PAGE_FLAGS,
+  decodePageHeader,
+  LONG_PAGE_HEADER_BYTES,
+  PAGE_BYTES,
+  type PageHeader,
+} from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import type { WantedSegment } from "./unfinished_segment.ts";
 import { mayHoldPagesOf } from "./unfinished_segment.ts";
@@ -87,6 +93,11 @@ export class SegmentCheck {
   #firstPageProblem(header: PageHeader): string | undefined {
     const { startLsn, segmentSize, systemIdentifier, timeline } = this.wanted;
     if (header.pageLsn !== startLsn) return `page address ${formatLsn(header.pageLsn)}, want its own`;
+    if ((header.flags & ~ALL_PAGE_FLAGS) !== 0) {
+      return `page flags 0x${header.flags.toString(16).toUpperCase()}, want none above 0x${
+        ALL_PAGE_FLAGS.toString(16)
+      }`;
+    }
     if (!header.isLong) return "a short page header, want a long one";
     if (systemIdentifier !== undefined && header.systemIdentifier !== systemIdentifier) {
       return `system identifier ${header.systemIdentifier}, want ${systemIdentifier}: it is of another cluster`;

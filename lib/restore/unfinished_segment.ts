@@ -96,13 +96,14 @@ class PageNotes {
    * A machine that loses its power keeps some sectors of what was not synced and loses others, which are zero then.
    * Nothing of that was acknowledged. Without such a sector the bytes were there, and are not what was written.
    */
-  behind(endBytes: number): "lost writes" | "changed bytes" | undefined {
-    const endPage = Math.floor(endBytes / PAGE_BYTES);
-    const next = this.#own.indexOf(1, endPage + 1);
+  behind(
+    { provenBytes, contentBytes }: { readonly provenBytes: number; readonly contentBytes: number },
+  ): "lost writes" | "changed bytes" | undefined {
+    const next = this.#own.indexOf(1, Math.floor(contentBytes / PAGE_BYTES) + 1);
     if (next === -1) return undefined;
-    for (let page = endPage; page < next; page++) {
+    for (let page = Math.floor(provenBytes / PAGE_BYTES); page < next; page++) {
       const lastZero = this.#zeroSector[page] ?? 0;
-      if (lastZero > 0 && page * PAGE_BYTES + lastZero * SECTOR_BYTES > endBytes) return "lost writes";
+      if (lastZero > 0 && page * PAGE_BYTES + lastZero * SECTOR_BYTES > provenBytes) return "lost writes";
     }
     return "changed bytes";
   }
@@ -172,8 +173,11 @@ function damageProblem({ scan, notes }: Reading, wanted: WantedSegment): string 
   if (scan.end === "switch") {
     return scan.restIsZero === false ? "after its last record, an XLOG_SWITCH, it is not empty" : undefined;
   }
-  const endBytes = Number(scan.contentEndLsn - wanted.startLsn);
-  if (notes.behind(endBytes) !== "changed bytes") return undefined;
+  const behind = notes.behind({
+    provenBytes: Number(scan.endLsn - wanted.startLsn),
+    contentBytes: Number(scan.contentEndLsn - wanted.startLsn),
+  });
+  if (behind !== "changed bytes") return undefined;
   return `${scan.problem ?? `at ${formatLsn(scan.contentEndLsn)}: nothing valid`}, with more WAL behind it`;
 }
 
