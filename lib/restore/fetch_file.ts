@@ -32,7 +32,7 @@ const MAXIMUM_LOOKS = 20;
 /** What became of a request. */
 export type FetchOutcome =
   | { readonly kind: "delivered"; readonly path: string }
-  /** `path`, up to `endLsn`: the last that is there of its timeline. */
+  /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
   | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
   | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
 
@@ -258,10 +258,14 @@ async function missingSegment(
       await deliverSegment(restore, source, wanted);
       return { kind: "delivered", path: decision.copy.path };
     }
-    case "tail":
+    case "tail": {
       if (tail === "withheld") return { kind: "absent", reason: "a tail is withheld" };
-      await deliverTail(restore, sourceOf(archive, stock, decision.copy), { wanted, copy: decision.copy });
-      return { kind: "tail", path: decision.copy.path, endLsn: decision.copy.contentEndLsn };
+      const { copy } = decision;
+      await deliverTail(restore, sourceOf(archive, stock, copy), { wanted, copy });
+      // Where no record ends in it, it is the rest of one from the segment before.
+      const endLsn = copy.endLsn > wanted.startLsn ? copy.endLsn : copy.contentEndLsn;
+      return { kind: "tail", path: copy.path, endLsn };
+    }
     case "absent":
       return decision;
     case "hole":
