@@ -1,9 +1,15 @@
-import { DamagedFileError } from "../archive/compression.ts";
+import { type CompressionFormat, decompressUnfinished, FORMAT_OF_FORM } from "../archive/compression.ts";
+import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
 import { readWhole, withFile } from "../archive/durable.ts";
 import { type ArchiveIdentity, decodeIdentity } from "../archive/identity.ts";
-import { CONFLICTS_DIRECTORY, IDENTITY_FILE, IN_PROGRESS_DIRECTORY, LOCK_FILE } from "../archive/layout.ts";
-import { withPublished } from "../archive/published.ts";
+import {
+  CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
+  IN_PROGRESS_DIRECTORY,
+  LOCK_FILE,
+  SEGMENT_FORMS,
+} from "../archive/layout.ts";
 import { readThrough, type TakeBytes } from "../archive/segment_file.ts";
 import { emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
@@ -13,6 +19,8 @@ import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { OutageError } from "./obstacle.ts";
 import { isWalName, type Stock, takeStock, type UnfinishedFile } from "./stock.ts";
 
+/** The largest segments that PostgreSQL makes. */
+const MAXIMUM_SEGMENT_BYTES = 1 << 30;
 const MAXIMUM_IDENTITY_BYTES = 4096;
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
 const MAXIMUM_HISTORY_BYTES = 1 << 20;
@@ -107,8 +115,12 @@ export class ArchiveDirectory {
 
   /** What a complete segment tells of its cluster; `undefined` when it is not there, or its first page can't be right. */
   async originOfPublished(name: string): Promise<Origin | undefined> {
-    const wanted = { name, segmentSize: segmentSize(1 << 24) };
-    return await withPublished(this.disk, wanted, ({ readThrough }) => this.#originOf(readThrough));
+    for (const form of [...SEGMENT_FORMS, ""] as const) {
+      const file = { path: name + form, format: form === "" ? undefined : FORMAT_OF_FORM[form] };
+      if (await this.disk.entry(file.path) === undefined) continue;
+      return await this.#originOf((take) => this.#readFile(file, take));
+    }
+    return undefined;
   }
 
   async #originOf(source: (take: TakeBytes) => Promise<void>): Promise<Origin | undefined> {
@@ -136,12 +148,13 @@ export class ArchiveDirectory {
   }
 
   async #readFile(
-    { path, format }: Pick<UnfinishedFile, "path" | "format">,
+    { path, format }: { readonly path: string; readonly format: CompressionFormat | undefined },
     take: TakeBytes,
   ): Promise<void> {
-    if (format !== undefined) throw new Error("to be written");
     const found = await withFile(this.disk, path, async (file) => {
-      await readThrough(file, take);
+      const label = `${this.disk.root}/${path}`;
+      if (format === undefined) await readThrough(file, take);
+      else await decompressUnfinished(file, { format, label, maximumBytes: MAXIMUM_SEGMENT_BYTES }, take);
       return true;
     });
     if (found === undefined) throw new VanishedError(`"${this.disk.root}/${path}" is gone`);

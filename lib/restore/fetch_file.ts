@@ -1,4 +1,4 @@
-import { DamagedFileError } from "../archive/compression.ts";
+import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";

@@ -1,4 +1,4 @@
-import { DamagedFileError } from "../archive/compression.ts";
+import { DamagedFileError } from "../archive/damaged_file.ts";
 import { errorCode } from "../archive/durable.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 

@@ -1,11 +1,16 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { FORM_OF_FORMAT, PieceCompressor } from "../../lib/archive/compression.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
 import { ArchiveFiles, caughtUp, MIB, segmentOf, startReceiver, until, WorkDirectory } from "./receiver.ts";
 import { makeReadable, readableArchive, RecoveringServer, restoreCommand } from "./restorer.ts";
+import { findProgram, findServerPrograms, TEST_MAJOR } from "./servers.ts";
 import { contentOf, Ledger, missingOn, TABLE } from "./workload.ts";
 
 const timeout = 240_000;
@@ -20,6 +25,11 @@ async function write(cluster: Cluster, count = 600): Promise<void> {
   await cluster.sql(
     `INSERT INTO work SELECT n, repeat(md5(n::text), 100) FROM generate_series(${first}, ${rows - 1}) n`,
   );
+}
+
+function compressed(bytes: Uint8Array): Uint8Array {
+  const compressor = new PieceCompressor({ format: "zstd", level: 1 });
+  return new Uint8Array(Buffer.concat([...compressor.push(bytes), ...compressor.end()]));
 }
 
 interface Received {
@@ -99,6 +109,76 @@ test("recovery through fetch promotes exactly at the last received byte", { time
   }
 });
 
+test("recovery through fetch takes compressed segments of every kind", { timeout }, async () => {
+  using directory = new WorkDirectory();
+  await using primary = await startCluster({ segmentBytes, settings });
+  const path = readableArchive(directory);
+  const { archive, backup, endLsn, content } = await receive(primary, directory, path);
+  const formats = ["zstd", "gzip", "lz4"] as const;
+  for (const [index, file] of archive.complete().entries()) {
+    const format = formats[index % 3]!;
+    const compressor = new PieceCompressor({ format, level: 1 });
+    const target = file.path + FORM_OF_FORMAT[format];
+    const pieces = [...compressor.push(fs.readFileSync(file.path)), ...compressor.end()];
+    fs.writeFileSync(target, Buffer.concat(pieces));
+    makeReadable(target);
+    fs.rmSync(file.path);
+  }
+  await using server = await RecoveringServer.start({ backup, restoreCommand: restoreCommand(path) });
+  await server.recovered();
+  assert.equal(await contentOf(server.cluster), content);
+  assert.equal(formatLsn(server.switchPoint(2)), formatLsn(endLsn));
+});
+
+const original = findProgram(findServerPrograms(TEST_MAJOR), "pg_receivewal");
+
+test("recovery through fetch takes directories of pg_receivewal, partial files included", {
+  timeout,
+  skip: original === undefined || TEST_MAJOR < 15 ? "needs pg_receivewal of 15 or newer" : false,
+}, async () => {
+  using directory = new WorkDirectory();
+  await using primary = await startCluster({ segmentBytes, settings });
+  await primary.sql(TABLE);
+  for (const compression of ["none", "gzip:1", "lz4"]) {
+    const name = compression.slice(0, 4);
+    const path = readableArchive(directory, name);
+    const options = [`--directory=${path}`, `--dbname=${primary.conninfo({ application_name: name })}`];
+    const receiver = spawn(original!, [...options, "--synchronous", `--compress=${compression}`], {
+      stdio: "ignore",
+    });
+    const ended = once(receiver, "close");
+    const caughtUp = async () => {
+      const end = await primary.value("SELECT pg_current_wal_flush_lsn()");
+      await until(`${name} having WAL up to ${end}`, async () => {
+        const rows = await primary.sql(
+          `SELECT FROM pg_stat_replication WHERE application_name = '${name}' AND flush_lsn >= '${end}'`,
+        );
+        return rows.length > 0;
+      });
+      return end;
+    };
+    await until(
+      `${name} streaming`,
+      async () =>
+        await primary.value(`SELECT count(*) FROM pg_stat_replication WHERE application_name = '${name}'`) ===
+          "1",
+    );
+    await write(primary, 300);
+    const backup = await primary.backup(directory.file(`backup-${name}`));
+    await write(primary);
+    const end = await caughtUp();
+    const content = await contentOf(primary);
+    receiver.kill("SIGKILL");
+    await ended;
+    assert.ok(fs.readdirSync(path).some((file) => file.endsWith(".partial")));
+    for (const file of fs.readdirSync(path)) makeReadable(`${path}/${file}`);
+    await using server = await RecoveringServer.start({ backup, restoreCommand: restoreCommand(path) });
+    await server.recovered();
+    assert.equal(await contentOf(server.cluster), content, compression);
+    assert.ok(server.switchPoint(2) >= parseLsn(end));
+  }
+});
+
 test("whatever is wrong with the archive, a recovering server never promotes", { timeout }, async () => {
   using directory = new WorkDirectory();
   await using primary = await startCluster({ segmentBytes, settings });
@@ -148,6 +228,18 @@ test("whatever is wrong with the archive, a recovering server never promotes", {
       changed((bytes) => void (bytes[9]! ^= 1)),
       changed(() => {}),
       /page address/,
+    ],
+    "a compressed segment cut off": [
+      () => {
+        fs.rmSync(victim.path);
+        fs.writeFileSync(`${victim.path}.zst`, compressed(whole).subarray(0, -1));
+        makeReadable(`${victim.path}.zst`);
+      },
+      () => {
+        fs.rmSync(`${victim.path}.zst`);
+        fs.writeFileSync(victim.path, whole);
+      },
+      /Cannot read ".*\.zst": it is cut off/,
     ],
     "another cluster's segment": [
       changed(() => new Uint8Array(fs.readFileSync(join(stranger.dataDirectory, "pg_wal", victim.name)))),

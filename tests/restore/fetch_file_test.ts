@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
+import { fetchFile, prepareRestore } from "../../lib/restore/fetch_file.ts";
+import { parseRequestedName } from "../../lib/restore/requested_file.ts";
 import { obstacleOf } from "../../lib/restore/obstacle.ts";
 import { MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { cutAt, FIRST, lastEnd, nameOf, Scene, scenery } from "./restore_scene.ts";
@@ -355,5 +361,146 @@ test("a directory of pg_receivewal is read as it is", async () => {
   fs.writeFileSync(join(scene.data, "global/pg_control"), control);
   for (const name of [nameOf(FIRST), nameOf(FIRST + 2), nameOf(FIRST + 3), "00000002.history"]) {
     await refused(scene, name, "wrong cluster", /system identifier/);
+  }
+});
+
+function compressed(form: ".zst" | ".gz" | ".lz4", bytes: Uint8Array): Uint8Array {
+  const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[form], level: 1 });
+  const pieces = [...compressor.push(bytes), ...compressor.end()];
+  return new Uint8Array(Buffer.concat(pieces));
+}
+
+test("compressed segments are delivered as the server wrote them, and their damage is found", async () => {
+  for (const form of [".zst", ".gz", ".lz4"] as const) {
+    for (const identity of ["archive.json", "none"] as const) {
+      using scene = new Scene({ identity });
+      for (let index = 0; index < 3; index++) {
+        scene.put(nameOf(FIRST + index) + form, compressed(form, segments[index]!));
+      }
+      const name = nameOf(FIRST + 1);
+      assert.deepEqual(await scene.fetch(name), { kind: "delivered", path: name + form });
+      assertBytes(scene.target, segments[1]);
+      assert.equal((await scene.fetch(nameOf(LAST))).kind, "absent");
+      const good = compressed(form, segments[1]!);
+      for (const share of [0, 0.001, 0.3, 0.9, 1]) {
+        const length = Math.min(good.length - 1, Math.floor(good.length * share));
+        scene.put(name + form, good.subarray(0, length));
+        await refused(scene, name, "damage", /Cannot read|Cannot deliver/);
+      }
+      let found = 0;
+      for (let step = 1; step <= 9; step++) {
+        scene.put(name + form, flipped(good, Math.floor(good.length * step / 10)));
+        const outcome = await scene.fetch(name).catch((error) => error as Error);
+        if (outcome instanceof Error) {
+          assert.equal(obstacleOf(outcome), "damage", outcome.stack);
+          assert.equal(scene.target, undefined);
+          found++;
+        } else {
+          // Some bits of a compressed file mean nothing.
+          assertBytes(scene.target, segments[1]);
+        }
+      }
+      assert.ok(found > 3, `${found} of 9 changes found`);
+      scene.put(name + form, compressed(form, segments[1]!.subarray(0, MIB - 8192)));
+      await refused(scene, name, "damage", /bytes, want/);
+      scene.put(name + form, compressed(form, flipped(segments[1]!, 9)));
+      await refused(scene, name, "damage", /page address/);
+      scene.remove(name + form);
+      await refused(scene, name, "hole", /is not there, but/);
+    }
+  }
+});
+
+test("a compressed partial of pg_receivewal is read as far as it goes", async () => {
+  for (const form of [".gz", ".lz4"] as const) {
+    using scene = new Scene({ identity: "none" });
+    scene.put(nameOf(FIRST) + form, compressed(form, segments[0]!));
+    const name = nameOf(FIRST + 1);
+    const whole = compressed(form, segments[1]!);
+    let furthest = 0n;
+    for (const share of [0.02, 0.5, 0.95]) {
+      scene.put(`${name}${form}.partial`, whole.subarray(0, Math.floor(whole.length * share)));
+      const outcome = await scene.fetch(name);
+      if (outcome.kind === "absent") continue;
+      assert.ok(outcome.kind === "tail" && outcome.endLsn > furthest, JSON.stringify(outcome.kind));
+      furthest = outcome.endLsn;
+      const bytes = Number(furthest) - (FIRST + 1) * MIB;
+      assertBytes(scene.target!.subarray(0, bytes), segments[1]!.subarray(0, bytes));
+      assert.equal(scene.target!.length, MIB);
+    }
+    assert.ok(furthest > 0n || form === ".lz4");
+    // Complete, and only the name is missing.
+    scene.put(`${name}${form}.partial`, whole);
+    assert.equal((await scene.fetch(name)).kind, "delivered");
+    assertBytes(scene.target, segments[1]);
+  }
+});
+
+test("a receiver at work moves files while they are looked at: no answer is wrong, and none is lost", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 2);
+  const name = nameOf(FIRST + 2);
+  const growing = `inprogress/${name}`;
+  scene.put(growing, segments[2]!.slice().fill(0, 400_000));
+  const { archive } = scene;
+  /** Runs a change right before the given look into the archive. */
+  const meanwhile = async (step: number, change: () => void) => {
+    let looks = 0;
+    const disk = openDirectDisk(archive);
+    const counted = new Proxy(disk, {
+      get(target, key: keyof typeof disk) {
+        const value = target[key];
+        if (typeof value !== "function") return value;
+        return (...words: never[]) => {
+          if (++looks === step) change();
+          return (value as (...words: never[]) => unknown).apply(target, words);
+        };
+      },
+    });
+    const server = {
+      data: openDirectDisk(scene.data),
+      wal: openDirectDisk(join(scene.data, "pg_wal")),
+      targetName: "RECOVERYXLOG",
+    };
+    const restore = await prepareRestore(await ArchiveDirectory.open(counted), server);
+    const outcome = await fetchFile(restore, parseRequestedName(name)!, { tail: "allowed" });
+    return { outcome, looks };
+  };
+  const saved = `${growing}.saved-1`;
+  const path = (file: string) => join(archive, file);
+  const changes: Readonly<Record<string, readonly [change: () => void, undo: () => void]>> = {
+    published: [
+      () => {
+        fs.writeFileSync(path(growing), segments[2]!);
+        fs.linkSync(path(growing), path(name));
+        fs.rmSync(path(growing));
+      },
+      () => fs.renameSync(path(name), path(growing)),
+    ],
+    "moved aside": [
+      () => {
+        fs.linkSync(path(growing), path(saved));
+        fs.rmSync(path(growing));
+      },
+      () => fs.renameSync(path(saved), path(growing)),
+    ],
+  };
+  for (const [what, [change, undo]] of Object.entries(changes)) {
+    for (let step = 1;; step++) {
+      fs.writeFileSync(path(growing), segments[2]!.slice().fill(0, 400_000));
+      let changed = false;
+      const { outcome, looks } = await meanwhile(step, () => {
+        changed = true;
+        change();
+      });
+      assert.ok(
+        outcome.kind === "tail" || outcome.kind === "delivered",
+        `${what} before look ${step}: ${outcome.kind}`,
+      );
+      if (outcome.kind === "delivered") assertBytes(scene.target, segments[2]);
+      if (changed) undo();
+      if (step > looks) break;
+      assert.ok(step < 100);
+    }
   }
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DamagedFileError } from "../../lib/archive/compression.ts";
+import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
 import { exitCodeOf, obstacleOf, OutageError } from "../../lib/restore/obstacle.ts";
 import { WaitTimeoutError } from "../../lib/restore/wait_for_file.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../../lib/wal/errors.ts";
