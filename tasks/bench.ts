@@ -1,9 +1,12 @@
-/** Benchmarks against the real peers: `deno task bench receive [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|fetch|recovery [PART]…`. */
 import process from "node:process";
+import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
+  fetch: benchFetch,
+  recovery: benchRecovery,
 };
 
 const [name, ...parts] = process.argv.slice(2);
