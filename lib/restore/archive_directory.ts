@@ -1,4 +1,4 @@
-import { type CompressionFormat, decompressUnfinished, FORMAT_OF_FORM } from "../archive/compression.ts";
+import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
 import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
 import { readWhole, withFile } from "../archive/durable.ts";
@@ -153,8 +153,12 @@ export class ArchiveDirectory {
   ): Promise<void> {
     const found = await withFile(this.disk, path, async (file) => {
       const label = `${this.disk.root}/${path}`;
-      if (format === undefined) await readThrough(file, take);
-      else await decompressUnfinished(file, { format, label, maximumBytes: MAXIMUM_SEGMENT_BYTES }, take);
+      if (format === undefined) {
+        await readThrough(file, take);
+        return true;
+      }
+      const { decompressUnfinished } = await import("../archive/compression.ts");
+      await decompressUnfinished(file, { format, label, maximumBytes: MAXIMUM_SEGMENT_BYTES }, take);
       return true;
     });
     if (found === undefined) throw new VanishedError(`"${this.disk.root}/${path}" is gone`);

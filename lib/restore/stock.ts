@@ -1,4 +1,4 @@
-import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression.ts";
+import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
 import { IN_PROGRESS_DIRECTORY, parseArchiveName, parseInProgressName } from "../archive/layout.ts";
 import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
