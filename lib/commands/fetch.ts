@@ -41,7 +41,11 @@ export async function fetch(
   try {
     await checkTarget(server, words.target);
     const look = async ({ how, tail }: Look): Promise<FetchOutcome> => {
-      const restore = await prepareRestore(await ArchiveDirectory.open(archive), server);
+      const restore = await prepareRestore(
+        await ArchiveDirectory.open(archive),
+        server,
+        options.verify ? "records" : "pages",
+      );
       if (how === "thorough") return await fetchFile(restore, file, { tail });
       return await fetchComplete(restore, file) ?? { kind: "absent", reason: "a tail is withheld" };
     };

@@ -8,6 +8,7 @@ export interface FetchCommandOptions {
   readonly trigger?: string;
   readonly timeout?: number;
   readonly pollInterval?: number;
+  readonly verify?: boolean;
   readonly verbose?: boolean;
 }
 
@@ -37,6 +38,10 @@ export function fetchCommand(
     )
     .option("--timeout <seconds>", "with --wait: fail after this long (for ever)", secondsOption)
     .option("--poll-interval <seconds>", "with --wait: look again after this long (1)", secondsOption)
+    .option(
+      "--verify",
+      "look at every record before a segment is delivered, not only at its pages; takes longer",
+    )
     .option("-v, --verbose", "tell also why a file is not delivered, and what was")
     .addHelpText(
       "after",

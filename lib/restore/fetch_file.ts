@@ -45,17 +45,25 @@ export interface Restore {
   readonly server: RestoringServer;
   /** By `global/pg_control`; `undefined` where the working directory is no data directory. */
   readonly systemIdentifier: bigint | undefined;
+  readonly proof: Proof;
 }
+
+/** How much of a complete segment is looked at: the address of each page, or every record, which takes longer. */
+export type Proof = "pages" | "records";
 
 /**
  * Prepares for requests of one server to one archive.
  *
  * @throws {WrongClusterError} when they are not of the same cluster.
  */
-export async function prepareRestore(archive: ArchiveDirectory, server: RestoringServer): Promise<Restore> {
+export async function prepareRestore(
+  archive: ArchiveDirectory,
+  server: RestoringServer,
+  proof: Proof = "pages",
+): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
-  return { archive, server, systemIdentifier };
+  return { archive, server, systemIdentifier, proof };
 }
 
 function checkCluster(archive: ArchiveDirectory, own: bigint | undefined, other: bigint | undefined): void {
@@ -180,7 +188,9 @@ async function deliverSegment(restore: Restore, source: Source, wanted: WantedSe
       });
       check.end();
       await checkPageTimeline(archive, check.pageTimeline, wanted);
-      if (check.emptyFrom !== undefined) await checkSwitch(target, check.emptyFrom, wanted);
+      if (restore.proof === "records" || check.emptyFrom !== undefined) {
+        await checkRecords(target, check.emptyFrom, wanted);
+      }
     } catch (cause) {
       if (!(cause instanceof CorruptWalError)) throw cause;
       throw new DamagedFileError(`Cannot deliver "${archive.disk.root}/${source.path}"`, { cause });
@@ -203,11 +213,22 @@ async function checkPageTimeline(
   );
 }
 
-/** Only an XLOG_SWITCH leaves the rest of a segment empty. */
-async function checkSwitch(target: DiskFile, emptyFrom: Lsn, wanted: WantedSegment): Promise<void> {
+/** Records must lead to the end of the segment, or to the XLOG_SWITCH that leaves the rest of it empty. */
+async function checkRecords(
+  target: DiskFile,
+  emptyFrom: Lsn | undefined,
+  wanted: WantedSegment,
+): Promise<void> {
   const scan = await scanSegmentFile(target, wanted);
   if (scan.end === "switch") return;
-  throw new CorruptWalError(emptyFrom, "an empty page, and no XLOG_SWITCH before it");
+  if (emptyFrom !== undefined) {
+    throw new CorruptWalError(emptyFrom, "an empty page, and no XLOG_SWITCH before it");
+  }
+  if (scan.end === "segment-end") return;
+  throw new CorruptWalError(
+    scan.endLsn,
+    scan.problem ?? "no valid record, want them up to the segment's end",
+  );
 }
 
 async function missingSegment(

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
-import { fetchFile, type FetchOutcome, prepareRestore } from "../../lib/restore/fetch_file.ts";
+import { fetchFile, type FetchOutcome, prepareRestore, type Proof } from "../../lib/restore/fetch_file.ts";
 import { parseRequestedName } from "../../lib/restore/requested_file.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { segmentName, segmentNumber, segmentSize } from "../../lib/wal/segment.ts";
@@ -89,7 +89,11 @@ export class Scene {
     return fs.readdirSync(join(this.data, "pg_wal")).sort();
   }
 
-  async fetch(name: string, tail: "allowed" | "withheld" = "allowed"): Promise<FetchOutcome> {
+  async fetch(
+    name: string,
+    tail: "allowed" | "withheld" = "allowed",
+    proof: Proof = "pages",
+  ): Promise<FetchOutcome> {
     fs.rmSync(join(this.data, "pg_wal/RECOVERYXLOG"), { force: true });
     const server = {
       data: openDirectDisk(this.data),
@@ -97,7 +101,7 @@ export class Scene {
       targetName: "RECOVERYXLOG",
     };
     const archive = await ArchiveDirectory.open(openDirectDisk(this.archive));
-    return await fetchFile(await prepareRestore(archive, server), parseRequestedName(name)!, { tail });
+    return await fetchFile(await prepareRestore(archive, server, proof), parseRequestedName(name)!, { tail });
   }
 
   [Symbol.dispose](): void {
