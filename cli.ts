@@ -1,6 +1,7 @@
 import process from "node:process";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
+import { fetchCommand } from "./lib/commands/fetch_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
@@ -33,7 +34,17 @@ const context: CommandContext = {
 /** Exits when a command line can't be carried out, by command; `EXIT` for the others. */
 const FAILURE_EXITS: Readonly<Record<string, FailureExits>> = {
   push: { usage: 1, failed: 1 },
+  // PostgreSQL takes 1 to 125 for the end of all WAL.
+  fetch: { usage: 200, failed: 200 },
 };
+
+/** What a server names when it asks: a mistyped command must not end its recovery either. */
+const RESTORE_TARGET = /(^|\/)RECOVERY(XLOG|HISTORY)$/;
+
+function failureExitsOf(words: readonly string[]): FailureExits {
+  const name = words.some((word) => RESTORE_TARGET.test(word)) ? "fetch" : words[0] ?? "";
+  return FAILURE_EXITS[name] ?? EXIT;
+}
 
 function stopBySignals(): void {
   for (const name of ["SIGINT", "SIGTERM"] as const) {
@@ -44,6 +55,19 @@ function stopBySignals(): void {
     });
   }
 }
+
+/** An error that nobody caught ends neither with the runtime's exit code nor as if nothing had been. */
+function failOnUncaught(): void {
+  for (const name of ["uncaughtException", "unhandledRejection"] as const) {
+    process.on(name, (error) => {
+      uncaught = true;
+      context.stderr.write(`walvault: ${maskSecrets(messageChain(error))}\n`);
+      stop.abort(error);
+    });
+  }
+}
+
+let uncaught = false;
 
 /** All commands; each is loaded when it is needed: a program that only tells its version starts faster. */
 function commands(settle: (exitCode: number) => void): readonly Command[] {
@@ -61,11 +85,15 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { push } = await import("./lib/commands/push.ts");
       settle(await push(paths, options, context));
     }),
+    fetchCommand(async (words, options) => {
+      failOnUncaught();
+      const { fetch } = await import("./lib/commands/fetch.ts");
+      settle(await fetch(words, options, context));
+    }),
   ];
 }
 
-async function main(): Promise<number> {
-  const failureExits = FAILURE_EXITS[process.argv[2] ?? ""] ?? EXIT;
+async function main(failureExits: FailureExits): Promise<number> {
   let exitCode: number = EXIT.done;
   const configure = (command: Command, hint: string) =>
     command.exitOverride().configureOutput({
@@ -93,4 +121,7 @@ async function main(): Promise<number> {
   }
 }
 
-process.exitCode = await main();
+const failureExits = failureExitsOf(process.argv.slice(2));
+// Also when it never settles: nothing is left to do then, and nothing was done.
+process.exitCode = failureExits.failed;
+main(failureExits).then((exitCode) => process.exitCode = uncaught ? failureExits.failed : exitCode);

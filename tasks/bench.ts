@@ -1,11 +1,14 @@
-/** Benchmarks against the real peers: `deno task bench receive|push [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery [PART]…`. */
 import process from "node:process";
+import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
 import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
   push: benchPush,
+  fetch: benchFetch,
+  recovery: benchRecovery,
 };
 
 const [name, ...parts] = process.argv.slice(2);

@@ -1,3 +1,9 @@
+import {
+  type Compression,
+  type CompressionFormat,
+  FORM_OF_FORMAT,
+  FORMAT_OF_FORM,
+} from "./compression_format.ts";
 import { ContentOutlet } from "./content_outlet.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile } from "./disk.ts";
@@ -13,30 +19,7 @@ import { zlib } from "./zlib.ts";
 import { readZstd } from "./zstd_reader.ts";
 
 export { DamagedFileError };
-
-/** How segments are compressed. */
-export type CompressionFormat = "zstd" | "gzip" | "lz4";
-
-/** A format, and how hard to try. */
-export interface Compression {
-  readonly format: CompressionFormat;
-  /** As the format's own tool counts it. */
-  readonly level: number;
-}
-
-/** The format that the end of a name tells. */
-export const FORMAT_OF_FORM: Readonly<Record<".zst" | ".gz" | ".lz4", CompressionFormat>> = {
-  ".zst": "zstd",
-  ".gz": "gzip",
-  ".lz4": "lz4",
-};
-
-/** The end of a name that tells the format. */
-export const FORM_OF_FORMAT: Readonly<Record<CompressionFormat, ".zst" | ".gz" | ".lz4">> = {
-  zstd: ".zst",
-  gzip: ".gz",
-  lz4: ".lz4",
-};
+export { type Compression, type CompressionFormat, FORM_OF_FORMAT, FORMAT_OF_FORM };
 
 /** By format: the levels there are, and the one that is taken when none is given. */
 const LEVELS: Readonly<

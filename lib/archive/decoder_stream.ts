@@ -1,5 +1,4 @@
 import type { Transform } from "node:stream";
-import { pipeline } from "node:stream/promises";
 
 /** Where the bytes come from, and where the content goes. */
 export interface DecoderEnds {
@@ -28,6 +27,8 @@ export async function decodeThrough(decoder: Transform, ends: DecoderEnds): Prom
       remember(error);
     }
   }
+  // Most files are decoded without it.
+  const { pipeline } = await import("node:stream/promises");
   try {
     await pipeline(input, decoder, async (contents: AsyncIterable<Uint8Array>) => {
       for await (const content of contents) {

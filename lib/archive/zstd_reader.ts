@@ -79,12 +79,24 @@ async function readInOneGo(frame: Uint8Array, contentBytes: number, outlet: Cont
     // Two runtimes differ in what they make of a limit of 0.
     zlib().zstdDecompressSync(frame, {
       maxOutputLength: contentBytes + 1,
-      chunkSize: Math.max(64, contentBytes),
+      chunkSize: Math.max(64, contentBytes + 64),
     }));
   if (content.length !== contentBytes) {
     throw outlet.damaged(`a frame holds ${content.length} bytes, want ${contentBytes}`);
   }
   await outlet.give(content);
+  free(content);
+}
+
+/** Shorter content may lie in memory that the runtime shares out. */
+const OWN_MEMORY_BYTES = 64 * 1024;
+
+/**
+ * Gives memory back at once: the next frame then finds it there, and has not to ask the kernel for pages anew, which
+ * takes a third of the time that decoding does.
+ */
+function free(content: Uint8Array): void {
+  if (content.length >= OWN_MEMORY_BYTES && content.buffer instanceof ArrayBuffer) content.buffer.transfer(0);
 }
 
 async function readStreaming(

@@ -1,0 +1,61 @@
+import { Command } from "commander";
+import { secondsOption } from "./parse_values.ts";
+
+/** Options of `walvault fetch`, checked. */
+export interface FetchCommandOptions {
+  readonly archive?: string;
+  readonly wait?: boolean;
+  readonly trigger?: string;
+  readonly timeout?: number;
+  readonly pollInterval?: number;
+  readonly verify?: boolean;
+  readonly verbose?: boolean;
+}
+
+/** `fetch` for the command line: its options, and what it does. */
+export function fetchCommand(
+  run: (
+    words: { readonly file: string; readonly target: string },
+    options: FetchCommandOptions,
+  ) => Promise<void>,
+): Command {
+  return new Command("fetch")
+    .summary("deliver one file of the archive: PostgreSQL's restore_command")
+    .description(
+      "Delivers one file of the archive to a PostgreSQL server that recovers. It answers that there is no such file only " +
+        "where the archive proves it, since PostgreSQL then ends its recovery.",
+    )
+    .argument("<file>", "the name of the file: %f")
+    .argument("<target>", "where to write it: %p, from the server's data directory")
+    .option("-d, --archive <directory>", "the archive, or a directory of pg_receivewal (or WALVAULT_ARCHIVE)")
+    .option(
+      "--wait",
+      "wait for a segment that is not there yet, until --trigger tells that there will be none",
+    )
+    .option(
+      "--trigger <file>",
+      'with --wait: a file that ends the wait when it is there; empty or "smart" after all that is archived, "fast" now',
+    )
+    .option("--timeout <seconds>", "with --wait: fail after this long (for ever)", secondsOption)
+    .option("--poll-interval <seconds>", "with --wait: look again after this long (1)", secondsOption)
+    .option(
+      "--verify",
+      "look at every record before a segment is delivered, not only at its pages; takes longer",
+    )
+    .option("-v, --verbose", "tell also why a file is not delivered, and what was")
+    .addHelpText(
+      "after",
+      `
+Examples, in postgresql.conf:
+  Recover to the last byte that was received:
+    restore_command = 'walvault fetch --archive /srv/archive/main %f %p'
+
+  A warm standby that waits for its next segment, with recovery.signal:
+    restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'
+
+Exit codes:
+  0 delivered   1 there is no such file, which is proven   200 everything else
+  In standby mode (standby.signal) what may heal is 1 as well: the server asks again.`,
+    )
+    .action((file: string, target: string, options: FetchCommandOptions) => run({ file, target }, options));
+}

@@ -1,0 +1,445 @@
+import { DamagedFileError } from "../archive/damaged_file.ts";
+import type { DiskFile } from "../archive/disk.ts";
+import { SEGMENT_FORMS } from "../archive/layout.ts";
+import { type SegmentForm, withPublished } from "../archive/published.ts";
+import { readThrough, scanSegmentFile } from "../archive/segment_file.ts";
+import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
+import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import {
+  formatSegmentSize,
+  parseSegmentName,
+  type SegmentNumber,
+  type SegmentSize,
+  segmentStart,
+} from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import { type ArchiveDirectory, type ArchiveNames, VanishedError } from "./archive_directory.ts";
+import { firstDifferentPage } from "./copy_comparison.ts";
+import { decideHistory } from "./history_decision.ts";
+import { OutageError } from "./obstacle.ts";
+import type { RequestedFile } from "./requested_file.ts";
+import { SegmentCheck } from "./segment_check.ts";
+import { type AbsentReason, decideSegment, isBeyond, type UnfinishedCopy } from "./segment_decision.ts";
+import { hasOwnHistory, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
+import type { NamedSegment, Stock, UnfinishedFile } from "./stock.ts";
+import { writeTarget, writeZeros } from "./target_file.ts";
+import { mayHoldPagesOf, readOwnFile, readUnfinished, type WantedSegment } from "./unfinished_segment.ts";
+
+/** A receiver at work moves files while we look; a look that it comes into is repeated. */
+const MAXIMUM_LOOKS = 20;
+
+/** What became of a request. */
+export type FetchOutcome =
+  | { readonly kind: "delivered"; readonly path: string }
+  /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
+  | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
+  | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
+
+/** Why a file was not delivered. */
+export type FetchAbsentReason = AbsentReason | "a tail is withheld" | "never there";
+
+/** Who asks whom. */
+export interface Restore {
+  readonly archive: ArchiveDirectory;
+  readonly server: RestoringServer;
+  /** By `global/pg_control`; `undefined` where the working directory is no data directory. */
+  readonly systemIdentifier: bigint | undefined;
+  readonly proof: Proof;
+}
+
+/** How much of a complete segment is looked at: the address of each page, or every record, which takes longer. */
+export type Proof = "pages" | "records";
+
+/**
+ * Prepares for requests of one server to one archive.
+ *
+ * @throws {WrongClusterError} when they are not of the same cluster.
+ */
+export async function prepareRestore(
+  archive: ArchiveDirectory,
+  server: RestoringServer,
+  proof: Proof = "pages",
+): Promise<Restore> {
+  const systemIdentifier = await readSystemIdentifier(server.data);
+  checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
+  return { archive, server, systemIdentifier, proof };
+}
+
+function checkCluster(archive: ArchiveDirectory, own: bigint | undefined, other: bigint | undefined): void {
+  if (own === undefined || other === undefined || own === other) return;
+  throw new WrongClusterError(
+    `Cannot restore from "${archive.disk.root}": it belongs to the cluster with system identifier ${other}, ` +
+      `this data directory to ${own}`,
+  );
+}
+
+/**
+ * Delivers a file, or proves that there is none.
+ *
+ * @param options.tail whether the beginning of a segment will do, where it is the end of all WAL.
+ * @throws whatever stands in the way; see `obstacleOf`. The target is then as it was.
+ */
+export async function fetchFile(
+  restore: Restore,
+  file: RequestedFile,
+  options: { readonly tail: "allowed" | "withheld" },
+): Promise<FetchOutcome> {
+  const delivered = await fetchComplete(restore, file);
+  if (delivered !== undefined) return delivered;
+  for (let looks = 1;; looks++) {
+    try {
+      switch (file.kind) {
+        case "segment":
+          return await missingSegment(restore, file, options);
+        case "history":
+          return await missingHistory(restore, file);
+        case "backup label":
+          return await missingLabel(restore, file);
+      }
+    } catch (error) {
+      if (!(error instanceof VanishedError)) throw error;
+      if (looks < MAXIMUM_LOOKS) continue;
+      throw new OutageError(
+        `Cannot read the archive: it changed while it was read, ${looks} times`,
+        "Try again",
+        {
+          cause: error,
+        },
+      );
+    }
+  }
+}
+
+/** Delivers a file if it is there complete; looks for nothing else. */
+export async function fetchComplete(
+  restore: Restore,
+  file: RequestedFile,
+): Promise<FetchOutcome | undefined> {
+  if (file.kind === "segment") return await publishedSegment(restore, file.name);
+  const { archive, server } = restore;
+  const bytes = await archive.readSmall(file.name);
+  if (bytes === undefined) return undefined;
+  if (archive.identity === undefined && restore.systemIdentifier !== undefined) {
+    // Such a directory has nothing but its segments to tell whose it is.
+    const origin = await archive.origin(await archive.names());
+    checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  }
+  if (file.kind === "history") archive.parseHistory(file.timeline, bytes);
+  await writeTarget(server.wal, server.targetName, (target) => target.write(bytes, 0));
+  return { kind: "delivered", path: file.name };
+}
+
+async function publishedSegment(
+  restore: Restore,
+  name: string,
+  knownSize = restore.archive.identity?.segmentSize,
+): Promise<FetchOutcome | undefined> {
+  const { archive } = restore;
+  const size = knownSize ?? (await foreignOrigin(restore, name))?.segmentSize;
+  if (size === undefined) return undefined;
+  const wanted = wantedSegment(restore, name, size);
+  return await withPublished(archive.disk, { name, segmentSize: size }, async (published) => {
+    await deliverSegment(restore, published, wanted);
+    return { kind: "delivered", path: published.path };
+  });
+}
+
+/** The segment's own word for it, in a directory without an identity. */
+async function foreignOrigin({ archive, systemIdentifier }: Restore, name: string) {
+  const origin = await archive.originOfPublished(name);
+  checkCluster(archive, systemIdentifier, origin?.systemIdentifier);
+  return origin;
+}
+
+function wantedSegment(restore: Restore, name: string, size: SegmentSize): WantedSegment & NamedSegment {
+  const segment = parseSegmentName(name, size);
+  if (segment === undefined) {
+    throw new WrongClusterError(
+      `Cannot restore from "${restore.archive.disk.root}": its segments are of ${
+        formatSegmentSize(size)
+      }, and none of that size is called ${name}`,
+    );
+  }
+  return {
+    ...segment,
+    startLsn: segmentStart(segment.number, size),
+    segmentSize: size,
+    systemIdentifier: restore.archive.identity?.systemIdentifier ?? restore.systemIdentifier,
+    history: segment.timeline === 1 ? emptyHistory(segment.timeline) : undefined,
+  };
+}
+
+interface Source {
+  readonly path: string;
+  readThrough(take: Parameters<typeof readThrough>[1]): Promise<void>;
+}
+
+/** Copies a complete segment, and looks at it meanwhile. */
+async function deliverSegment(restore: Restore, source: Source, wanted: WantedSegment): Promise<void> {
+  const { archive, server } = restore;
+  const check = new SegmentCheck(wanted);
+  await writeTarget(server.wal, server.targetName, async (target) => {
+    try {
+      await source.readThrough(async (bytes, position): Promise<"more"> => {
+        check.take(bytes);
+        await target.write(bytes, position);
+        return "more";
+      });
+      check.end();
+      await checkPageTimeline(archive, check.pageTimeline, wanted);
+      if (restore.proof === "records" || check.emptyFrom !== undefined) {
+        await checkRecords(target, check.emptyFrom, wanted);
+      }
+    } catch (cause) {
+      if (!(cause instanceof CorruptWalError)) throw cause;
+      throw new DamagedFileError(`Cannot deliver "${archive.disk.root}/${source.path}"`, { cause });
+    }
+  });
+}
+
+/** A segment may begin with pages of an older timeline, but only of one that its own timeline comes from. */
+async function checkPageTimeline(
+  archive: ArchiveDirectory,
+  pageTimeline: number,
+  wanted: WantedSegment,
+): Promise<void> {
+  if (pageTimeline === wanted.timeline) return;
+  const history = await archive.history(wanted.timeline);
+  if (mayHoldPagesOf(pageTimeline, { timeline: wanted.timeline, history })) return;
+  throw new CorruptWalError(
+    wanted.startLsn,
+    `a page of timeline ${pageTimeline}, want ${wanted.timeline} or an ancestor of it`,
+  );
+}
+
+/** Records must lead to the end of the segment, or to the XLOG_SWITCH that leaves the rest of it empty. */
+async function checkRecords(
+  target: DiskFile,
+  emptyFrom: Lsn | undefined,
+  wanted: WantedSegment,
+): Promise<void> {
+  const scan = await scanSegmentFile(target, wanted);
+  if (scan.end === "switch") return;
+  if (emptyFrom !== undefined) {
+    throw new CorruptWalError(emptyFrom, "an empty page, and no XLOG_SWITCH before it");
+  }
+  if (scan.end === "segment-end") return;
+  throw new CorruptWalError(
+    scan.endLsn,
+    scan.problem ?? "no valid record, want them up to the segment's end",
+  );
+}
+
+async function missingSegment(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "segment" },
+  { tail }: { readonly tail: "allowed" | "withheld" },
+): Promise<FetchOutcome> {
+  const { archive, server } = restore;
+  const names = await archive.names();
+  const { stock, origin } = await archive.stock(names);
+  checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  if (origin === undefined) {
+    throw new WalGapError(`Cannot deliver ${file.name}: "${archive.disk.root}" has no segment at all`);
+  }
+  const histories: TimelineHistory[] = [];
+  for (const timeline of stock.histories) {
+    const history = await archive.history(timeline);
+    if (history !== undefined) histories.push(history);
+  }
+  const plain = wantedSegment(restore, file.name, origin.segmentSize);
+  const wanted = {
+    ...plain,
+    history: plain.history ?? histories.find((history) => history.timeline === plain.timeline),
+  };
+  const { copies, difference } = await unfinishedCopies(archive, stock, wanted);
+  const own = await readOwnFile(server.wal, file.name, wanted);
+  const neighbours = await neighboursOf(archive, stock, wanted);
+  const decision = decideSegment({
+    timeline: wanted.timeline,
+    number: wanted.number,
+    segmentSize: wanted.segmentSize,
+    histories,
+    copies,
+    difference,
+    own,
+    ...neighbours,
+    // Last of all: what was published meanwhile is no longer where we looked.
+    published: await isPublished(archive, file.name),
+  });
+  switch (decision.kind) {
+    case "published": {
+      const delivered = await publishedSegment(restore, file.name, origin.segmentSize);
+      if (delivered === undefined) throw new VanishedError(`${file.name} is gone`);
+      return delivered;
+    }
+    case "complete": {
+      const source = sourceOf(archive, stock, decision.copy);
+      await deliverSegment(restore, source, wanted);
+      return { kind: "delivered", path: decision.copy.path };
+    }
+    case "tail": {
+      if (tail === "withheld") return { kind: "absent", reason: "a tail is withheld" };
+      const { copy } = decision;
+      await deliverTail(restore, sourceOf(archive, stock, copy), { wanted, copy });
+      // Where no record ends in it, it is the rest of one from the segment before.
+      const endLsn = copy.endLsn > wanted.startLsn ? copy.endLsn : copy.contentEndLsn;
+      return { kind: "tail", path: copy.path, endLsn };
+    }
+    case "absent":
+      return decision;
+    case "hole":
+      throw new WalGapError(`Cannot deliver ${file.name}: ${decision.problem} in "${archive.disk.root}"`);
+    case "damage":
+      throw new DamagedFileError(
+        `Cannot deliver ${file.name}: in "${archive.disk.root}" ${decision.problem}`,
+      );
+  }
+}
+
+async function isPublished(archive: ArchiveDirectory, name: string): Promise<boolean> {
+  // As for any reader: a compressed form takes the plain one's place while we look.
+  for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
+    if (await archive.disk.entry(name + form) !== undefined) return true;
+  }
+  return false;
+}
+
+function sourceOf(archive: ArchiveDirectory, stock: Stock, copy: UnfinishedCopy): Source {
+  const file = stock.unfinished.find((one) => one.path === copy.path);
+  if (file === undefined) throw new Error(`Cannot find "${copy.path}" again`);
+  return { path: file.path, readThrough: (take) => archive.readUnfinished(file, take) };
+}
+
+/** What stands of the segment outside the published files, the copy that goes furthest first. */
+async function unfinishedCopies(
+  archive: ArchiveDirectory,
+  stock: Stock,
+  wanted: WantedSegment & NamedSegment,
+): Promise<{ readonly copies: readonly UnfinishedCopy[]; readonly difference: string | undefined }> {
+  const copies: UnfinishedCopy[] = [];
+  for (const file of stock.unfinished) {
+    if (file.timeline !== wanted.timeline || file.number !== wanted.number) continue;
+    const copy = await readUnfinished(file.path, wanted, (take) => archive.readUnfinished(file, take));
+    if (copy !== undefined) copies.push(copy);
+  }
+  copies.sort((a, b) => isBeyond(a, b) ? -1 : isBeyond(b, a) ? 1 : 0);
+  const [best, ...others] = copies;
+  if (best === undefined) return { copies, difference: undefined };
+  for (const other of others) {
+    const differentLsn = await firstDifferentPage(
+      [sourceOf(archive, stock, best), sourceOf(archive, stock, other)],
+      {
+        fileStartLsn: wanted.startLsn,
+        startLsn: best.provenLsn > other.provenLsn ? best.provenLsn : other.provenLsn,
+        endLsn: other.endLsn,
+      },
+    );
+    if (differentLsn === undefined) continue;
+    const difference = `"${best.path}" and "${other.path}" differ, first in the page at ${
+      formatLsn(differentLsn)
+    }`;
+    return { copies, difference };
+  }
+  return { copies, difference: undefined };
+}
+
+/** What the archive has of the same timeline on both sides. */
+async function neighboursOf(
+  archive: ArchiveDirectory,
+  stock: Stock,
+  { timeline, number }: NamedSegment,
+): Promise<{ readonly earlier: SegmentNumber | undefined; readonly later: SegmentNumber | undefined }> {
+  let earlier: SegmentNumber | undefined;
+  let later: SegmentNumber | undefined;
+  const note = (found: NamedSegment) => {
+    if (found.number < number) earlier ??= found.number;
+    if (found.number > number && (later === undefined || found.number < later)) later = found.number;
+  };
+  for (const segment of stock.published) if (segment.timeline === timeline) note(segment);
+  for (const file of stock.unfinished) {
+    const tells = file.number < number ? earlier === undefined : file.number > number && later === undefined;
+    if (file.timeline === timeline && tells && await archive.hasContent(file)) note(file);
+  }
+  return { earlier, later };
+}
+
+/** Writes the beginning of a segment, and zeros up to its size: nothing of what is not proven, nothing that is missing. */
+async function deliverTail(
+  { server }: Restore,
+  source: Source,
+  { wanted, copy }: { readonly wanted: WantedSegment; readonly copy: UnfinishedCopy },
+): Promise<void> {
+  const contentBytes = Number(copy.contentEndLsn - wanted.startLsn);
+  await writeTarget(server.wal, server.targetName, async (target) => {
+    let done = 0;
+    await source.readThrough(async (bytes, position): Promise<"more" | "enough"> => {
+      const part = bytes.subarray(0, Math.max(0, contentBytes - position));
+      await target.write(part, position);
+      done = position + part.length;
+      return done < contentBytes ? "more" : "enough";
+    });
+    if (done < contentBytes) throw new VanishedError(`"${copy.path}" got shorter`);
+    await writeZeros(target, { start: contentBytes, end: wanted.segmentSize });
+    // The file may have been moved aside or taken over while it was read: it must still end where it ended.
+    const scan = await scanSegmentFile(target, wanted);
+    if (scan.endLsn !== copy.endLsn) {
+      throw new OutageError(
+        `Cannot deliver the tail "${copy.path}": it changed while it was read`,
+        "Try again",
+      );
+    }
+  });
+}
+
+async function missingHistory(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "history" },
+): Promise<FetchOutcome> {
+  const { archive, server } = restore;
+  const names = await archive.names();
+  const { stock, origin } = await archive.stock(names);
+  checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  const newest = await newestTimeline(archive, stock);
+  const decision = decideHistory({
+    timeline: file.timeline,
+    newest,
+    own: await hasOwnHistory(server.wal, file.timeline),
+    stored: await archive.disk.entry(file.name) !== undefined,
+  });
+  if (decision === "stored") {
+    const delivered = await fetchComplete(restore, file);
+    if (delivered === undefined) throw new VanishedError(`${file.name} is gone`);
+    return delivered;
+  }
+  if (decision === "absent") return { kind: "absent", reason: "never there" };
+  throw new WalGapError(
+    `Cannot deliver ${file.name}: it is not in "${archive.disk.root}", but timeline ${newest} is`,
+  );
+}
+
+async function newestTimeline(archive: ArchiveDirectory, stock: Stock): Promise<TimelineId | undefined> {
+  const timelines = [...stock.histories, ...new Set(stock.published.map((segment) => segment.timeline))];
+  let newest: TimelineId | undefined;
+  for (const timeline of timelines) if (newest === undefined || timeline > newest) newest = timeline;
+  const growing: UnfinishedFile[] = stock.unfinished.filter((one) =>
+    newest === undefined || one.timeline > newest
+  );
+  for (const file of growing) {
+    if ((newest === undefined || file.timeline > newest) && await archive.hasContent(file)) {
+      newest = file.timeline;
+    }
+  }
+  return newest;
+}
+
+async function missingLabel(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "backup label" },
+): Promise<FetchOutcome> {
+  const { archive } = restore;
+  const names: ArchiveNames = await archive.names();
+  if (names.root.includes(file.name)) throw new VanishedError(`${file.name} came meanwhile`);
+  return { kind: "absent", reason: "never there" };
+}

@@ -1,0 +1,47 @@
+import { DamagedFileError } from "../archive/damaged_file.ts";
+import { errorCode } from "../archive/durable.ts";
+import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
+
+/** Exit codes of a `restore_command`: PostgreSQL ends recovery and promotes on 1 to 125, and stops on more. */
+export const RESTORE_EXIT = { delivered: 0, absent: 1, refused: 200 } as const;
+
+/**
+ * What kept a file from being delivered, though nothing proves that it does not exist.
+ *
+ * - `outage`: the archive, or the target, can't be read or written.
+ * - `hole`: WAL that once was is not in the archive.
+ * - `damage`: it is there, and not as it was written.
+ * - `wrong cluster`: the archive is another cluster's.
+ * - `other`: none of these; a command line that can't be right, an error of our own.
+ */
+export type Obstacle = "outage" | "hole" | "damage" | "wrong cluster" | "other";
+
+/** The archive is not where it should be, or can't be used now. */
+export class OutageError extends Error {
+  override readonly name = "OutageError";
+
+  constructor(message: string, readonly hint: string, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+
+/** What kind of obstacle an error is. */
+export function obstacleOf(error: unknown): Obstacle {
+  if (error instanceof WrongClusterError) return "wrong cluster";
+  if (error instanceof WalGapError) return "hole";
+  if (error instanceof DamagedFileError || error instanceof CorruptWalError) return "damage";
+  // What the operating system says: no permission, a disk that fails, a server of files that is gone.
+  if (error instanceof OutageError || /^E[A-Z0-9]+$/.test(errorCode(error) ?? "")) return "outage";
+  return "other";
+}
+
+/**
+ * The exit code for an obstacle.
+ *
+ * A running standby is ended by anything above 125, and asks again by itself after 1: what may be healed meanwhile is
+ * 1 there.
+ */
+export function exitCodeOf(obstacle: Obstacle, { standby }: { readonly standby: boolean }): number {
+  const mayHeal = obstacle === "outage" || obstacle === "hole" || obstacle === "damage";
+  return standby && mayHeal ? RESTORE_EXIT.absent : RESTORE_EXIT.refused;
+}

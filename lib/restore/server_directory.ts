@@ -1,0 +1,39 @@
+import type { Disk } from "../archive/disk.ts";
+import { withFile } from "../archive/durable.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+
+const CONTROL_FILE = "global/pg_control";
+const STANDBY_SIGNAL = "standby.signal";
+
+/** What is known of the server that asks. */
+export interface RestoringServer {
+  /** The working directory: the server's data directory, when it is the server that asks. */
+  readonly data: Disk;
+  /** Where the target is to be written, and where the server looks for files of its own: `pg_wal`. */
+  readonly wal: Disk;
+  /** The target's name there. */
+  readonly targetName: string;
+}
+
+/**
+ * The system identifier of the data directory; `undefined` where there is none.
+ *
+ * It stands at the start of `pg_control` in every version, little-endian as on every platform that matters.
+ */
+export async function readSystemIdentifier(data: Disk): Promise<bigint | undefined> {
+  return await withFile(data, CONTROL_FILE, async (file) => {
+    const bytes = new Uint8Array(8);
+    if (await file.read(bytes, 0) < bytes.length) return undefined;
+    return new DataView(bytes.buffer).getBigUint64(0, true);
+  });
+}
+
+/** Whether the server is a standby that goes on asking, and that an exit code above 125 would end. */
+export async function isStandby(data: Disk): Promise<boolean> {
+  return await data.entry(STANDBY_SIGNAL) !== undefined;
+}
+
+/** Whether the server has the history of a timeline itself. */
+export async function hasOwnHistory(wal: Disk, timeline: TimelineId): Promise<boolean> {
+  return (await wal.entry(historyFileName(timeline)))?.kind === "file";
+}

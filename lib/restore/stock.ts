@@ -1,0 +1,68 @@
+import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
+import { IN_PROGRESS_DIRECTORY, parseArchiveName, parseInProgressName } from "../archive/layout.ts";
+import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+
+/** A segment that a name stands for. */
+export interface NamedSegment {
+  readonly timeline: TimelineId;
+  readonly number: SegmentNumber;
+}
+
+/** A file that holds the beginning of a segment. */
+export interface UnfinishedFile extends NamedSegment {
+  /** Below the archive's root. */
+  readonly path: string;
+  /** `undefined`: as the server wrote it. */
+  readonly format: CompressionFormat | undefined;
+}
+
+/** What the names in an archive say. */
+export interface Stock {
+  readonly published: readonly NamedSegment[];
+  readonly unfinished: readonly UnfinishedFile[];
+  readonly histories: readonly TimelineId[];
+}
+
+/** Names of WAL, whatever the segment size: of those a directory of `pg_receivewal` holds at least one. */
+const WAL_NAME = /^(?:[0-9A-F]{24}(?:\.(?:gz|lz4|zst))?(?:\.partial)?|[0-9A-F]{8}\.history)$/;
+const PARTIAL_NAME = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?\.partial$/;
+
+/** Whether a name could be one of a directory that `pg_receivewal` fills. */
+export function isWalName(name: string): boolean {
+  return WAL_NAME.test(name);
+}
+
+/** Takes stock of an archive, or of a directory that `pg_receivewal` fills, by the names in it. */
+export function takeStock(
+  names: { readonly root: readonly string[]; readonly inProgress: readonly string[] },
+  size: SegmentSize,
+): Stock {
+  const published: NamedSegment[] = [];
+  const unfinished: UnfinishedFile[] = [];
+  const histories: TimelineId[] = [];
+  for (const name of names.inProgress) {
+    const parsed = parseInProgressName(name, size);
+    if (parsed === undefined) continue;
+    const { timeline, number } = parsed;
+    unfinished.push({ timeline, number, path: `${IN_PROGRESS_DIRECTORY}/${name}`, format: undefined });
+  }
+  for (const name of names.root) {
+    const partial = PARTIAL_NAME.exec(name);
+    if (partial === null) {
+      const parsed = parseArchiveName(name, size);
+      if (parsed.kind === "segment") published.push(parsed);
+      else if (parsed.kind === "history") histories.push(parsed.timeline);
+      continue;
+    }
+    const segment = parseSegmentName(partial[1] ?? "", size);
+    const form = partial[2] as keyof typeof FORMAT_OF_FORM | undefined;
+    if (segment === undefined) continue;
+    unfinished.push({
+      ...segment,
+      path: name,
+      format: form === undefined ? undefined : FORMAT_OF_FORM[form],
+    });
+  }
+  return { published, unfinished, histories };
+}

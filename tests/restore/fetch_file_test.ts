@@ -1,0 +1,521 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
+import { fetchFile, prepareRestore } from "../../lib/restore/fetch_file.ts";
+import { parseRequestedName } from "../../lib/restore/requested_file.ts";
+import { obstacleOf } from "../../lib/restore/obstacle.ts";
+import { MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
+import { cutAt, FIRST, lastEnd, nameOf, Scene, scenery } from "./restore_scene.ts";
+
+const LAST = FIRST + 3;
+const { segments, ends } = scenery();
+const END = ends.at(-1)!;
+/** Of another server that was promoted to the same timeline. */
+const other = scenery({ seed: 1 });
+
+/** Without the megabytes of a difference in the message. */
+function assertBytes(actual: Uint8Array | undefined, expected: Uint8Array | undefined): void {
+  assert.ok(actual !== undefined && expected !== undefined, "nothing is there");
+  const at = actual.findIndex((byte, index) => byte !== expected[index]);
+  assert.ok(at === -1 && actual.length === expected.length, `${actual.length} bytes, other at ${at}`);
+}
+
+async function refused(scene: Scene, name: string, obstacle: string, text: RegExp): Promise<void> {
+  const error = await scene.fetch(name).then(
+    (outcome) => assert.fail(`it answered ${JSON.stringify(outcome, (_, value) => String(value))}`),
+    (error) => error as Error,
+  );
+  assert.equal(obstacleOf(error), obstacle, error.stack);
+  assert.match([error.message, (error.cause as Error | undefined)?.message].join(": "), text);
+  assert.deepEqual(scene.walNames.filter((file) => file.startsWith("RECOVERY")), [], "something is left");
+}
+
+function flipped(bytes: Uint8Array, at: number): Uint8Array {
+  const copy = bytes.slice();
+  copy[at]! ^= 0x40;
+  return copy;
+}
+
+test("a published segment is delivered whole, and nothing else is left", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.own("RECOVERYXLOG.tmp", "what a killed call left");
+  for (let index = 0; index < 3; index++) {
+    assert.deepEqual(await scene.fetch(nameOf(FIRST + index)), {
+      kind: "delivered",
+      path: nameOf(FIRST + index),
+    });
+    assertBytes(scene.target, segments[index]);
+  }
+  assert.deepEqual(scene.walNames, ["RECOVERYXLOG"]);
+});
+
+test("the tail is delivered up to its last record, the rest zero", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const name = nameOf(LAST);
+  assert.deepEqual(await scene.fetch(name, "withheld"), { kind: "absent", reason: "a tail is withheld" });
+  const outcome = await scene.fetch(name);
+  assert.deepEqual(outcome, { kind: "tail", path: `inprogress/${name}`, endLsn: END });
+  assertBytes(scene.target, segments[3]);
+  assert.equal((await scene.fetch(nameOf(LAST + 1))).kind, "absent");
+});
+
+test("the tail may end anywhere: what is not proven is not delivered", async () => {
+  const name = nameOf(LAST);
+  const start = BigInt(LAST * MIB);
+  for (const cut of [start + 40n, start + 5000n, start + 8192n, start + 8200n, start + 100_001n, END - 8n]) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    scene.put(`inprogress/${name}`, cutAt(segments[3]!, LAST, cut));
+    const outcome = await scene.fetch(name);
+    const end = lastEnd(ends, cut);
+    if (outcome.kind === "absent") {
+      assert.ok(end <= start, `cut at ${cut - start}`);
+      continue;
+    }
+    assert.equal(outcome.kind, "tail");
+    const delivered = scene.target!;
+    const bytes = Math.max(0, Number(end - start));
+    assertBytes(delivered.subarray(0, bytes), segments[3]!.subarray(0, bytes));
+    assert.equal(delivered.length, MIB);
+    const cutBytes = Number(cut - start);
+    assert.ok(delivered.subarray(cutBytes).every((byte) => byte === 0));
+  }
+});
+
+test("the server's own file counts: the tail never takes its place unless it goes further", async () => {
+  const name = nameOf(LAST);
+  const between = lastEnd(ends, END - 20_000n);
+  for (
+    const [own, tail] of [
+      [undefined, true],
+      [cutAt(segments[3]!, LAST, between), true],
+      [segments[3]!, false],
+      [cutAt(segments[3]!, LAST, END - 8n), true],
+      // A recycled file holds WAL of another place.
+      [segments[0]!, true],
+      [new Uint8Array(MIB), true],
+    ] as const
+  ) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    if (own !== undefined) scene.own(name, own);
+    const outcome = await scene.fetch(name);
+    assert.equal(outcome.kind, tail ? "tail" : "absent");
+    if (!tail) assert.deepEqual(scene.walNames, [name]);
+  }
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.put(`inprogress/${name}`, cutAt(segments[3]!, LAST, between));
+  scene.own(name, segments[3]!);
+  assert.deepEqual(await scene.fetch(name), { kind: "absent", reason: "the server's own copy goes as far" });
+});
+
+test("of several copies the one that goes furthest counts, and all must be of the same WAL", async () => {
+  const name = nameOf(LAST);
+  const shorter = cutAt(segments[3]!, LAST, lastEnd(ends, END - 100_000n));
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.put(`inprogress/${name}`, shorter);
+  scene.put(`inprogress/${name}.saved-1`, segments[3]!);
+  assert.deepEqual(await scene.fetch(name), {
+    kind: "tail",
+    path: `inprogress/${name}.saved-1`,
+    endLsn: END,
+  });
+  scene.put(`inprogress/${name}.saved-2`, new Uint8Array(MIB));
+  assert.equal((await scene.fetch(name)).kind, "tail");
+  scene.put(`inprogress/${name}.saved-3`, cutAt(other.segments[3]!, LAST, other.ends.at(-1)! - 200_000n));
+  await refused(scene, name, "damage", /differ, first in the page at 0\/6/);
+});
+
+test("a complete segment that is not yet published is delivered, whatever comes after it", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.remove(nameOf(FIRST + 1));
+  scene.put(`inprogress/${nameOf(FIRST + 1)}.saved-1`, segments[1]!);
+  const outcome = await scene.fetch(nameOf(FIRST + 1));
+  assert.deepEqual(outcome, { kind: "delivered", path: `inprogress/${nameOf(FIRST + 1)}.saved-1` });
+  assertBytes(scene.target, segments[1]);
+});
+
+test("a hole is never the end", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const name = nameOf(FIRST + 1);
+  scene.remove(name);
+  await refused(
+    scene,
+    name,
+    "hole",
+    /000000010000000000000004 is not there, but 00000001000000000000000[56] of the same/,
+  );
+  // The beginning of it is no better.
+  scene.put(`inprogress/${name}`, cutAt(segments[1]!, FIRST + 1, BigInt((FIRST + 1) * MIB + 500_000)));
+  await refused(scene, name, "hole", /is there only up to 0\/47/);
+  await refused(scene, nameOf(FIRST - 1), "hole", /is not there, but/);
+  // Only zeros come after: nothing.
+  scene.remove(nameOf(FIRST + 2));
+  scene.put(`inprogress/${nameOf(LAST)}`, new Uint8Array(MIB));
+  assert.equal((await scene.fetch(name)).kind, "tail");
+  // The server has it whole: it needs no more from here.
+  scene.put(nameOf(FIRST + 2), segments[2]!);
+  scene.own(name, segments[1]!);
+  assert.deepEqual(await scene.fetch(name), { kind: "absent", reason: "the server's own copy is whole" });
+  scene.own(name, flipped(segments[1]!, 500_000));
+  await refused(scene, name, "hole", /is there only up to/);
+});
+
+test("damage is never the end", async () => {
+  const name = nameOf(FIRST + 1);
+  const damages: readonly (readonly [bytes: Uint8Array, text: RegExp])[] = [
+    [flipped(segments[1]!, 1), /page magic 0x91/],
+    [flipped(segments[1]!, 2), /page flags 0x43/],
+    [segments[1]!.slice().fill(0, 2, 4), /short page header/],
+    [flipped(segments[1]!, 4), /a page of timeline 65, want 1/],
+    [flipped(segments[1]!, 9), /page address/],
+    [flipped(segments[1]!, 25), /system identifier/],
+    [flipped(segments[1]!, 33), /segment size/],
+    [flipped(segments[1]!, 37), /page size/],
+    [flipped(segments[1]!, 8192 * 5 + 9), /page address/],
+    [segments[1]!.subarray(0, MIB - 1), /1048575 bytes, want 1048576/],
+    [new Uint8Array(0), /0 bytes, want/],
+    [new Uint8Array(MIB), /short page header|page address/],
+    [new Uint8Array([...segments[1]!, 0]), /more than 1048576/],
+    [segments[0]!, /page address 0\/300000, want its own/],
+    [segments[1]!.slice().fill(0, 8192 * 9, 8192 * 10), /an empty page, with more WAL/],
+    [segments[1]!.slice().fill(0, 8192 * 9), /an empty page, and no XLOG_SWITCH before it/],
+  ];
+  for (const [bytes, text] of damages) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    scene.put(name, bytes);
+    await refused(scene, name, "damage", text);
+  }
+});
+
+test("a changed byte inside a record is found where every record is looked at", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const name = nameOf(FIRST + 1);
+  assert.equal((await scene.fetch(name, "allowed", "records")).kind, "delivered");
+  scene.put(name, flipped(segments[1]!, 500_000));
+  assert.equal((await scene.fetch(name)).kind, "delivered");
+  await assert.rejects(scene.fetch(name, "allowed", "records"), (error: Error) => {
+    assert.equal(obstacleOf(error), "damage");
+    assert.match(String((error.cause as Error).message), /CRC 0x[0-9A-F]+, want/);
+    return true;
+  });
+  assert.deepEqual(scene.walNames, []);
+});
+
+test("a changed byte in the tail is damage, what a power cut lost of it is its end", async () => {
+  const name = nameOf(LAST);
+  const start = LAST * MIB;
+  const middle = Number(lastEnd(ends, END - 200_000n)) - start;
+  for (const at of [1, 9, 30, middle + 9, middle + 30, 8192 * 20 + 9]) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    scene.put(`inprogress/${name}`, flipped(segments[3]!, at));
+    await refused(scene, name, "damage", /is damaged: /);
+  }
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const sector = Math.ceil(middle / 512) * 512;
+  scene.put(`inprogress/${name}`, segments[3]!.slice().fill(0, sector, sector + 512));
+  const outcome = await scene.fetch(name);
+  assert.equal(outcome.kind, "tail");
+  assert.ok(outcome.kind === "tail" && Number(outcome.endLsn) - start <= sector);
+  assert.ok(
+    scene.target!.subarray(sector + 16384).every((byte) => byte === 0),
+    "behind the end something is left",
+  );
+  // The record at the very end is cut off: nobody was promised it.
+  scene.put(`inprogress/${name}`, flipped(segments[3]!, Number(END) - start - 100));
+  assert.equal((await scene.fetch(name)).kind, "tail");
+});
+
+test("after an XLOG_SWITCH the rest of a segment is empty", async () => {
+  const { buildWal } = await import("../wal/wal_builder.ts");
+  const records = [{ totalBytes: 5000 }, { totalBytes: 24, resourceManager: 0, info: 0x40 }, {
+    totalBytes: 9000,
+  }];
+  const built = buildWal({ startLsn: BigInt(FIRST * MIB), segmentBytes: MIB, records });
+  using scene = new Scene();
+  scene.fill(built.segments, 1);
+  assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
+  scene.put(nameOf(FIRST), flipped(built.segments[0]!, 5050));
+  await refused(scene, nameOf(FIRST), "damage", /no XLOG_SWITCH/);
+});
+
+test("a fork decides what is the end, and what came before", async () => {
+  using scene = new Scene();
+  const fork = lastEnd(ends, END - 100_000n);
+  scene.fill(segments, 3);
+  const newer = scenery({ timeline: 2, segments: 5 });
+  const name = nameOf(LAST);
+  scene.put("00000002.history", `1\t0/${fork.toString(16).toUpperCase()}\tno recovery target specified\n`);
+  // Its first segment is not there, not even in progress.
+  await refused(
+    scene,
+    nameOf(LAST, 2),
+    "hole",
+    /nor any WAL of timeline 2 before it, though "00000002.history" is/,
+  );
+  scene.put(`inprogress/${nameOf(LAST, 2)}`, newer.segments[3]!);
+  assert.equal((await scene.fetch(nameOf(LAST, 2))).kind, "delivered");
+  assert.deepEqual(await scene.fetch(nameOf(LAST - 1, 2)), { kind: "absent", reason: "before the fork" });
+  assert.deepEqual(await scene.fetch(nameOf(LAST + 1, 2)), { kind: "absent", reason: "past the end" });
+  // The old timeline's end may be further than the fork; shorter it may not be.
+  assert.equal((await scene.fetch(name)).kind, "tail");
+  scene.put(`inprogress/${name}`, cutAt(segments[3]!, LAST, lastEnd(ends, fork - 1n)));
+  await refused(scene, name, "hole", /timeline 2 left timeline 1 only at 0\/6/);
+  scene.remove(`inprogress/${name}`);
+  await refused(scene, name, "hole", /is not there, but timeline 2 left/);
+  scene.put("00000002.history", "1\t0/600000\tat a boundary\n");
+  assert.deepEqual(await scene.fetch(name), { kind: "absent", reason: "past the end" });
+  for (const text of ["", "1\t0/6", "1\t0/6000000", "2\t0/600000\tx\n", "nonsense\n"]) {
+    scene.put("00000002.history", text);
+    await refused(scene, name, "damage", /00000002\.history/);
+    await refused(scene, "00000002.history", "damage", /00000002\.history/);
+  }
+});
+
+test("the first segment of a timeline begins with pages of the old one, and of no other", async () => {
+  using scene = new Scene();
+  scene.put("00000003.history", "1\t0/310000\tno recovery target specified\n");
+  const name = nameOf(FIRST, 3);
+  scene.put(name, segments[0]!);
+  assert.equal((await scene.fetch(name)).kind, "delivered");
+  scene.put(name, scenery({ timeline: 2 }).segments[0]!);
+  await refused(scene, name, "damage", /a page of timeline 2, want 3 or an ancestor of it/);
+});
+
+test("histories and backup labels: delivered as they are, absent only where nothing newer is", async () => {
+  using scene = new Scene();
+  const text = "1\t0/3000000\tno recovery target specified\n";
+  assert.deepEqual(await scene.fetch("00000002.history"), { kind: "absent", reason: "never there" });
+  scene.fill(segments, 3);
+  assert.equal((await scene.fetch("00000002.history")).kind, "absent");
+  scene.put("00000003.history", text);
+  await refused(scene, "00000002.history", "hole", /00000002\.history: it is not in .*, but timeline 3 is/);
+  assert.equal((await scene.fetch("00000003.history")).kind, "delivered");
+  assert.equal(new TextDecoder().decode(scene.target), text);
+  assert.equal((await scene.fetch("00000004.history")).kind, "absent");
+  scene.put(`inprogress/${nameOf(LAST, 4)}`, new Uint8Array(MIB));
+  assert.equal((await scene.fetch("00000004.history")).kind, "absent");
+  scene.put(`inprogress/${nameOf(LAST, 4)}`, scenery({ timeline: 4 }).segments[3]!);
+  await refused(scene, "00000004.history", "hole", /but timeline 4 is/);
+  scene.own("00000004.history", text);
+  assert.equal((await scene.fetch("00000004.history")).kind, "absent");
+  const label = `${nameOf(FIRST)}.00000028.backup`;
+  assert.equal((await scene.fetch(label)).kind, "absent");
+  scene.put(label, "START WAL LOCATION\n");
+  assert.equal((await scene.fetch(label)).kind, "delivered");
+});
+
+test("another cluster's archive is refused for every kind of file, an archive that is not there as well", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.put("00000002.history", "1\t0/6000000\tx\n");
+  const names = [
+    nameOf(FIRST),
+    nameOf(LAST),
+    "00000002.history",
+    "00000005.history",
+    `${nameOf(FIRST)}.00000028.backup`,
+  ];
+  const control = join(scene.data, "global/pg_control");
+  const bytes = new Uint8Array(8192);
+  new DataView(bytes.buffer).setBigUint64(0, SYSTEM_IDENTIFIER + 1n, true);
+  fs.writeFileSync(control, bytes);
+  for (const name of names) {
+    await refused(scene, name, "wrong cluster", /system identifier 7296712146080318241/);
+  }
+  fs.rmSync(control);
+  assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
+  const away = `${scene.archive}.away`;
+  fs.renameSync(scene.archive, away);
+  for (const name of names) await refused(scene, name, "outage", /no such directory/);
+  fs.mkdirSync(scene.archive);
+  for (const name of names) await refused(scene, name, "outage", /no archive\.json and no WAL/);
+  fs.rmdirSync(scene.archive);
+  fs.renameSync(away, scene.archive);
+  scene.remove("archive.json");
+  await refused(scene, nameOf(LAST), "outage", /it has no archive\.json, but "inprogress"/);
+  scene.put("archive.json", "{}");
+  await refused(scene, nameOf(FIRST), "damage", /Cannot read the archive/);
+});
+
+test("a directory of pg_receivewal is read as it is", async () => {
+  using scene = new Scene({ identity: "none" });
+  scene.put(nameOf(FIRST), segments[0]!);
+  scene.put(nameOf(FIRST + 1), segments[1]!);
+  scene.put(`${nameOf(FIRST + 2)}.partial`, segments[2]!.subarray(0, 300_000));
+  assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
+  const outcome = await scene.fetch(nameOf(FIRST + 2));
+  const end = lastEnd(ends, BigInt((FIRST + 2) * MIB + 300_000));
+  assert.equal(outcome.kind, "tail");
+  assert.ok(
+    outcome.kind === "tail" && outcome.endLsn >= end && outcome.path === `${nameOf(FIRST + 2)}.partial`,
+  );
+  assert.equal(scene.target!.length, MIB);
+  assert.equal((await scene.fetch(nameOf(FIRST + 3))).kind, "absent");
+  assert.equal((await scene.fetch("00000002.history")).kind, "absent");
+  scene.remove(nameOf(FIRST + 1));
+  await refused(scene, nameOf(FIRST + 1), "hole", /is not there, but/);
+  scene.put(nameOf(FIRST + 1), flipped(segments[1]!, 9));
+  await refused(scene, nameOf(FIRST + 1), "damage", /page address/);
+  const control = new Uint8Array(8);
+  fs.writeFileSync(join(scene.data, "global/pg_control"), control);
+  for (const name of [nameOf(FIRST), nameOf(FIRST + 2), nameOf(FIRST + 3), "00000002.history"]) {
+    await refused(scene, name, "wrong cluster", /system identifier/);
+  }
+});
+
+function compressed(form: ".zst" | ".gz" | ".lz4", bytes: Uint8Array): Uint8Array {
+  const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[form], level: 1 });
+  const pieces = [...compressor.push(bytes), ...compressor.end()];
+  return new Uint8Array(Buffer.concat(pieces));
+}
+
+test("compressed segments are delivered as the server wrote them, and their damage is found", async () => {
+  for (const form of [".zst", ".gz", ".lz4"] as const) {
+    for (const identity of ["archive.json", "none"] as const) {
+      using scene = new Scene({ identity });
+      for (let index = 0; index < 3; index++) {
+        scene.put(nameOf(FIRST + index) + form, compressed(form, segments[index]!));
+      }
+      const name = nameOf(FIRST + 1);
+      assert.deepEqual(await scene.fetch(name), { kind: "delivered", path: name + form });
+      assertBytes(scene.target, segments[1]);
+      assert.equal((await scene.fetch(nameOf(LAST))).kind, "absent");
+      const good = compressed(form, segments[1]!);
+      for (const share of [0, 0.001, 0.3, 0.9, 1]) {
+        const length = Math.min(good.length - 1, Math.floor(good.length * share));
+        scene.put(name + form, good.subarray(0, length));
+        await refused(scene, name, "damage", /Cannot read|Cannot deliver/);
+      }
+      let found = 0;
+      for (let step = 1; step <= 9; step++) {
+        scene.put(name + form, flipped(good, Math.floor(good.length * step / 10)));
+        const outcome = await scene.fetch(name).catch((error) => error as Error);
+        if (outcome instanceof Error) {
+          assert.equal(obstacleOf(outcome), "damage", outcome.stack);
+          assert.equal(scene.target, undefined);
+          found++;
+        } else {
+          // Some bits of a compressed file mean nothing.
+          assertBytes(scene.target, segments[1]);
+        }
+      }
+      assert.ok(found > 3, `${found} of 9 changes found`);
+      scene.put(name + form, compressed(form, segments[1]!.subarray(0, MIB - 8192)));
+      await refused(scene, name, "damage", /bytes, want/);
+      scene.put(name + form, compressed(form, flipped(segments[1]!, 9)));
+      await refused(scene, name, "damage", /page address/);
+      scene.remove(name + form);
+      await refused(scene, name, "hole", /is not there, but/);
+    }
+  }
+});
+
+test("a compressed partial of pg_receivewal is read as far as it goes", async () => {
+  for (const form of [".gz", ".lz4"] as const) {
+    using scene = new Scene({ identity: "none" });
+    scene.put(nameOf(FIRST) + form, compressed(form, segments[0]!));
+    const name = nameOf(FIRST + 1);
+    const whole = compressed(form, segments[1]!);
+    let furthest = 0n;
+    for (const share of [0.02, 0.5, 0.95]) {
+      scene.put(`${name}${form}.partial`, whole.subarray(0, Math.floor(whole.length * share)));
+      const outcome = await scene.fetch(name);
+      if (outcome.kind === "absent") continue;
+      assert.ok(outcome.kind === "tail" && outcome.endLsn > furthest, JSON.stringify(outcome.kind));
+      furthest = outcome.endLsn;
+      const bytes = Number(furthest) - (FIRST + 1) * MIB;
+      assertBytes(scene.target!.subarray(0, bytes), segments[1]!.subarray(0, bytes));
+      assert.equal(scene.target!.length, MIB);
+    }
+    assert.ok(furthest > 0n || form === ".lz4");
+    // Complete, and only the name is missing.
+    scene.put(`${name}${form}.partial`, whole);
+    assert.equal((await scene.fetch(name)).kind, "delivered");
+    assertBytes(scene.target, segments[1]);
+  }
+});
+
+test("a receiver at work moves files while they are looked at: no answer is wrong, and none is lost", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 2);
+  const name = nameOf(FIRST + 2);
+  const growing = `inprogress/${name}`;
+  scene.put(growing, segments[2]!.slice().fill(0, 400_000));
+  const { archive } = scene;
+  /** Runs a change right before the given look into the archive. */
+  const meanwhile = async (step: number, change: () => void) => {
+    let looks = 0;
+    const disk = openDirectDisk(archive);
+    const counted = new Proxy(disk, {
+      get(target, key: keyof typeof disk) {
+        const value = target[key];
+        if (typeof value !== "function") return value;
+        return (...words: never[]) => {
+          if (++looks === step) change();
+          return (value as (...words: never[]) => unknown).apply(target, words);
+        };
+      },
+    });
+    const server = {
+      data: openDirectDisk(scene.data),
+      wal: openDirectDisk(join(scene.data, "pg_wal")),
+      targetName: "RECOVERYXLOG",
+    };
+    const restore = await prepareRestore(await ArchiveDirectory.open(counted), server);
+    const outcome = await fetchFile(restore, parseRequestedName(name)!, { tail: "allowed" });
+    return { outcome, looks };
+  };
+  const saved = `${growing}.saved-1`;
+  const path = (file: string) => join(archive, file);
+  const changes: Readonly<Record<string, readonly [change: () => void, undo: () => void]>> = {
+    published: [
+      () => {
+        fs.writeFileSync(path(growing), segments[2]!);
+        fs.linkSync(path(growing), path(name));
+        fs.rmSync(path(growing));
+      },
+      () => fs.renameSync(path(name), path(growing)),
+    ],
+    "moved aside": [
+      () => {
+        fs.linkSync(path(growing), path(saved));
+        fs.rmSync(path(growing));
+      },
+      () => fs.renameSync(path(saved), path(growing)),
+    ],
+  };
+  for (const [what, [change, undo]] of Object.entries(changes)) {
+    for (let step = 1;; step++) {
+      fs.writeFileSync(path(growing), segments[2]!.slice().fill(0, 400_000));
+      let changed = false;
+      const { outcome, looks } = await meanwhile(step, () => {
+        changed = true;
+        change();
+      });
+      assert.ok(
+        outcome.kind === "tail" || outcome.kind === "delivered",
+        `${what} before look ${step}: ${outcome.kind}`,
+      );
+      if (outcome.kind === "delivered") assertBytes(scene.target, segments[2]);
+      if (changed) undo();
+      if (step > looks) break;
+      assert.ok(step < 100);
+    }
+  }
+});

@@ -1,0 +1,203 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  decideSegment,
+  type OwnFile,
+  type SegmentDecision,
+  type SegmentFacts,
+  type UnfinishedCopy,
+} from "../../lib/restore/segment_decision.ts";
+import type { TimelineHistory } from "../../lib/wal/history.ts";
+import { advance, lsn } from "../../lib/wal/lsn.ts";
+import { segmentNumber, segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
+
+const SIZE = segmentSize(1 << 20);
+const NUMBER = segmentNumber(7n);
+const START = lsn(7n << 20n);
+const TIMELINE = timelineId(2);
+const at = (bytes: number) => advance(START, bytes);
+
+/** Where the tail's last record ends, and where that is cut off after it. */
+const TAIL_BYTES = 50_000;
+
+function copy(fields: Partial<UnfinishedCopy> = {}): UnfinishedCopy {
+  return {
+    path: "inprogress/000000020000000000000007",
+    endLsn: at(TAIL_BYTES),
+    contentEndLsn: at(TAIL_BYTES),
+    provenLsn: at(40),
+    state: "tail",
+    endsInRecord: false,
+    ...fields,
+  };
+}
+
+const COPIES: Readonly<Record<string, Pick<SegmentFacts, "copies" | "difference">>> = {
+  none: { copies: [], difference: undefined },
+  "nothing valid": { copies: [copy({ endLsn: START, contentEndLsn: START })], difference: undefined },
+  tail: { copies: [copy()], difference: undefined },
+  "torn tail": { copies: [copy({ endsInRecord: true })], difference: undefined },
+  complete: { copies: [copy({ state: "complete" })], difference: undefined },
+  damaged: { copies: [copy({ state: "damaged", problem: "x" })], difference: undefined },
+  "tail and damaged": { copies: [copy(), copy({ state: "damaged", problem: "x" })], difference: undefined },
+  "damaged and complete": {
+    copies: [copy({ state: "damaged", problem: "x" }), copy({ state: "complete" })],
+    difference: undefined,
+  },
+  different: { copies: [copy(), copy({ endLsn: at(40_000) })], difference: "they differ" },
+  "different, one complete": { copies: [copy({ state: "complete" }), copy()], difference: "they differ" },
+};
+
+/** Where the timeline itself began. */
+const BEGINNINGS = {
+  unknown: undefined,
+  before: -3_000_000,
+  "at the start": 0,
+  inside: 8192,
+  after: 1 << 20,
+};
+
+/** Where another timeline left it. */
+const FORKS = {
+  none: undefined,
+  before: -100,
+  "at the start": 0,
+  "inside the tail": 20_000,
+  "at the tail's end": TAIL_BYTES,
+  "behind the tail": TAIL_BYTES + 8,
+  "at the end": 1 << 20,
+  behind: (1 << 20) + 8,
+};
+
+const OWN: Readonly<Record<string, OwnFile | undefined>> = {
+  none: undefined,
+  shorter: { endLsn: at(40_000), contentEndLsn: at(60_000), whole: false },
+  equal: { endLsn: at(TAIL_BYTES), contentEndLsn: at(TAIL_BYTES), whole: false },
+  "with more of a record": { endLsn: at(TAIL_BYTES), contentEndLsn: at(57_344), whole: false },
+  longer: { endLsn: at(TAIL_BYTES + 8), contentEndLsn: at(TAIL_BYTES + 8), whole: false },
+  whole: { endLsn: at(SIZE), contentEndLsn: at(SIZE), whole: true },
+};
+
+function histories(beginning: number | undefined, fork: number | undefined): readonly TimelineHistory[] {
+  const own = beginning === undefined ? undefined : lsn(START + BigInt(beginning));
+  const ancestors = own === undefined ? [] : [{ timeline: timelineId(1), endLsn: own, reason: "" }];
+  const list: TimelineHistory[] = own === undefined ? [] : [{ timeline: TIMELINE, entries: ancestors }];
+  if (fork !== undefined) {
+    const left = { timeline: TIMELINE, endLsn: lsn(START + BigInt(fork)), reason: "" };
+    list.push({ timeline: timelineId(3), entries: [...ancestors, left] });
+    // One that left it early says nothing.
+    list.push({ timeline: timelineId(4), entries: [{ ...left, endLsn: lsn(16n) }] });
+  }
+  return list;
+}
+
+/** The rules in the words of the design, one after the other. */
+function expected(
+  facts: SegmentFacts,
+  { copies, fork, own, beginning }: {
+    readonly copies: string;
+    readonly fork: string;
+    readonly own: string;
+    readonly beginning: string;
+  },
+): SegmentDecision["kind"] {
+  if (facts.published) return "published";
+  if (copies.startsWith("different")) return "damage";
+  if (copies.includes("complete")) return "complete";
+  if (copies.includes("damaged")) return "damage";
+  const tail = copies === "tail" || copies === "torn tail";
+  if (!tail && beginning === "after") return "absent";
+  const moreWasWritten = facts.later !== undefined ||
+    ["at the end", "behind"].includes(fork) ||
+    (fork === "behind the tail" && copies !== "torn tail") ||
+    (!tail && ["inside the tail", "at the tail's end", "behind the tail"].includes(fork)) ||
+    (!tail && facts.earlier === undefined);
+  if (moreWasWritten) return own === "whole" ? "absent" : "hole";
+  return tail && ["none", "shorter"].includes(own) ? "tail" : "absent";
+}
+
+test("decideSegment() says no only where the archive proves it: all combinations", () => {
+  let count = 0;
+  const seen = new Set<string>();
+  for (const [copies, given] of Object.entries(COPIES)) {
+    for (const [beginning, beginningBytes] of Object.entries(BEGINNINGS)) {
+      for (const [fork, forkBytes] of Object.entries(FORKS)) {
+        for (const own of Object.keys(OWN)) {
+          for (let bits = 0; bits < 8; bits++) {
+            const facts: SegmentFacts = {
+              timeline: TIMELINE,
+              number: NUMBER,
+              segmentSize: SIZE,
+              ...given,
+              published: (bits & 1) !== 0,
+              earlier: (bits & 2) === 0 ? undefined : segmentNumber(5n),
+              later: (bits & 4) === 0 ? undefined : segmentNumber(9n),
+              histories: histories(beginningBytes, forkBytes),
+              own: OWN[own],
+            };
+            const words = { copies, beginning, fork, own };
+            const decision = decideSegment(facts);
+            assert.equal(decision.kind, expected(facts, words), JSON.stringify({ ...words, bits }));
+            seen.add(decision.kind === "absent" ? decision.reason : decision.kind);
+            count++;
+          }
+        }
+      }
+    }
+  }
+  assert.equal(count, 10 * 5 * 8 * 6 * 8);
+  assert.deepEqual([...seen].sort(), [
+    "before the fork",
+    "complete",
+    "damage",
+    "hole",
+    "past the end",
+    "published",
+    "tail",
+    "the server's own copy goes as far",
+    "the server's own copy is whole",
+  ]);
+});
+
+const NOTHING: SegmentFacts = {
+  timeline: TIMELINE,
+  number: NUMBER,
+  segmentSize: SIZE,
+  published: false,
+  copies: [],
+  difference: undefined,
+  earlier: segmentNumber(6n),
+  later: undefined,
+  histories: [],
+  own: undefined,
+};
+
+test("decideSegment() says what shows that there was more", () => {
+  const problemOf = (facts: Partial<SegmentFacts>) => {
+    const decision = decideSegment({ ...NOTHING, ...facts });
+    assert.equal(decision.kind, "hole");
+    return decision.kind === "hole" ? decision.problem : "";
+  };
+  assert.equal(
+    problemOf({ later: segmentNumber(9n) }),
+    "000000020000000000000007 is not there, but 000000020000000000000009 of the same timeline is there",
+  );
+  assert.equal(
+    problemOf({ later: segmentNumber(9n), copies: [copy()] }),
+    '000000020000000000000007 is there only up to 0/70C350 ("inprogress/000000020000000000000007"), ' +
+      "but 000000020000000000000009 of the same timeline is there",
+  );
+  assert.equal(
+    problemOf({ histories: histories(-8, (1 << 20) + 16) }),
+    '000000020000000000000007 is not there, but timeline 3 left timeline 2 only at 0/800010 ("00000003.history")',
+  );
+  assert.equal(
+    problemOf({ earlier: undefined, histories: histories(-8, undefined) }),
+    '000000020000000000000007 is not there, nor any WAL of timeline 2 before it, though "00000002.history" is',
+  );
+  assert.equal(
+    problemOf({ earlier: undefined }),
+    "000000020000000000000007 is not there, nor any WAL of timeline 2 before it",
+  );
+});
