@@ -5,6 +5,8 @@ import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
+import { asCommand } from "./lib/compat/as_options.ts";
+import { originalCall, runOriginal } from "./lib/compat/originals.ts";
 import { messageChain } from "./lib/log.ts";
 
 /** A variable that the sandbox hides is one that is not set. */
@@ -49,10 +51,13 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { receive } = await import("./lib/commands/receive.ts");
       settle(await receive(options, context));
     }),
+    asCommand(),
   ];
 }
 
 async function main(): Promise<number> {
+  const original = originalCall(process);
+  if (original !== undefined) return await runOriginal(original, { ...context, stopBySignals });
   const failureExits = FAILURE_EXITS[process.argv[2] ?? ""] ?? EXIT;
   let exitCode: number = EXIT.done;
   const configure = (command: Command, hint: string) =>
