@@ -45,7 +45,7 @@ function nameOf(text: string): OriginalName | undefined {
 export async function runOriginal(call: OriginalCall, context: OriginalContext): Promise<number> {
   switch (call.name) {
     case "pg_receivewal":
-      return await (await import("./pg_receivewal.ts")).pgReceivewal();
+      return await (await import("./pg_receivewal.ts")).pgReceivewal(call, context);
     case "pg_streamrecv":
       return await (await import("./pg_streamrecv.ts")).pgStreamrecv(call, context);
     case "pg_archivecleanup":

@@ -1,0 +1,268 @@
+import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
+import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
+import { formatSegmentSize, parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
+import { type ArchiveContents, ArchiveError } from "./archive.ts";
+import { type CompressionFormat, DamagedFileError, decompress, FORMAT_OF_FORM } from "./compression.ts";
+import type { Disk, DiskFile, NamedEntry } from "./disk.ts";
+import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import type { ArchiveIdentity } from "./identity.ts";
+import { joinRuns } from "./inventory.ts";
+import { IDENTITY_FILE } from "./layout.ts";
+import { PARTIAL_SUFFIX } from "./plain_layout.ts";
+import type { Leg, Modes } from "./segment_writer.ts";
+
+/** Larger than any history: a line per timeline, of at most some hundred bytes. */
+const MAXIMUM_HISTORY_BYTES = 1 << 20;
+/** The length of its content in the last bytes of a gzip file. */
+const GZIP_LENGTH_BYTES = 4;
+/** So many of the newest files are asked whose cluster they are of, until one tells. */
+const WITNESSES = 8;
+
+/** A file of the directory that holds WAL. */
+export interface PlainFile {
+  readonly entry: NamedEntry;
+  readonly timeline: TimelineId;
+  readonly number: SegmentNumber;
+  readonly format: CompressionFormat | undefined;
+  readonly isPartial: boolean;
+}
+
+/** Takes the name of a WAL file apart; `undefined` for any other, and for what is no file. */
+export function parsePlainFile(entry: NamedEntry, size: SegmentSize): PlainFile | undefined {
+  const [, name = "", form, partial] = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?(\.partial)?$/.exec(entry.name) ??
+    [];
+  const segment = parseSegmentName(name, size);
+  if (segment === undefined || entry.kind !== "file") return undefined;
+  const format = form === undefined ? undefined : FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
+  return { entry, ...segment, format, isPartial: partial !== undefined };
+}
+
+/** How the directory is used. */
+export interface PlainDirectoryOptions {
+  /** The disk as it is, without the archive's names. */
+  readonly disk: Disk;
+  readonly naming: Naming;
+  /** A complete segment's name under which something else stands; it counts as missing. */
+  onIncomplete(
+    file: { readonly name: string; readonly format: CompressionFormat | undefined; readonly bytes: number },
+  ): void;
+}
+
+/**
+ * A directory as `pg_receivewal` keeps it, open for its one receiver: no identity file, no `inprogress/`.
+ *
+ * Whose cluster it is of, the first pages of its newest files tell.
+ */
+export class PlainDirectory {
+  #identity: ArchiveIdentity | undefined;
+  readonly modes: Modes = { file: 0o600, directory: 0o700 };
+
+  private constructor(readonly disk: Disk, private readonly options: PlainDirectoryOptions) {}
+
+  get identity(): ArchiveIdentity | undefined {
+    return this.#identity;
+  }
+
+  get naming(): Naming {
+    return this.options.naming;
+  }
+
+  /**
+   * @param layout the same disk with the names of an archive
+   * @throws {ArchiveError} when it is a walvault archive: its segments must not stand beside files of another layout.
+   */
+  static async open(layout: Disk, options: PlainDirectoryOptions): Promise<PlainDirectory> {
+    if (await options.disk.entry(IDENTITY_FILE) !== undefined) {
+      throw new ArchiveError(
+        `directory "${layout.root}" is an archive of walvault: receive into it with walvault receive, or use another directory`,
+      );
+    }
+    return new PlainDirectory(layout, options);
+  }
+
+  /** The permissions of new files, as the server's data directory has them. */
+  withModes(modes: Modes): void {
+    Object.assign(this.modes, modes);
+  }
+
+  /**
+   * Checks that what is there is of this cluster.
+   *
+   * @throws {WrongClusterError} when the newest file that tells is of another one.
+   */
+  async claim(server: ArchiveIdentity): Promise<void> {
+    const files = newestFirst(await this.#files(server.segmentSize));
+    for (const file of files.slice(0, WITNESSES)) {
+      const header = await this.#firstPage(file, server.segmentSize);
+      if (header === undefined) continue;
+      if (header.systemIdentifier !== server.systemIdentifier) {
+        throw new WrongClusterError(
+          `segment file "${file.entry.name}" belongs to the cluster with system identifier ${header.systemIdentifier}, ` +
+            `the server has ${server.systemIdentifier}`,
+        );
+      }
+      if (header.segmentBytes !== Number(server.segmentSize)) {
+        throw new WrongClusterError(
+          `segment file "${file.entry.name}" is of a cluster with segments of ${header.segmentBytes} bytes, ` +
+            `the server's are of ${formatSegmentSize(server.segmentSize)}`,
+        );
+      }
+      break;
+    }
+    this.#identity = server;
+    await this.#removePublishedPartials(files);
+  }
+
+  /** What the directory holds. All of it survives a power cut, since the directory is synced before it is believed. */
+  async contents(): Promise<ArchiveContents> {
+    const identity = this.#identity;
+    if (identity === undefined) return { runs: [], histories: [], unfinished: [], incomplete: [] };
+    await this.disk.syncDirectory(".");
+    const files = newestFirst(await this.#files(identity.segmentSize));
+    const complete: PlainFile[] = [];
+    for (const file of files.filter((each) => !each.isPartial)) {
+      // A later start must not rest on a file that can't be read; older ones are too many to be read at each start.
+      const thorough = complete.length === 0;
+      const bytes = await this.#contentBytes(file, { thorough, segmentSize: identity.segmentSize });
+      if (bytes === Number(identity.segmentSize)) complete.push(file);
+      else this.options.onIncomplete({ name: file.entry.name, format: file.format, bytes });
+    }
+    const histories: { timeline: TimelineId; bytes: Uint8Array }[] = [];
+    for (const { name, kind } of await this.options.disk.entries(".") ?? []) {
+      const timeline = parseHistoryFileName(name);
+      if (timeline === undefined || kind !== "file") continue;
+      const bytes = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+      if (bytes !== undefined) histories.push({ timeline, bytes });
+    }
+    return {
+      runs: joinRuns(complete),
+      histories,
+      unfinished: files.filter((file) => file.isPartial),
+      incomplete: [],
+    };
+  }
+
+  /**
+   * Stores a timeline history; when it resolves, it is durable. The same bytes again are fine.
+   *
+   * @throws {ArchiveConflictError} when another history of that timeline is there.
+   */
+  async storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
+    const name = historyFileName(timeline);
+    const present = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+    if (present === undefined) {
+      if (await publishBytes(this.disk, { name, bytes, mode: this.modes.file }, this.naming)) return "stored";
+    } else if (present.length === bytes.length && present.every((byte, index) => byte === bytes[index])) {
+      return "present";
+    }
+    throw new ArchiveConflictError(
+      `timeline history file "${name}" in "${this.disk.root}" differs from the server's: two servers were promoted to timeline ${timeline}`,
+    );
+  }
+
+  /** The leg that starts at `startLsn`, a segment's start. */
+  planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
+    return Promise.resolve({ timeline: lineage.timeline, startLsn, lineage, backLinks: [] });
+  }
+
+  async #files(size: SegmentSize): Promise<readonly PlainFile[]> {
+    const entries = await this.options.disk.entries(".") ?? [];
+    return entries.flatMap((entry) => parsePlainFile(entry, size) ?? []);
+  }
+
+  /** `undefined` while nothing is written there, and when it can't be read. */
+  async #firstPage(file: PlainFile, size: SegmentSize) {
+    const start = new Uint8Array(LONG_PAGE_HEADER_BYTES);
+    let filled = 0;
+    const take = (bytes: Uint8Array) => {
+      const part = bytes.subarray(0, start.length - filled);
+      start.set(part, filled);
+      filled += part.length;
+      return filled < start.length ? "more" : "enough";
+    };
+    await this.#read(file, size, take);
+    const header = filled < start.length ? undefined : decodePageHeader(start);
+    return header?.isLong === true ? header : undefined;
+  }
+
+  /** How many bytes of WAL a complete file holds: -1 for one that can't be read. */
+  async #contentBytes(
+    file: PlainFile,
+    { thorough, segmentSize: size }: { readonly thorough: boolean; readonly segmentSize: SegmentSize },
+  ): Promise<number> {
+    if (file.format === undefined) return file.entry.bytes;
+    if (thorough) {
+      let bytes = 0;
+      const whole = await this.#read(file, size, (piece) => {
+        bytes += piece.length;
+        return "more";
+      });
+      return whole ? bytes : -1;
+    }
+    if (file.format !== "gzip") return Number(size);
+    const length = await withFile(
+      this.options.disk,
+      file.entry.name,
+      (opened) => gzipLength(opened, file.entry.bytes),
+    );
+    return length ?? -1;
+  }
+
+  /** False when the file is damaged, or gone. */
+  async #read(
+    file: PlainFile,
+    size: SegmentSize,
+    take: (bytes: Uint8Array) => "more" | "enough",
+  ): Promise<boolean> {
+    const { name } = file.entry;
+    const { format } = file;
+    try {
+      const found = await withFile(this.options.disk, name, async (opened) => {
+        if (format === undefined) {
+          const bytes = new Uint8Array(LONG_PAGE_HEADER_BYTES);
+          take(bytes.subarray(0, await opened.read(bytes, 0)));
+          return true;
+        }
+        await decompress(opened, { format, label: `${this.disk.root}/${name}`, wantBytes: size }, take);
+        return true;
+      });
+      return found === true;
+    } catch (error) {
+      if (!(error instanceof DamagedFileError)) throw error;
+      return false;
+    }
+  }
+
+  /** A crash between a segment's two names leaves both: the growing one goes when it holds the same. */
+  async #removePublishedPartials(files: readonly PlainFile[]): Promise<void> {
+    const size = this.#identity?.segmentSize;
+    for (const { entry, format } of files.filter((file) => file.isPartial)) {
+      const complete = entry.name.slice(0, -PARTIAL_SUFFIX.length);
+      const twin = files.find((file) => file.entry.name === complete)?.entry;
+      if (twin === undefined || format !== undefined || size === undefined) continue;
+      const same = twin.inode === entry.inode ||
+        await firstDifference(this.options.disk, [entry.name, complete], { start: 0, end: Number(size) }) ===
+          undefined;
+      if (same) await removeName(this.options.disk, entry.name);
+    }
+  }
+}
+
+/** As `pg_receivewal` orders them: the highest number decides, then the timeline, and complete before partial. */
+function newestFirst(files: readonly PlainFile[]): readonly PlainFile[] {
+  return [...files].sort((a, b) => {
+    if (a.number !== b.number) return a.number < b.number ? 1 : -1;
+    if (a.timeline !== b.timeline) return b.timeline - a.timeline;
+    return Number(a.isPartial) - Number(b.isPartial);
+  });
+}
+
+async function gzipLength(file: DiskFile, fileBytes: number): Promise<number> {
+  const bytes = new Uint8Array(GZIP_LENGTH_BYTES);
+  if (fileBytes < bytes.length) return -1;
+  await file.read(bytes, fileBytes - bytes.length);
+  return new DataView(bytes.buffer).getInt32(0, true);
+}
