@@ -35,7 +35,11 @@ export async function withPublished<T>(
   for (const form of [...SEGMENT_FORMS, ""] as const) {
     const path = segment.name + form;
     const found = await withFile(disk, path, async (file) => {
-      const readAll = sourceOf(file, { form, label: `${disk.root}/${path}`, segmentSize: segment.segmentSize });
+      const readAll = sourceOf(file, {
+        form,
+        label: `${disk.root}/${path}`,
+        segmentSize: segment.segmentSize,
+      });
       return { result: await use({ path, form, readThrough: readAll }) };
     });
     if (found !== undefined) return found.result;

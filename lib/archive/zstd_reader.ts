@@ -1,0 +1,133 @@
+import * as zlib from "node:zlib";
+import type { ContentOutlet } from "./content_outlet.ts";
+import { decodeThrough } from "./decoder_stream.ts";
+import type { FileBytes } from "./file_bytes.ts";
+import { isSkippableMagic, ZstdFrameWalker } from "./zstd_frame.ts";
+
+/** Up to this much content a frame is decoded in one go: by far the fastest, and memory stays bounded. */
+const ONE_GO_BYTES = 16 << 20;
+/** No window that a real file has is larger (zstd --ultra -22); more would be memory for nothing. */
+const MAXIMUM_WINDOW_BYTES = 128 << 20;
+const SLACK_BYTES = 256 * 1024;
+
+/** Reads frames up to the file's end. */
+export async function readZstd(input: FileBytes, outlet: ContentOutlet): Promise<void> {
+  while (!outlet.enough) {
+    const start = await input.take(4);
+    if (start.length === 0) return;
+    if (start.length < 4) throw outlet.damaged("it ends inside a frame's magic");
+    const magic = new DataView(start.buffer, start.byteOffset, 4).getUint32(0, true);
+    if (isSkippableMagic(magic)) {
+      await skipFrame(input, outlet);
+    } else {
+      input.giveBack(4);
+      await readFrame(input, outlet);
+    }
+  }
+}
+
+/** A skippable frame, from behind its magic on. */
+export async function skipFrame(input: FileBytes, outlet: ContentOutlet): Promise<void> {
+  const length = await input.take(4);
+  const bytes = length.length === 4
+    ? new DataView(length.buffer, length.byteOffset, 4).getUint32(0, true)
+    : 0;
+  if (length.length < 4 || !await input.skip(bytes)) {
+    throw outlet.damaged("it ends inside a frame to be skipped");
+  }
+}
+
+async function readFrame(input: FileBytes, outlet: ContentOutlet): Promise<void> {
+  const walker = new ZstdFrameWalker();
+  /** The frame's bytes, piece by piece, up to its end and not beyond. */
+  const next = async (): Promise<Uint8Array> => {
+    const piece = await input.takeSome();
+    if (piece.length === 0) throw outlet.damaged("it is cut off inside a frame");
+    const belongs = judge(outlet, () => walker.push(piece));
+    input.giveBack(piece.length - belongs);
+    return piece.slice(0, belongs);
+  };
+  const pieces = [await next()];
+  while (walker.header === undefined) pieces.push(await next());
+  const { contentBytes, windowBytes, hasChecksum } = walker.header;
+  if ((contentBytes ?? 0) > outlet.roomBytes) {
+    throw outlet.damaged(`a frame of ${contentBytes} bytes, want at most ${outlet.roomBytes}`);
+  }
+  if (windowBytes > Math.max(MAXIMUM_WINDOW_BYTES, contentBytes ?? 0)) {
+    throw outlet.damaged(`a window of ${windowBytes} bytes`);
+  }
+  outlet.beginFrame({ hasChecksum });
+  let bytes = pieces[0]!.length;
+  // Bytes beyond that are heads of tiny blocks, as many as their writer liked.
+  const mostBytes = contentBytes === undefined || contentBytes > ONE_GO_BYTES
+    ? 0
+    : contentBytes + SLACK_BYTES;
+  while (!walker.done && bytes <= mostBytes) {
+    const piece = await next();
+    bytes += piece.length;
+    pieces.push(piece);
+  }
+  if (contentBytes !== undefined && bytes <= mostBytes) {
+    await readInOneGo(concatenate(pieces), contentBytes, outlet);
+  } else {
+    await readStreaming({ pieces, walker, next }, outlet);
+  }
+}
+
+async function readInOneGo(frame: Uint8Array, contentBytes: number, outlet: ContentOutlet): Promise<void> {
+  const content = judge(outlet, () =>
+    // Two runtimes differ in what they make of a limit of 0.
+    zlib.zstdDecompressSync(frame, {
+      maxOutputLength: contentBytes + 1,
+      chunkSize: Math.max(64, contentBytes),
+    }));
+  if (content.length !== contentBytes) {
+    throw outlet.damaged(`a frame holds ${content.length} bytes, want ${contentBytes}`);
+  }
+  await outlet.give(content);
+}
+
+async function readStreaming(
+  frame: {
+    readonly pieces: readonly Uint8Array[];
+    readonly walker: ZstdFrameWalker;
+    readonly next: () => Promise<Uint8Array>;
+  },
+  outlet: ContentOutlet,
+): Promise<void> {
+  const { walker } = frame;
+  const before = outlet.roomBytes;
+  async function* pieces(): AsyncIterable<Uint8Array> {
+    yield* frame.pieces;
+    while (!walker.done) yield await frame.next();
+  }
+  const ends = { pieces: pieces(), give: (content: Uint8Array) => outlet.give(content) };
+  const problem = await decodeThrough(zlib.createZstdDecompress(), ends);
+  if (problem !== undefined) throw outlet.damaged(problem.message, problem);
+  if (outlet.enough) return;
+  const contentBytes = walker.header?.contentBytes;
+  if (contentBytes !== undefined && contentBytes !== before - outlet.roomBytes) {
+    throw outlet.damaged(`a frame holds ${before - outlet.roomBytes} bytes, want ${contentBytes}`);
+  }
+}
+
+/** What a decoder has against the bytes is damage of the file. */
+function judge<T>(outlet: ContentOutlet, decode: () => T): T {
+  try {
+    return decode();
+  } catch (cause) {
+    throw outlet.damaged((cause as Error).message, cause);
+  }
+}
+
+function concatenate(pieces: readonly Uint8Array[]): Uint8Array {
+  const [first] = pieces;
+  if (first !== undefined && pieces.length === 1) return first;
+  const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
