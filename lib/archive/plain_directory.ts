@@ -5,6 +5,7 @@ import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { formatSegmentSize, parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
 import { type ArchiveContents, ArchiveError } from "./archive.ts";
+import { backLinksBefore } from "./back_links.ts";
 import { type CompressionFormat, DamagedFileError, decompress, FORMAT_OF_FORM } from "./compression.ts";
 import type { Disk, DiskFile, NamedEntry } from "./disk.ts";
 import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
@@ -163,9 +164,13 @@ export class PlainDirectory {
     );
   }
 
-  /** The leg that starts at `startLsn`, a segment's start. */
-  planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
-    return Promise.resolve({ timeline: lineage.timeline, startLsn, lineage, backLinks: [] });
+  /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
+  async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
+    const segmentSize = this.#identity?.segmentSize;
+    const backLinks = segmentSize === undefined
+      ? []
+      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
+    return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
 
   async #files(size: SegmentSize): Promise<readonly PlainFile[]> {
