@@ -96,6 +96,26 @@ export async function decompress(
   outlet.finish();
 }
 
+/**
+ * Hands over as much as can be read of a compressed file that its writer may not have finished, and then resolves.
+ *
+ * Nothing is proven: where the content ends, and whether it is right up to there, its records must tell.
+ */
+export async function decompressUnfinished(
+  file: DiskFile,
+  source: { readonly format: CompressionFormat; readonly label: string; readonly maximumBytes: number },
+  take: TakeBytes,
+): Promise<void> {
+  const { format, label, maximumBytes: wantBytes } = source;
+  const outlet = new ContentOutlet({ label, wantBytes, unfinished: true }, take);
+  try {
+    await READERS[format](new FileBytes(file), outlet);
+  } catch (error) {
+    // It ends where it is cut off, or where something else stands.
+    if (!(error instanceof DamagedFileError)) throw error;
+  }
+}
+
 const READERS = { zstd: readZstd, gzip: readGzip, lz4: readLz4 };
 
 /** Makes a compressed file out of content that comes in pieces of any length, on the calling thread. */

@@ -7,6 +7,8 @@ export interface ContentLimits {
   /** For messages: the path. */
   readonly label: string;
   readonly wantBytes: number;
+  /** The file may end anywhere: what can be read of it is read. */
+  readonly unfinished?: boolean;
 }
 
 /** Where a reader of compressed files puts the content: it is counted, and proven where the file has no checksum. */
@@ -22,8 +24,8 @@ export class ContentOutlet {
     return this.limits.wantBytes - this.#bytes;
   }
 
-  get wantBytes(): number {
-    return this.limits.wantBytes;
+  get unfinished(): boolean {
+    return this.limits.unfinished === true;
   }
 
   /** True when whoever takes the content wants no more of it. */
@@ -38,7 +40,7 @@ export class ContentOutlet {
 
   /** Tells whether the next frame vouches for its content; from a first one that does not, the records must. */
   beginFrame(frame: { readonly hasChecksum: boolean }): void {
-    if (frame.hasChecksum || this.#proof !== undefined) return;
+    if (frame.hasChecksum || this.#proof !== undefined || this.unfinished) return;
     if (this.#bytes > 0) throw this.damaged("a frame without a checksum follows one with it");
     this.#proof = new ContentProof(this.limits.wantBytes);
   }

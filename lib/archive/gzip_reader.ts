@@ -16,7 +16,9 @@ export async function readGzip(input: FileBytes, outlet: ContentOutlet): Promise
       yield piece.slice();
     }
   }
-  const decoder = zlib.createGunzip({ chunkSize: 256 * 1024 });
+  const { Z_FINISH, Z_SYNC_FLUSH } = zlib.constants;
+  const finishFlush = outlet.unfinished ? Z_SYNC_FLUSH : Z_FINISH;
+  const decoder = zlib.createGunzip({ chunkSize: 256 * 1024, finishFlush });
   const ends = { pieces: pieces(), give: (content: Uint8Array) => outlet.give(content) };
   const problem = await decodeThrough(decoder, ends);
   if (problem !== undefined) throw outlet.damaged(problem.message, problem);

@@ -1,5 +1,6 @@
 import * as zlib from "node:zlib";
 import type { ContentOutlet } from "./content_outlet.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import { decodeThrough } from "./decoder_stream.ts";
 import type { FileBytes } from "./file_bytes.ts";
 import { isSkippableMagic, ZstdFrameWalker } from "./zstd_frame.ts";
@@ -59,15 +60,14 @@ async function readFrame(input: FileBytes, outlet: ContentOutlet): Promise<void>
   outlet.beginFrame({ hasChecksum });
   let bytes = pieces[0]!.length;
   // Bytes beyond that are heads of tiny blocks, as many as their writer liked.
-  const mostBytes = contentBytes === undefined || contentBytes > ONE_GO_BYTES
-    ? 0
-    : contentBytes + SLACK_BYTES;
+  const inOneGo = contentBytes !== undefined && contentBytes <= ONE_GO_BYTES && !outlet.unfinished;
+  const mostBytes = inOneGo ? contentBytes + SLACK_BYTES : 0;
   while (!walker.done && bytes <= mostBytes) {
     const piece = await next();
     bytes += piece.length;
     pieces.push(piece);
   }
-  if (contentBytes !== undefined && bytes <= mostBytes) {
+  if (inOneGo && bytes <= mostBytes) {
     await readInOneGo(concatenate(pieces), contentBytes, outlet);
   } else {
     await readStreaming({ pieces, walker, next }, outlet);
@@ -99,7 +99,12 @@ async function readStreaming(
   const before = outlet.roomBytes;
   async function* pieces(): AsyncIterable<Uint8Array> {
     yield* frame.pieces;
-    while (!walker.done) yield await frame.next();
+    try {
+      while (!walker.done) yield await frame.next();
+    } catch (error) {
+      // The decoder gives what it has, in silence.
+      if (!outlet.unfinished || !(error instanceof DamagedFileError)) throw error;
+    }
   }
   const ends = { pieces: pieces(), give: (content: Uint8Array) => outlet.give(content) };
   const problem = await decodeThrough(zlib.createZstdDecompress(), ends);

@@ -9,6 +9,7 @@ import {
   type CompressionFormat,
   DamagedFileError,
   decompress,
+  decompressUnfinished,
   FORM_OF_FORMAT,
   formatCompression,
   parseCompression,
@@ -158,6 +159,42 @@ for (const format of FORMATS) {
     const broken = Object.assign(new Error("EIO"), { code: "EIO" });
     const failing = { ...memoryFile(file), read: () => Promise.reject(broken) };
     await assert.rejects(decompress(failing, source, () => "more"), (error) => error === broken);
+  });
+}
+
+for (const format of FORMATS) {
+  test(`decompressUnfinished() reads what there is: ${format}`, async () => {
+    // Half of it can't be made shorter, so that a file's length tells how much content it holds.
+    const content = Uint8Array.from(
+      { length: 9 * MIB },
+      (_, index) => index & 64 ? Math.imul(index, 0x9e3779b1) >>> (index >>> 12 & 15) & 255 : 0,
+    );
+    const file = compress(format, content);
+    const readable = async (bytes: Uint8Array, rightBytes = content.length): Promise<number> => {
+      let end = 0;
+      const source = { format, label: "file", maximumBytes: content.length };
+      await decompressUnfinished(memoryFile(bytes), source, (piece, position) => {
+        assert.equal(position, end);
+        end += piece.length;
+        const right = Math.max(0, Math.min(rightBytes, end) - position);
+        const got = piece.subarray(0, right);
+        assert.ok(Buffer.compare(got, content.subarray(position, position + right)) === 0);
+        return "more";
+      });
+      return end;
+    };
+    assert.equal(await readable(file), content.length);
+    assert.equal(await readable(file.subarray(0, 0)), 0);
+    for (const share of [0.3, 0.6, 0.9, 0.99]) {
+      const bytes = await readable(file.subarray(0, Math.floor(file.length * share)));
+      // As far as the last whole block: our own lz4 has large ones.
+      const least = share * content.length - (format === "lz4" ? 4.5 : 0.5) * MIB;
+      assert.ok(bytes >= least && bytes < content.length, `${bytes} bytes of ${content.length} at ${share}`);
+    }
+    // Something else may follow, as an earlier, longer file left it: its content is not right, what comes before is.
+    const garbled = file.slice();
+    garbled.fill(0xaa, file.length >>> 1);
+    await readable(garbled, 0.4 * content.length);
   });
 }
 
