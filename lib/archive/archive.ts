@@ -5,6 +5,7 @@ import { PAGE_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
 import type { Disk } from "./disk.ts";
 import {
   firstDifference,
@@ -54,6 +55,8 @@ export interface ArchiveOptions {
   readonly naming: Naming;
   /** The user that writes; `undefined` where the system has no such numbers. */
   readonly userId: number | undefined;
+  /** A directory that another receiver filled may become an archive too; told when it has. */
+  readonly onAdopted?: ((adoption: Adoption) => void) | undefined;
 }
 
 /**
@@ -100,7 +103,7 @@ export class Archive {
       );
     }
     const identity = await readIdentity(disk);
-    if (identity === undefined) await refuseForeignFiles(disk);
+    if (identity === undefined) await refuseForeignFiles(disk, options);
     await refuseOtherUser(disk, options, identity === undefined ? "." : IDENTITY_FILE);
     for (const directory of [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY]) {
       const entry = await disk.entry(directory);
@@ -125,10 +128,12 @@ export class Archive {
    */
   async claim(server: ArchiveIdentity): Promise<void> {
     if (this.#identity === undefined) {
+      const adoption = await this.#adopt(server);
       const file = { name: IDENTITY_FILE, bytes: encodeIdentity(server), mode: this.modes.file };
       await publishBytes(this.disk, file, this.naming);
       // Somebody else may have been first.
       this.#identity = await readIdentity(this.disk);
+      if (adoption !== undefined) this.options.onAdopted?.(adoption);
     }
     const own = this.#identity;
     await this.#refuseExchange(own);
@@ -155,6 +160,14 @@ export class Archive {
     }
     await this.disk.syncDirectory(".");
     await this.#removeUnused(own);
+  }
+
+  /** What another receiver left is this cluster's, and lies where an archive has it, before there is an archive. */
+  async #adopt(server: ArchiveIdentity): Promise<Adoption | undefined> {
+    const { naming, onAdopted } = this.options;
+    const names = onAdopted === undefined ? [] : await this.disk.list(".") ?? [];
+    if (!names.some(isOfReceivers)) return undefined;
+    return await adoptFiles(this.disk, { identity: server, modes: this.modes, naming });
   }
 
   /**
@@ -291,9 +304,10 @@ async function readIdentity(disk: Disk): Promise<ArchiveIdentity | undefined> {
   }
 }
 
-async function refuseForeignFiles(disk: Disk): Promise<void> {
+async function refuseForeignFiles(disk: Disk, { onAdopted }: ArchiveOptions): Promise<void> {
   const names = await disk.list(".") ?? [];
   const foreign = names.filter((name) => {
+    if (onAdopted !== undefined && isOfReceivers(name)) return false;
     const { kind } = classifyOther(name);
     return kind === "foreign" || (kind === "own" && name !== "lock");
   });

@@ -1,18 +1,18 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
-import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
-import { formatSegmentSize, parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import { formatSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
 import { type ArchiveContents, ArchiveError } from "./archive.ts";
 import { backLinksBefore } from "./back_links.ts";
-import { type CompressionFormat, DamagedFileError, decompress, FORMAT_OF_FORM } from "./compression.ts";
-import type { Disk, DiskFile, NamedEntry } from "./disk.ts";
+import { type CompressionFormat, DamagedFileError, decompress } from "./compression.ts";
+import type { Disk, DiskFile } from "./disk.ts";
 import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import { readFirstPage } from "./first_page.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { joinRuns } from "./inventory.ts";
 import { IDENTITY_FILE } from "./layout.ts";
-import { PARTIAL_SUFFIX } from "./plain_layout.ts";
+import { newestFirst, parsePlainFile, type PlainFile } from "./plain_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
@@ -21,25 +21,6 @@ const MAXIMUM_HISTORY_BYTES = 1 << 20;
 const GZIP_LENGTH_BYTES = 4;
 /** So many of the newest files are asked whose cluster they are of, until one tells. */
 const WITNESSES = 8;
-
-/** A file of the directory that holds WAL. */
-export interface PlainFile {
-  readonly entry: NamedEntry;
-  readonly timeline: TimelineId;
-  readonly number: SegmentNumber;
-  readonly format: CompressionFormat | undefined;
-  readonly isPartial: boolean;
-}
-
-/** Takes the name of a WAL file apart; `undefined` for any other, and for what is no file. */
-export function parsePlainFile(entry: NamedEntry, size: SegmentSize): PlainFile | undefined {
-  const [, name = "", form, partial] = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?(\.partial)?$/.exec(entry.name) ??
-    [];
-  const segment = parseSegmentName(name, size);
-  if (segment === undefined || entry.kind !== "file") return undefined;
-  const format = form === undefined ? undefined : FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
-  return { entry, ...segment, format, isPartial: partial !== undefined };
-}
 
 /** How the directory is used. */
 export interface PlainDirectoryOptions {
@@ -97,8 +78,9 @@ export class PlainDirectory {
   async claim(server: ArchiveIdentity): Promise<void> {
     const files = newestFirst(await this.#files(server.segmentSize));
     for (const file of files.slice(0, WITNESSES)) {
-      const header = await this.#firstPage(file, server.segmentSize);
-      if (header === undefined) continue;
+      const first = await readFirstPage(this.options.disk, file);
+      if (first.kind !== "header") continue;
+      const { header } = first;
       if (header.systemIdentifier !== server.systemIdentifier) {
         throw new WrongClusterError(
           `segment file "${file.entry.name}" belongs to the cluster with system identifier ${header.systemIdentifier}, ` +
@@ -178,21 +160,6 @@ export class PlainDirectory {
     return entries.flatMap((entry) => parsePlainFile(entry, size) ?? []);
   }
 
-  /** `undefined` while nothing is written there, and when it can't be read. */
-  async #firstPage(file: PlainFile, size: SegmentSize) {
-    const start = new Uint8Array(LONG_PAGE_HEADER_BYTES);
-    let filled = 0;
-    const take = (bytes: Uint8Array) => {
-      const part = bytes.subarray(0, start.length - filled);
-      start.set(part, filled);
-      filled += part.length;
-      return filled < start.length ? "more" : "enough";
-    };
-    await this.#read(file, size, take);
-    const header = filled < start.length ? undefined : decodePageHeader(start);
-    return header?.isLong === true ? header : undefined;
-  }
-
   /** How many bytes of WAL a complete file holds: -1 for one that can't be read. */
   async #contentBytes(
     file: PlainFile,
@@ -222,15 +189,10 @@ export class PlainDirectory {
     size: SegmentSize,
     take: (bytes: Uint8Array) => "more" | "enough",
   ): Promise<boolean> {
-    const { name } = file.entry;
-    const { format } = file;
+    const { entry: { name }, format } = file;
+    if (format === undefined) return true;
     try {
       const found = await withFile(this.options.disk, name, async (opened) => {
-        if (format === undefined) {
-          const bytes = new Uint8Array(LONG_PAGE_HEADER_BYTES);
-          take(bytes.subarray(0, await opened.read(bytes, 0)));
-          return true;
-        }
         await decompress(opened, { format, label: `${this.disk.root}/${name}`, wantBytes: size }, take);
         return true;
       });
@@ -244,8 +206,7 @@ export class PlainDirectory {
   /** A crash between a segment's two names leaves both: the growing one goes when it holds the same. */
   async #removePublishedPartials(files: readonly PlainFile[]): Promise<void> {
     const size = this.#identity?.segmentSize;
-    for (const { entry, format } of files.filter((file) => file.isPartial)) {
-      const complete = entry.name.slice(0, -PARTIAL_SUFFIX.length);
+    for (const { entry, segment: complete, format } of files.filter((file) => file.isPartial)) {
       const twin = files.find((file) => file.entry.name === complete)?.entry;
       if (twin === undefined || format !== undefined || size === undefined) continue;
       const same = twin.inode === entry.inode ||
@@ -254,15 +215,6 @@ export class PlainDirectory {
       if (same) await removeName(this.options.disk, entry.name);
     }
   }
-}
-
-/** As `pg_receivewal` orders them: the highest number decides, then the timeline, and complete before partial. */
-function newestFirst(files: readonly PlainFile[]): readonly PlainFile[] {
-  return [...files].sort((a, b) => {
-    if (a.number !== b.number) return a.number < b.number ? 1 : -1;
-    if (a.timeline !== b.timeline) return b.timeline - a.timeline;
-    return Number(a.isPartial) - Number(b.isPartial);
-  });
 }
 
 async function gzipLength(file: DiskFile, fileBytes: number): Promise<number> {
