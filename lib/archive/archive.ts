@@ -1,21 +1,15 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
-import { timelineAt, type TimelineHistory } from "../wal/history.ts";
-import { type Lsn, lsn } from "../wal/lsn.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
-import { formatSegmentSize, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
+import { formatSegmentSize, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
+import { backLinksBefore } from "./back_links.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
-import {
-  firstDifference,
-  type Naming,
-  publishBytes,
-  readWhole,
-  removeName,
-  withFile,
-  writeTemporary,
-} from "./durable.ts";
+import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { type SegmentRun, takeInventory } from "./inventory.ts";
 import {
@@ -23,11 +17,12 @@ import {
   CONFLICTS_DIRECTORY,
   IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
-  nameOf,
+  isCompressingName,
   parseInProgressName,
 } from "./layout.ts";
 import { keepConflict } from "./conflict.ts";
-import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { compareWithPublished } from "./published.ts";
+import { countWrittenBytes } from "./segment_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
@@ -202,10 +197,30 @@ export class Archive {
         return isAllZero(start) && await countWrittenBytes(file) === 0;
       });
       // A crash between giving a segment its own name and taking away this one leaves both.
-      const published = unused !== true && await this.disk.entry(name) !== undefined &&
-        await firstDifference(this.disk, [path, name], { start: 0, end: Number(identity.segmentSize) }) ===
-          undefined;
+      const published = unused !== true &&
+        await this.#isPublished(path, { name, segmentSize: identity.segmentSize });
       if (unused === true || published) await removeName(this.disk, path);
+    }
+  }
+
+  async #isPublished(
+    path: string,
+    segment: { readonly name: string; readonly segmentSize: SegmentSize },
+  ): Promise<boolean> {
+    try {
+      const comparison = await compareWithPublished(this.disk, { ...segment, path });
+      return comparison !== undefined && comparison.difference === undefined;
+    } catch (error) {
+      // What stands there can't be read: then what is here is all there is of it.
+      if (error instanceof DamagedFileError) return false;
+      throw error;
+    }
+  }
+
+  /** Removes what a compression that was cut off left behind; under the archive's lock, with none under way. */
+  async removeCompressing(): Promise<void> {
+    for (const name of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
+      if (isCompressingName(name)) await removeName(this.disk, `${IN_PROGRESS_DIRECTORY}/${name}`);
     }
   }
 
@@ -263,28 +278,11 @@ export class Archive {
 
   /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
   async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
-    const timeline = lineage.timeline;
-    return { timeline, startLsn, lineage, backLinks: await this.#backLinks(startLsn, lineage) };
-  }
-
-  async #backLinks(startLsn: Lsn, lineage: TimelineHistory): Promise<readonly Lsn[]> {
-    const identity = this.#identity;
-    if (identity === undefined || startLsn === 0n) return [];
-    const { segmentSize } = identity;
-    const before = lsn(startLsn - 1n);
-    const number = segmentNumberAt(before, segmentSize);
-    const name = nameOf({ timeline: timelineAt(lineage, before), number }, segmentSize);
-    const scan = await withFile(
-      this.disk,
-      name,
-      (file) => scanSegmentFile(file, { startLsn: segmentStart(number, segmentSize), segmentSize }),
-    );
-    // Damage inside that segment says nothing about what the server sends now.
-    if (scan?.end !== "segment-end" && scan?.end !== "switch") return [];
-    const ends = [scan?.openRecordLsn, scan?.lastRecordLsn];
-    // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
-    if (ends[1] === undefined) return [];
-    return ends.filter((end) => end !== undefined);
+    const segmentSize = this.#identity?.segmentSize;
+    const backLinks = segmentSize === undefined
+      ? []
+      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
+    return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
 }
 

@@ -42,8 +42,8 @@ export const FORM_OF_FORMAT: Readonly<Record<CompressionFormat, ".zst" | ".gz" |
 const LEVELS: Readonly<
   Record<CompressionFormat, { readonly lowest: number; readonly highest: number; readonly byDefault: number }>
 > = {
-  // Negative levels are faster still; above 19 a reader would need memory that a restore may not have.
-  zstd: { lowest: -7, highest: 19, byDefault: 1 },
+  // The runtimes know no negative levels; above 19 a reader would need memory that a restore may not have.
+  zstd: { lowest: 1, highest: 19, byDefault: 1 },
   gzip: { lowest: 1, highest: 9, byDefault: 6 },
   lz4: { lowest: 1, highest: 1, byDefault: 1 },
 };

@@ -12,6 +12,9 @@ export const CONFLICTS_DIRECTORY = "conflicts";
 /** Ends of names under which a complete segment may stand; the plain one first. */
 export const SEGMENT_FORMS = ["", ".zst", ".gz", ".lz4"] as const;
 
+/** The forms with a compression. */
+export const COMPRESSED_FORMS = [".zst", ".gz", ".lz4"] as const;
+
 /** What file systems and snapshot tools put into any directory; never ours, never in the way. */
 const NEUTRAL_NAMES: ReadonlySet<string> = new Set(["lost+found", ".snapshot"]);
 
@@ -38,6 +41,16 @@ export function inProgressPath(name: string): string {
 /** Where what an earlier run received of a segment is kept. */
 export function savedPath(name: string, count: number): string {
   return `${IN_PROGRESS_DIRECTORY}/${name}.saved-${count}`;
+}
+
+/** Where the compressed form of a published segment is written. */
+export function compressingPath(name: string, form: typeof COMPRESSED_FORMS[number]): string {
+  return `${IN_PROGRESS_DIRECTORY}/${temporaryName(name + form)}`;
+}
+
+/** Whether a name of `inprogress/` is one of `compressingPath`. */
+export function isCompressingName(name: string): boolean {
+  return /^[0-9A-F]{24}\.(zst|gz|lz4)\.tmp$/.test(name);
 }
 
 /** A file of `inprogress/`: which segment, and which saved copy (`undefined`: the growing file itself). */

@@ -86,13 +86,13 @@ export interface Lz4FrameTools {
 }
 
 /**
- * Makes one frame of one block of at most 4 MiB, with its content size and all checksums.
+ * Makes one frame of one block of at most 1 MiB, with its content size and all checksums.
  *
  * Its source text runs in the compression thread too, so it uses nothing but its parameters and globals.
  */
 export function encodeLz4Frame(content: Uint8Array, { hash, encodeBlock }: Lz4FrameTools): Uint8Array {
   const HEADER_BYTES = 15;
-  const MAXIMUM_BLOCK_BYTES = 4 << 20;
+  const MAXIMUM_BLOCK_BYTES = 1 << 20;
   if (content.length > MAXIMUM_BLOCK_BYTES) {
     throw new RangeError(
       `Cannot make an lz4 block of ${content.length} bytes: want at most ${MAXIMUM_BLOCK_BYTES}`,
@@ -108,8 +108,8 @@ export function encodeLz4Frame(content: Uint8Array, { hash, encodeBlock }: Lz4Fr
   view.setUint32(0, 0x184d2204, true);
   // Version 1, independent blocks, block checksums, content size, content checksum.
   frame[4] = 0x7c;
-  // Blocks of up to 4 MiB.
-  frame[5] = 0x70;
+  // Blocks of up to 1 MiB.
+  frame[5] = 0x60;
   view.setBigUint64(6, BigInt(content.length), true);
   frame[14] = hashOf(frame.subarray(4, 14)) >>> 8 & 255;
   let end = HEADER_BYTES;

@@ -1,7 +1,7 @@
 import type { Lz4FrameTools } from "./lz4_frame.ts";
 
-/** No piece has more content: memory for it is needed some times over. */
-export const PIECE_BYTES = 4 << 20;
+/** No piece has more content: memory for it is needed some times over, and longer ones come out no shorter. */
+export const PIECE_BYTES = 1 << 20;
 
 /** What `pieceEncoder` works with: its source text travels alone. */
 export interface PieceTools extends Lz4FrameTools {

@@ -1,9 +1,12 @@
+import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
 import { type CompressionFormat, decompress, FORMAT_OF_FORM } from "./compression.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import { readThrough, type TakeBytes } from "./segment_file.ts";
+
+const COMPARE_BYTES = 256 * 1024;
 
 /** The end of the name that tells how a published segment is stored; "" when as the server wrote it. */
 export type SegmentForm = typeof SEGMENT_FORMS[number];
@@ -29,10 +32,15 @@ export interface PublishedSegment {
  */
 export async function withPublished<T>(
   disk: Disk,
-  segment: { readonly name: string; readonly segmentSize: SegmentSize },
+  segment: {
+    readonly name: string;
+    readonly segmentSize: SegmentSize;
+    /** All, if it is not given; in this order. */
+    readonly forms?: readonly SegmentForm[];
+  },
   use: (published: PublishedSegment) => Promise<T>,
 ): Promise<T | undefined> {
-  for (const form of [...SEGMENT_FORMS, ""] as const) {
+  for (const form of segment.forms ?? [...SEGMENT_FORMS, ""]) {
     const path = segment.name + form;
     const found = await withFile(disk, path, async (file) => {
       const readAll = sourceOf(file, {
@@ -45,6 +53,65 @@ export async function withPublished<T>(
     if (found !== undefined) return found.result;
   }
   return undefined;
+}
+
+/** A published segment beside a plain file that should hold the same. */
+export interface PublishedComparison {
+  /** Of the published one, below the archive's root. */
+  readonly path: string;
+  /** Offset of the first byte that differs, or that one of them has not; `undefined` when they are the same. */
+  readonly difference: number | undefined;
+}
+
+/**
+ * Compares a plain file with the published segment of that name, whatever its form; `undefined` when there is none.
+ *
+ * @throws {DamagedFileError} when the published one can't be read.
+ */
+export function compareWithPublished(
+  disk: Disk,
+  file: {
+    /** Of the plain file. */
+    readonly path: string;
+    readonly name: string;
+    readonly segmentSize: SegmentSize;
+    readonly forms?: readonly SegmentForm[];
+  },
+): Promise<PublishedComparison | undefined> {
+  return withPublished(disk, file, async (published) => {
+    const difference = await withFile(disk, file.path, async (own) => {
+      const at = await firstDifferenceFrom(published, own, file.segmentSize);
+      return { at };
+    });
+    return { path: published.path, difference: difference === undefined ? 0 : difference.at };
+  });
+}
+
+async function firstDifferenceFrom(
+  published: PublishedSegment,
+  own: DiskFile,
+  segmentSize: SegmentSize,
+): Promise<number | undefined> {
+  const buffer = new Uint8Array(COMPARE_BYTES);
+  let difference: number | undefined;
+  let end = 0;
+  await published.readThrough(async (bytes, position) => {
+    for (let done = 0; done < bytes.length; done += buffer.length) {
+      const theirs = bytes.subarray(done, done + buffer.length);
+      const ours = buffer.subarray(0, theirs.length);
+      const count = await own.read(ours, position + done);
+      if (count === ours.length && Buffer.compare(ours, theirs) === 0) continue;
+      // The loop ends: where a file ends early it differs.
+      let index = 0;
+      while (index < count && ours[index] === theirs[index]) index++;
+      difference = position + done + index;
+      return "enough";
+    }
+    end = position + bytes.length;
+    return "more";
+  });
+  if (difference !== undefined) return difference;
+  return end === segmentSize && await own.bytes() === segmentSize ? undefined : end;
 }
 
 function sourceOf(

@@ -22,12 +22,20 @@ export async function readThrough(file: DiskFile, take: TakeBytes): Promise<void
 }
 
 /** Where the records in a segment file end, and what they are like at both ends. */
-export async function scanSegmentFile(
+export function scanSegmentFile(
   file: DiskFile,
   segment: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
 ): Promise<SegmentScan> {
+  return scanThrough((take) => readThrough(file, take), segment);
+}
+
+/** As `scanSegmentFile`, of a segment that is read in some other way. */
+export async function scanThrough(
+  readSegment: (take: TakeBytes) => Promise<void>,
+  segment: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
+): Promise<SegmentScan> {
   const scanner = new SegmentScanner(segment);
-  await readThrough(file, (bytes) => {
+  await readSegment((bytes) => {
     scanner.push(bytes);
     return scanner.done ? "enough" : "more";
   });

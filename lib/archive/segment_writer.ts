@@ -6,6 +6,7 @@ import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { segmentEnd, type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { ArchiveIdentity } from "./identity.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import {
   addName,
@@ -17,13 +18,14 @@ import {
   withFile,
 } from "./durable.ts";
 import {
+  COMPRESSED_FORMS,
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
   nameOf,
   parseInProgressName,
   savedPath,
-  SEGMENT_FORMS,
 } from "./layout.ts";
+import { compareWithPublished, type PublishedComparison, type SegmentForm } from "./published.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { keepConflict } from "./conflict.ts";
 
@@ -212,13 +214,16 @@ export class SegmentWriter {
     if (segment.saved.length > 0) await this.#syncName(segment);
     await this.#passSavedCopies(segment);
     const growing = inProgressPath(segment.name);
-    await this.#refuseCompressedForms(segment.name);
     await this.#refuseExchange(segment, growing);
-    if (!await addName(this.disk, { from: growing, to: segment.name }, this.options.naming)) {
+    const compressed = await this.#standsCompressed(segment.name);
+    if (compressed || !await addName(this.disk, { from: growing, to: segment.name }, this.options.naming)) {
       await this.#compareWithPublished(segment);
     }
     await this.disk.syncDirectory(".");
-    await this.#refuseCompressedForms(segment.name);
+    // It may have come, compressed, while the name was given.
+    if (!compressed && await this.#standsCompressed(segment.name)) {
+      await this.#compareWithPublished(segment, COMPRESSED_FORMS);
+    }
     this.#flushLsn = segment.endLsn;
     this.#segment = undefined;
     this.options.events.segmentPublished({ segment: segment.name, endLsn: segment.endLsn });
@@ -529,34 +534,53 @@ export class SegmentWriter {
     );
   }
 
-  async #refuseCompressedForms(name: string): Promise<void> {
-    for (const form of SEGMENT_FORMS) {
-      if (form === "" || await this.disk.entry(name + form) === undefined) continue;
-      this.#refuse(
-        new ArchiveConflictError(
-          `Cannot publish ${name}: "${this.disk.root}/${name}${form}" stands there already`,
-        ),
-      );
+  async #standsCompressed(name: string): Promise<boolean> {
+    for (const form of COMPRESSED_FORMS) {
+      if (await this.disk.entry(name + form) !== undefined) return true;
     }
+    return false;
   }
 
   /** The name is taken: the same bytes are success, others a conflict of which both sides are kept (P4). */
-  async #compareWithPublished(segment: OpenSegment): Promise<void> {
+  async #compareWithPublished(segment: OpenSegment, forms?: readonly SegmentForm[]): Promise<void> {
     const growing = inProgressPath(segment.name);
-    const paths = [growing, segment.name] as const;
-    const difference = await firstDifference(this.disk, paths, {
-      start: 0,
-      end: Number(this.identity.segmentSize),
-    });
+    const { segmentSize } = this.identity;
+    const file = {
+      path: growing,
+      name: segment.name,
+      segmentSize,
+      ...(forms === undefined ? {} : { forms }),
+    };
+    let comparison: PublishedComparison | undefined;
+    try {
+      comparison = await compareWithPublished(this.disk, file);
+    } catch (cause) {
+      if (!(cause instanceof DamagedFileError)) throw cause;
+      this.#refuse(
+        new ArchiveConflictError(
+          `Cannot publish ${segment.name}: the archive's file of it is damaged; move that one away and start again`,
+          { cause },
+        ),
+      );
+    }
+    // Taken away again, by hand: what is here gets its name at the next try.
+    if (comparison === undefined) {
+      throw Object.assign(new Error(`Cannot publish ${segment.name}: the archive's file of it is gone`), {
+        code: "ENOENT",
+      });
+    }
+    const { path, difference } = comparison;
     if (difference === undefined) {
       // Whoever linked it may not have synced it.
-      await withFile(this.disk, segment.name, (file) => file.sync());
+      await withFile(this.disk, path, (published) => published.sync());
       return;
     }
     const kept = await keepConflict(this.disk, { from: growing, name: segment.name }, this.options);
     this.#refuse(
       new ArchiveConflictError(
-        `Cannot publish ${segment.name}: the archive has other bytes under this name, first at ${
+        `Cannot publish ${segment.name}: the archive has other bytes under this name${
+          path === segment.name ? "" : `, compressed as "${path}"`
+        }, first at ${
           formatLsn(advance(segment.startLsn, difference))
         }; the archive's file is unchanged, the server's is kept as "${this.disk.root}/${kept}"`,
       ),

@@ -122,7 +122,7 @@ for (const format of FORMATS) {
   test(`decompress() finds missing and repeated pieces, and what follows the end: ${format}`, async () => {
     const file = compress(format, LARGE);
     const compressor = new PieceCompressor({ format, level: 1 });
-    const [first] = compressor.push(LARGE.subarray(0, 4 * MIB));
+    const [first] = compressor.push(LARGE.subarray(0, MIB));
     assert.ok(first !== undefined);
     for (
       const other of [
@@ -188,7 +188,7 @@ for (const format of FORMATS) {
     for (const share of [0.3, 0.6, 0.9, 0.99]) {
       const bytes = await readable(file.subarray(0, Math.floor(file.length * share)));
       // As far as the last whole block: our own lz4 has large ones.
-      const least = share * content.length - (format === "lz4" ? 4.5 : 0.5) * MIB;
+      const least = share * content.length - (format === "lz4" ? 1.5 : 0.5) * MIB;
       assert.ok(bytes >= least && bytes < content.length, `${bytes} bytes of ${content.length} at ${share}`);
     }
     // Something else may follow, as an earlier, longer file left it: its content is not right, what comes before is.
@@ -346,7 +346,6 @@ test("parseCompression() reads a format and a level", () => {
     const [text, want, short = text] of [
       ["zstd", { format: "zstd", level: 1 }],
       ["zstd:1", { format: "zstd", level: 1 }, "zstd"],
-      ["zstd:-7", { format: "zstd", level: -7 }],
       ["zstd:19", { format: "zstd", level: 19 }],
       ["gzip", { format: "gzip", level: 6 }],
       ["gzip:9", { format: "gzip", level: 9 }],
@@ -370,7 +369,8 @@ test("parseCompression() reads a format and a level", () => {
     ["gzip:0", /^RangeError: Cannot compress with "gzip:0": gzip has no level 0, want 1 to 9$/],
     ["gzip:10", /^RangeError/],
     ["zstd:20", /^RangeError/],
-    ["zstd:-8", /^RangeError/],
+    ["zstd:0", /^RangeError/],
+    ["zstd:-1", /^RangeError/],
     ["lz4:2", /^RangeError: Cannot compress with "lz4:2": lz4 has no level 2, want 1, its only one$/],
   ];
   for (const [text, want] of refused) {

@@ -61,8 +61,8 @@ test("encodeLz4Frame() makes a whole frame of one block", () => {
   const stored = encodeLz4Frame(noise, tools);
   assert.deepEqual(decodeLz4BlockHead(stored.subarray(15)), { bytes: 40, stored: true });
   assert.equal(stored.length, 15 + 4 + 40 + 4 + 8);
-  const zeros = encodeLz4Frame(new Uint8Array(4 << 20), tools);
-  assert.equal(decodeLz4FrameHeader(zeros.subarray(4))?.contentBytes, 4 << 20);
+  const zeros = encodeLz4Frame(new Uint8Array(1 << 20), tools);
+  assert.equal(decodeLz4FrameHeader(zeros.subarray(4))?.contentBytes, 1 << 20);
   assert.equal(decodeLz4BlockHead(zeros.subarray(15)).stored, false);
-  assert.throws(() => encodeLz4Frame(new Uint8Array((4 << 20) + 1), tools), RangeError);
+  assert.throws(() => encodeLz4Frame(new Uint8Array((1 << 20) + 1), tools), RangeError);
 });

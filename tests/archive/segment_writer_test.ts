@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { test } from "node:test";
+import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { type Leg, SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
@@ -281,19 +283,57 @@ test("P4: other bytes under the name are a conflict: nothing is overwritten, bot
     await again.close();
   }));
 
-for (const form of [".zst", ".gz", ".lz4"]) {
-  test(`P4: a segment of which a ${form} stands there is not published`, () =>
+async function putCompressed(disk: Disk, form: ".zst" | ".lz4", bytes: Uint8Array): Promise<void> {
+  const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[form], level: 1 });
+  const file = await disk.create(FIRST + form, 0o600);
+  await file.write(Buffer.concat([...compressor.push(bytes), ...compressor.end()]), 0);
+  await file.close();
+}
+
+// Streams run outside of simulated time, so no gzip.
+for (const form of [".zst", ".lz4"] as const) {
+  test(`P4: the same segment as ${form} is success: nothing is stored twice`, () =>
     onSimDisk(async (machine) => {
       await prepare(machine.disk);
-      await (await machine.disk.create(FIRST + form, 0o600)).close();
+      await putCompressed(machine.disk, form, WAL.subarray(0, MIB));
+      const { writer, told } = open(machine.disk);
+      await write(writer, MIB + 10);
+      assert.deepEqual(told, [`published ${FIRST}`]);
+      assert.equal(content(machine, FIRST), undefined);
+      assert.equal(content(machine, `inprogress/${FIRST}`), undefined);
+      assert.ok(machine.operations.includes(`sync ${FIRST}${form}`));
+      await writer.close();
+    }));
+
+  test(`P4: another segment as ${form} is a conflict, a damaged one is to be moved away`, () =>
+    onSimDisk(async (machine) => {
+      await prepare(machine.disk);
+      await putCompressed(machine.disk, form, walOf({ bytes: MIB, seed: 2 }));
       const { writer } = open(machine.disk);
       await assert.rejects(
         write(writer, MIB),
-        new ArchiveConflictError(`Cannot publish ${FIRST}: "/archive/${FIRST}${form}" stands there already`),
+        new RegExp(
+          `other bytes under this name, compressed as "${FIRST}${form}", first at 0/300028; .* kept as`,
+        ),
       );
       assert.equal(content(machine, FIRST), undefined);
-      assert.deepEqual(content(machine, `inprogress/${FIRST}`), WAL.slice(0, MIB));
+      assert.equal(machine.sim.names("conflicts").length, 1);
       await writer.close();
+      await machine.disk.unlink(FIRST + form);
+      await (await machine.disk.create(FIRST + form, 0o600)).close();
+      const again = open(machine.disk).writer;
+      await assert.rejects(write(again, MIB), (error: Error) => {
+        assert.ok(error instanceof ArchiveConflictError);
+        assert.match(
+          error.message,
+          /the archive's file of it is damaged; move that one away and start again/,
+        );
+        assert.match(String(error.cause), /it holds 0 bytes, want 1048576/);
+        return true;
+      });
+      assert.equal(content(machine, FIRST), undefined);
+      assert.deepEqual(content(machine, `inprogress/${FIRST}`), WAL.slice(0, MIB));
+      await again.close();
     }));
 }
 
