@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from "commander";
+import { type Compression, parseCompression } from "../archive/compression.ts";
 import { type Lsn, parseLsn } from "../wal/lsn.ts";
 
 /** For commander: an LSN such as 16/B374D848. */
@@ -7,6 +8,16 @@ export function lsnOption(text: string): Lsn {
     return parseLsn(text);
   } catch {
     throw new InvalidArgumentError(`want an LSN such as 16/B374D848, got "${text}".`);
+  }
+}
+
+/** For commander: a format to compress with, and a level; `undefined` for "none". */
+export function compressionOption(text: string): Compression | undefined {
+  try {
+    return parseCompression(text);
+  } catch (error) {
+    const reason = (error as Error).message.replace(/^Cannot compress with "[^"]*": /, "");
+    throw new InvalidArgumentError(`${reason}.`);
   }
 }
 

@@ -18,6 +18,7 @@ import { connect } from "../session/connect.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
+import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
@@ -97,22 +98,40 @@ interface Receiving {
   readonly log: Log;
 }
 
+interface Streaming extends Receiving {
+  readonly live: LiveLine;
+  readonly compressing: Compressing | undefined;
+}
+
 async function receiveInto(
   directory: string,
   receiving: Receiving,
   context: CommandContext,
 ): Promise<number> {
+  const { options } = receiving;
   const disk = openDiskThread(directory, RECEIVING_MEMORY_BYTES);
   let lock: FileLock | undefined;
+  let compressing: Compressing | undefined;
+  const live = new LiveLine(context.stderr, realClock, {
+    enabled: options.quiet !== true && options.logFormat === "text",
+  });
+  const log = live.above(receiving.log);
   try {
     const archive = await openArchive(disk, receiving);
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
     const claimed = await openArchive(disk, receiving);
-    return await stream(claimed, receiving, context);
+    await claimed.removeCompressing();
+    if (options.compress !== undefined) {
+      // Only now: who does not compress needs none of it.
+      const { Compressing } = await import("./compressing.ts");
+      compressing = new Compressing(claimed, options.compress, log);
+    }
+    return await stream(claimed, { ...receiving, log, live, compressing }, context);
   } finally {
-    // The lock goes last: until its thread has ended, this process may still write. A stuck one keeps it to the end.
-    if (await disk.close() === "ended") lock?.release();
+    const ends = await Promise.all([disk.close(), compressing?.close()]);
+    // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
+    if (!ends.includes("stuck")) lock?.release();
   }
 }
 
@@ -144,17 +163,15 @@ function lockArchive(directory: string, mode: number): FileLock {
   );
 }
 
-async function stream(archive: Archive, receiving: Receiving, context: CommandContext): Promise<number> {
-  const { options, settings } = receiving;
-  const live = new LiveLine(context.stderr, realClock, {
-    enabled: options.quiet !== true && options.logFormat === "text",
-  });
-  const log = live.above(receiving.log);
+async function stream(archive: Archive, receiving: Streaming, context: CommandContext): Promise<number> {
+  const { options, settings, log, live, compressing } = receiving;
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
-    segmentPublished: (event: { segment: string; endLsn: Lsn }) =>
-      log.debug("segment archived", { segment: event.segment, flushLsn: formatLsn(event.endLsn) }),
+    segmentPublished: (event: { segment: string; endLsn: Lsn }) => {
+      log.debug("segment archived", { segment: event.segment, flushLsn: formatLsn(event.endLsn) });
+      compressing?.published(event.segment);
+    },
     savedCopyKept: (event: { path: string; validEndLsn: Lsn }) =>
       log.info("unfinished segment kept", { path: event.path, validEndLsn: formatLsn(event.validEndLsn) }),
     savedCopyPassed: (event: { path: string }) => log.info("unfinished segment received again", event),

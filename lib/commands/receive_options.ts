@@ -1,7 +1,8 @@
 import { Command, Option } from "commander";
+import type { Compression } from "../archive/compression.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { Verbosity } from "./context.ts";
-import { lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
+import { compressionOption, lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
 
 /** Options of `walvault receive`, checked. */
 export interface ReceiveCommandOptions extends Verbosity {
@@ -16,6 +17,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
   readonly hardLinks: boolean;
+  /** `undefined`: segments stay as the server wrote them. */
+  readonly compress?: Compression | undefined;
   readonly json?: boolean;
 }
 
@@ -83,6 +86,11 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .option(
       "--no-hard-links",
       "for file systems without hard links, where nothing else writes to the archive",
+    )
+    .option(
+      "-Z, --compress <format>",
+      "compress complete segments in the background: zstd, gzip or lz4, with :LEVEL; readers find either form",
+      compressionOption,
     )
     .option("--json", "at the end, print where receiving stopped, as one JSON object")
     .addOption(

@@ -406,6 +406,14 @@ export class SimDisk {
     return true;
   }
 
+  /** Whether a power cut would leave a compressed form of it for certain. */
+  #standsCompressed(name: string): boolean {
+    return [".zst", ".gz", ".lz4"].some((form) => {
+      const node = this.#root.durable.get(name + form);
+      return node instanceof Inode && node.clean && this.#nameIsCertain(this.#root, name + form);
+    });
+  }
+
   #certainDirectory(name: string): Directory | undefined {
     const node = this.#root.durable.get(name);
     return node instanceof Directory && this.#nameIsCertain(this.#root, name) ? node : undefined;
@@ -522,7 +530,9 @@ export class SimDisk {
     const { directory, name } = this.#locate(path, "unlink");
     const node = directory.names.get(name);
     if (!(node instanceof Inode)) throw diskError(node === undefined ? "ENOENT" : "EISDIR", "unlink", path);
-    if (directory === this.#root && node.published && !name.endsWith(".tmp")) {
+    if (
+      directory === this.#root && node.published && !name.endsWith(".tmp") && !this.#standsCompressed(name)
+    ) {
       this.watcher.violation(`P1: the published file ${path} is removed`);
     }
     this.#change({ sets: [], deletes: [{ directory, name }] });
