@@ -1,17 +1,25 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
-import { formatSegmentSize, type SegmentSize } from "../wal/segment.ts";
+import { formatSegmentSize, parseSegmentName, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
 import { type ArchiveContents, ArchiveError } from "./archive.ts";
 import { backLinksBefore } from "./back_links.ts";
-import { type CompressionFormat, DamagedFileError, decompress } from "./compression.ts";
+import {
+  type CompressionFormat,
+  DamagedFileError,
+  decompress,
+  decompressUnfinished,
+  FORMAT_OF_FORM,
+} from "./compression.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
 import { readFirstPage } from "./first_page.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { joinRuns } from "./inventory.ts";
-import { IDENTITY_FILE } from "./layout.ts";
+import { COMPRESSED_FORMS, IDENTITY_FILE, IN_PROGRESS_DIRECTORY, isCompressingName } from "./layout.ts";
+import { PARTIAL_SUFFIX } from "./plain_layout.ts";
+import { scanThrough, type TakeBytes } from "./segment_file.ts";
 import { newestFirst, parsePlainFile, type PlainFile } from "./plain_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
@@ -97,6 +105,63 @@ export class PlainDirectory {
     }
     this.#identity = server;
     await this.#removePublishedPartials(files);
+    // What a compression that was cut off left behind.
+    for (const name of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
+      if (isCompressingName(name)) await removeName(this.disk, `${IN_PROGRESS_DIRECTORY}/${name}`);
+    }
+  }
+
+  /**
+   * Removes what an earlier `pg_receivewal` left compressed of a segment that is complete now, and tells the names of
+   * those that hold something else up to their last record.
+   */
+  async removePassedPartials(segment: string): Promise<readonly string[]> {
+    const size = this.#identity?.segmentSize;
+    const kept: string[] = [];
+    for (const form of COMPRESSED_FORMS) {
+      const name = segment + form + PARTIAL_SUFFIX;
+      if (size === undefined || await this.options.disk.entry(name) === undefined) continue;
+      if (await this.#isPassed({ name, segment, format: FORMAT_OF_FORM[form], size })) {
+        await removeName(this.options.disk, name);
+      } else kept.push(name);
+    }
+    return kept;
+  }
+
+  async #isPassed(
+    { name, segment, format, size }: {
+      readonly name: string;
+      readonly segment: string;
+      readonly format: CompressionFormat;
+      readonly size: SegmentSize;
+    },
+  ): Promise<boolean> {
+    const parsed = parseSegmentName(segment, size);
+    if (parsed === undefined) return false;
+    const startLsn = segmentStart(parsed.number, size);
+    const read = (take: TakeBytes) =>
+      withFile(
+        this.options.disk,
+        name,
+        (file) =>
+          decompressUnfinished(
+            file,
+            { format, label: `${this.disk.root}/${name}`, maximumBytes: size },
+            take,
+          ),
+      );
+    const scan = await scanThrough(async (take) => void await read(take), { startLsn, segmentSize: size });
+    const validBytes = Number(scan.endLsn - startLsn);
+    let same = true;
+    await withFile(this.options.disk, segment, (complete) =>
+      read(async (bytes, position) => {
+        const want = bytes.subarray(0, Math.max(0, validBytes - position));
+        const own = new Uint8Array(want.length);
+        const count = await complete.read(own, position);
+        same &&= count === own.length && want.every((byte, index) => byte === own[index]);
+        return same && want.length === bytes.length ? "more" : "enough";
+      }));
+    return same;
   }
 
   /** What the directory holds. All of it survives a power cut, since the directory is synced before it is believed. */

@@ -71,8 +71,9 @@ export function plainText(text: string): string {
 
 /** What a name of the directory is called in `inprogress/`; none for what does not belong there. */
 function inProgressNameOf(name: string): string[] {
-  const [, segment, saved] = /^([0-9A-F]{24})\.partial((?:\.saved-[0-9]+)?)$/.exec(name) ?? [];
-  return segment === undefined ? [] : [segment + (saved ?? "")];
+  const [, segment, rest] =
+    /^([0-9A-F]{24})\.partial((?:\.saved-[0-9]+|\.(?:zst|gz|lz4)\.tmp)?)$/.exec(name) ?? [];
+  return segment === undefined ? [] : [segment + (rest ?? "")];
 }
 
 /** A file whose syncs are left out, until its last byte is written where complete segments count. */

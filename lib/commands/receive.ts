@@ -117,10 +117,10 @@ async function receiveInto(
   });
   const log = live.above(receiving.log);
   try {
-    const archive = await openArchive(disk, receiving);
+    const archive = await openArchive(disk, { options, log });
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
-    const claimed = await openArchive(disk, receiving);
+    const claimed = await openArchive(disk, { options, log });
     await claimed.removeCompressing();
     if (options.compress !== undefined) {
       // Only now: who does not compress needs none of it.
@@ -136,7 +136,10 @@ async function receiveInto(
 }
 
 /** What the operating system refuses gets its subject: a bare "permission denied" helps nobody. */
-async function openArchive(disk: Disk, { options, log }: Receiving): Promise<Archive> {
+async function openArchive(
+  disk: Disk,
+  { options, log }: Pick<Receiving, "options" | "log">,
+): Promise<Archive> {
   const { hardLinks } = options;
   const onAdopted = (adoption: Adoption) => log.info("directory became an archive", { ...adoption });
   try {

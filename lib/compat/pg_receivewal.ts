@@ -13,6 +13,7 @@ import { connect } from "../session/connect.ts";
 import type { Session } from "../session/session.ts";
 import { connectionErrorText, serverErrorText, wantsPassword } from "./libpq_text.ts";
 import type { OriginalCall, OriginalContext } from "./originals.ts";
+import type { PlainCompressing } from "./plain_compressing.ts";
 import { promptForPassword } from "./password_prompt.ts";
 import { readReceivewalCommandLine, type ReceivewalOptions } from "./pg_receivewal_options.ts";
 import { ProgramLog } from "./program_log.ts";
@@ -21,6 +22,10 @@ import { systemErrorText } from "./system_error.ts";
 import { WalStreaming } from "./wal_streaming.ts";
 
 const EXIT = { done: 0, failed: 1 } as const;
+
+/** At the end segments that wait to be compressed are waited for: so long when told to stop, and so long else. */
+const STOPPED_COMPRESSION_MS = 10_000;
+const LAST_COMPRESSION_MS = 120_000;
 
 /** duplicate_object: a slot of that name is there. */
 const SLOT_EXISTS = "42710";
@@ -154,7 +159,7 @@ class Receivewal {
   }
 
   async #stream(first: Session): Promise<void> {
-    const { directory, synchrony, slot } = this.options;
+    const { directory, synchrony, slot, compression } = this.options;
     const { log, context } = this.surroundings;
     const lock = lockDirectory(directory);
     if (lock === undefined) {
@@ -177,6 +182,10 @@ class Receivewal {
               : `compressed segment file "${name}" has incorrect uncompressed size ${bytes}, skipping`,
           ),
       });
+      const compressing = compression === undefined
+        ? undefined
+        : new (await import("./plain_compressing.ts")).PlainCompressing({ plain, compression, sync, log });
+      const complete = new CompleteSegments(plain, { log, compressing });
       const streaming = new WalStreaming({
         plain,
         log,
@@ -184,15 +193,54 @@ class Receivewal {
         options: this.options,
         hosts: () => this.#settings.hosts,
         connect: () => this.#connect(),
-        onSegment: () => {},
+        onSegment: (segment) => complete.add(segment),
       });
-      await streaming.run(first);
+      try {
+        await streaming.run(first);
+      } finally {
+        await complete.settle();
+        await compressing?.close(context.signal.aborted ? STOPPED_COMPRESSION_MS : LAST_COMPRESSION_MS);
+      }
     } catch (error) {
       if (error instanceof FatalError) throw error;
       throw new FatalError(systemErrorText(error), { cause: error });
     } finally {
       if (await disk.close() === "ended") lock.release();
     }
+  }
+}
+
+/** What is to be done with each segment when it is complete, one after the other. */
+class CompleteSegments {
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly plain: PlainDirectory,
+    private readonly options: {
+      readonly log: ProgramLog;
+      readonly compressing: PlainCompressing | undefined;
+    },
+  ) {}
+
+  add(segment: string): void {
+    this.#last = this.#last.then(() => this.#finish(segment));
+  }
+
+  settle(): Promise<void> {
+    return this.#last;
+  }
+
+  async #finish(segment: string): Promise<void> {
+    const { log, compressing } = this.options;
+    try {
+      for (const name of await this.plain.removePassedPartials(segment)) {
+        log.warning(`file "${name}" holds other bytes than "${segment}", and is kept`);
+      }
+    } catch (error) {
+      // It stays, and is no more than in the way.
+      log.warning(`could not compare partial files of "${segment}": ${systemErrorText(error)}`);
+    }
+    compressing?.published(segment);
   }
 }
 

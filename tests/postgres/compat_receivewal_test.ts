@@ -7,6 +7,9 @@ import process from "node:process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { withPublished } from "../../lib/archive/published.ts";
+import { segmentSize } from "../../lib/wal/segment.ts";
 import { denoCommand } from "../../tasks/install_locked.ts";
 import { type Outcome, realProgram, runOurs, runReal, temporaryDirectory } from "../compat/originals.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
@@ -274,3 +277,95 @@ for (const loop of [false, true]) {
     });
   }
 }
+
+/** The content of a complete segment, in whatever form it stands. */
+async function contentOf(directory: string, name: string): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  await withPublished(
+    openDirectDisk(directory),
+    { name: name.slice(0, 24), segmentSize: segmentSize(MIB) },
+    (published) =>
+      published.readThrough((bytes) => {
+        pieces.push(bytes.slice());
+        return "more";
+      }),
+  );
+  return Buffer.concat(pieces);
+}
+
+for (
+  const [method, form] of [["gzip", ".gz"], ["gzip:1", ".gz"], ["3", ".gz"], ["lz4", ".lz4"], [
+    "lz4:9",
+    ".lz4",
+  ]] as const
+) {
+  test(`${NAME} -Z ${method} leaves what PostgreSQL's leaves, and each goes on from the other's`, {
+    skip,
+    timeout,
+  }, async () => {
+    await using cluster = await startServer();
+    await cluster.sql("SELECT pg_create_physical_replication_slot('kept', true)");
+    const end = await makeWal(cluster, 2);
+    const later = await makeWal(cluster, 2);
+    await makeWal(cluster, 1);
+    const connection = ["-h", cluster.host, "-p", String(cluster.port), "-U", cluster.superuser];
+    const run = async (kind: "real" | "ours", words: readonly string[]) => {
+      const given = [...words, "-Z", method, "-n", "-v", ...connection];
+      return kind === "real" ? runReal(NAME, given) : await runOurs(NAME, given);
+    };
+    using real = temporaryDirectory();
+    using ours = temporaryDirectory();
+    const complete = (directory: string) =>
+      fs.readdirSync(directory).filter((name) => !name.includes("partial")).sort();
+    const outcomes: Outcome[] = [];
+    for (const [kind, { path }] of [["real", real], ["ours", ours]] as const) {
+      await cluster.sql("SELECT pg_copy_physical_replication_slot('kept', 'held')");
+      outcomes.push(await run(kind, ["-D", path, "-S", "held", "-E", end]));
+      await cluster.sql("SELECT pg_drop_replication_slot('held')");
+    }
+    // The growing segment is plain here, so that none of its bytes is written twice.
+    const likeOurs = (text: string) => text.replaceAll(`${form}.partial`, ".partial");
+    assert.deepEqual(outcomes[1], { ...outcomes[0]!, stderr: likeOurs(outcomes[0]!.stderr) });
+    assert.deepEqual(complete(ours.path), complete(real.path));
+    assert.ok(complete(ours.path).every((name) => name.endsWith(form)));
+    // Now each with the other's directory.
+    const turned = [
+      await run("ours", ["-D", real.path, "-E", later]),
+      await run("real", ["-D", ours.path, "-E", later]),
+    ];
+    assert.equal(likeOurs(turned[1]!.stderr), turned[0]!.stderr);
+    assert.equal(turned[0]!.code, 0);
+    assert.deepEqual(complete(ours.path), complete(real.path));
+    for (const name of complete(ours.path)) {
+      const contents = [await contentOf(ours.path, name), await contentOf(real.path, name)];
+      assert.equal(contents[0]!.length, MIB);
+      assert.deepEqual(contents[0], contents[1], name);
+    }
+    assert.ok(!fs.readdirSync(real.path).some((name) => name.includes("saved")), "what was passed is gone");
+    assert.equal(fs.readdirSync(real.path).filter((name) => name.includes("partial")).length, 1);
+  });
+}
+
+test(`${NAME} -Z zstd compresses what PostgreSQL's does not`, { timeout }, async () => {
+  await using cluster = await startServer();
+  using directory = temporaryDirectory();
+  await cluster.sql("SELECT pg_create_physical_replication_slot('held', true)");
+  const end = await makeWal(cluster, 2);
+  await makeWal(cluster, 1);
+  const connection = ["-h", cluster.host, "-p", String(cluster.port), "-U", cluster.superuser];
+  const { code, stderr } = await runOurs(NAME, [
+    "-D",
+    directory.path,
+    "-S",
+    "held",
+    "-E",
+    end,
+    "-Z",
+    "zstd",
+    ...connection,
+  ]);
+  assert.equal(code, 0, stderr);
+  const complete = fs.readdirSync(directory.path).filter((name) => !name.includes("partial"));
+  assert.ok(complete.length >= 2 && complete.every((name) => name.endsWith(".zst")), complete.join(" "));
+  for (const name of complete) assert.equal((await contentOf(directory.path, name)).length, MIB);
+});
