@@ -58,6 +58,7 @@ export async function pgReceivewal(call: OriginalCall, context: OriginalContext)
   } catch (error) {
     if (!(error instanceof FatalError)) throw error;
     log.error(error.message);
+    if (error.hint !== undefined) log.hint(error.hint);
     return EXIT.failed;
   }
 }
@@ -104,7 +105,8 @@ class Receivewal {
       return { ...settings, database: undefined };
     } catch (error) {
       if (!(error instanceof ConninfoError)) throw error;
-      throw new FatalError(error.message);
+      // Not in libpq's words: these may repeat a password.
+      throw new FatalError(error.message, { hint: error.hint });
     }
   }
 

@@ -102,3 +102,19 @@ test(`${NAME} takes zstd, which PostgreSQL's does not do yet`, async () => {
   const { stderr } = await runOurs(NAME, ["-D", "/", ...NOBODY, "-Z", "zstd:23"]);
   assert.match(stderr, /"zstd" expects a compression level between -131072 and 22 \(default at 3\)\n$/);
 });
+
+test(`${NAME} shows no password of a connection string that is wrong`, async () => {
+  using temporary = temporaryDirectory();
+  for (
+    const conninfo of [
+      "host=127.0.0.1 password=s3cr3t bogus=1",
+      "password='s3cr3t",
+      "postgresql://u:s3cr3t@[h/x",
+    ]
+  ) {
+    const { code, stdout, stderr } = await runOurs(NAME, ["-D", temporary.path, "-d", conninfo]);
+    assert.deepEqual([code, stdout], [1, ""]);
+    assert.match(stderr, /^pg_receivewal: error: Cannot parse connection /);
+    assert.ok(!stderr.includes("s3cr3t"), stderr);
+  }
+});

@@ -77,7 +77,7 @@ test(`${NAME} leaves the same files and says the same as PostgreSQL's, from a sl
   const end = await makeWal(cluster);
   // What comes behind the end position shows that both have passed it.
   await makeWal(cluster, 1);
-  for (const more of [["-v"], [], ["--synchronous", "-v"], ["--no-sync"], ["-s", "1"]]) {
+  for (const more of [["-v"], [], ["--synchronous", "-v"], ["--no-sync"], ["-s", "0"]]) {
     await cluster.sql("SELECT pg_copy_physical_replication_slot('kept', 'held')");
     const both = await runBoth(cluster, ["-D", "DIR", "-S", "held", "-E", end, "-n", ...more]);
     await cluster.sql("SELECT pg_drop_replication_slot('held')");
@@ -116,6 +116,25 @@ test(`${NAME} goes on where the directory ends, with a partial and without`, { s
       if (!name.endsWith(".partial")) assert.equal(both.ours.files[name], file, name);
     }
   }
+});
+
+test(`${NAME} gives its files the permissions that the server's have, as PostgreSQL's does`, {
+  skip,
+  timeout,
+}, async () => {
+  await using cluster = await startCluster({
+    major: 15,
+    segmentBytes: MIB,
+    initdb: ["--allow-group-access"],
+  });
+  await cluster.sql("SELECT pg_create_physical_replication_slot('held', true)");
+  const end = await makeWal(cluster, 1);
+  await makeWal(cluster, 1);
+  const both = await runBoth(cluster, ["-D", "DIR", "-S", "held", "-E", end, "-n"]);
+  const modes = (files: Readonly<Record<string, string>>) =>
+    Object.values(files).map((file) => file.split(" ")[1]);
+  assert.deepEqual(modes(both.ours.files), modes(both.real.files));
+  assert.ok(modes(both.ours.files).every((mode) => mode === "640"));
 });
 
 test(`${NAME} makes and drops slots as PostgreSQL's does`, { skip, timeout }, async () => {
