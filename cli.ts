@@ -8,6 +8,8 @@ import { initCommand } from "./lib/commands/init_options.ts";
 import { pushCommand } from "./lib/commands/push_options.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
+import { asCommand } from "./lib/compat/as_options.ts";
+import { originalCall, runOriginal } from "./lib/compat/originals.ts";
 import { messageChain } from "./lib/log.ts";
 
 /** A variable that the sandbox hides is one that is not set. */
@@ -90,10 +92,13 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { fetch } = await import("./lib/commands/fetch.ts");
       settle(await fetch(words, options, context));
     }),
+    asCommand(),
   ];
 }
 
 async function main(failureExits: FailureExits): Promise<number> {
+  const original = originalCall(process);
+  if (original !== undefined) return await runOriginal(original, { ...context, stopBySignals });
   let exitCode: number = EXIT.done;
   const configure = (command: Command, hint: string) =>
     command.exitOverride().configureOutput({

@@ -1,16 +1,12 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
-import { timelineAt, type TimelineHistory } from "../wal/history.ts";
-import { type Lsn, lsn } from "../wal/lsn.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
-import { isAllZero, type SegmentScan } from "../wal/scanner.ts";
-import {
-  formatSegmentSize,
-  type SegmentNumber,
-  segmentNumberAt,
-  type SegmentSize,
-  segmentStart,
-} from "../wal/segment.ts";
+import { isAllZero } from "../wal/scanner.ts";
+import { formatSegmentSize, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
+import { backLinksBefore } from "./back_links.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
@@ -23,12 +19,11 @@ import {
   IN_PROGRESS_DIRECTORY,
   isCompressingName,
   isPushedName,
-  nameOf,
   parseInProgressName,
 } from "./layout.ts";
 import { keepConflict } from "./conflict.ts";
-import { compareWithPublished, withPublished } from "./published.ts";
-import { countWrittenBytes, scanThrough } from "./segment_file.ts";
+import { compareWithPublished } from "./published.ts";
+import { countWrittenBytes } from "./segment_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
@@ -56,6 +51,8 @@ export interface ArchiveOptions {
   readonly naming: Naming;
   /** The user that writes; `undefined` where the system has no such numbers. */
   readonly userId: number | undefined;
+  /** A directory that another receiver filled may become an archive too; told when it has. */
+  readonly onAdopted?: ((adoption: Adoption) => void) | undefined;
 }
 
 /**
@@ -102,7 +99,7 @@ export class Archive {
       );
     }
     const identity = await readIdentity(disk);
-    if (identity === undefined) await refuseForeignFiles(disk);
+    if (identity === undefined) await refuseForeignFiles(disk, options);
     await refuseOtherUser(disk, options, identity === undefined ? "." : IDENTITY_FILE);
     for (const directory of [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY]) {
       const entry = await disk.entry(directory);
@@ -127,10 +124,12 @@ export class Archive {
    */
   async claim(server: ArchiveIdentity): Promise<void> {
     if (this.#identity === undefined) {
+      const adoption = await this.#adopt(server);
       const file = { name: IDENTITY_FILE, bytes: encodeIdentity(server), mode: this.modes.file };
       await publishBytes(this.disk, file, this.naming);
       // Somebody else may have been first.
       this.#identity = await readIdentity(this.disk);
+      if (adoption !== undefined) this.options.onAdopted?.(adoption);
     }
     await this.#refuseExchange(this.#identity);
     const own = this.check(server);
@@ -167,6 +166,14 @@ export class Archive {
       );
     }
     return own;
+  }
+
+  /** What another receiver left is this cluster's, and lies where an archive has it, before there is an archive. */
+  async #adopt(server: ArchiveIdentity): Promise<Adoption | undefined> {
+    const { naming, onAdopted } = this.options;
+    const names = onAdopted === undefined ? [] : await this.disk.list(".") ?? [];
+    if (!names.some(isOfReceivers)) return undefined;
+    return await adoptFiles(this.disk, { identity: server, modes: this.modes, naming });
   }
 
   /**
@@ -286,43 +293,11 @@ export class Archive {
 
   /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
   async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
-    const timeline = lineage.timeline;
-    return { timeline, startLsn, lineage, backLinks: await this.#backLinks(startLsn, lineage) };
-  }
-
-  async #backLinks(startLsn: Lsn, lineage: TimelineHistory): Promise<readonly Lsn[]> {
-    const identity = this.#identity;
-    if (identity === undefined || startLsn === 0n) return [];
-    const { segmentSize } = identity;
-    const before = lsn(startLsn - 1n);
-    const number = segmentNumberAt(before, segmentSize);
-    const name = nameOf({ timeline: timelineAt(lineage, before), number }, segmentSize);
-    const scan = await this.#scanPublished(name, number, segmentSize);
-    // Damage inside that segment says nothing about what the server sends now.
-    if (scan?.end !== "segment-end" && scan?.end !== "switch") return [];
-    const ends = [scan?.openRecordLsn, scan?.lastRecordLsn];
-    // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
-    if (ends[1] === undefined) return [];
-    return ends.filter((end) => end !== undefined);
-  }
-
-  async #scanPublished(
-    name: string,
-    number: SegmentNumber,
-    segmentSize: SegmentSize,
-  ): Promise<SegmentScan | undefined> {
-    const startLsn = segmentStart(number, segmentSize);
-    try {
-      return await withPublished(
-        this.disk,
-        { name, segmentSize },
-        ({ readThrough }) => scanThrough(readThrough, { startLsn, segmentSize }),
-      );
-    } catch (error) {
-      // As damage inside the segment itself: it says nothing about what the server sends now.
-      if (error instanceof DamagedFileError) return undefined;
-      throw error;
-    }
+    const segmentSize = this.#identity?.segmentSize;
+    const backLinks = segmentSize === undefined
+      ? []
+      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
+    return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
 }
 
@@ -342,9 +317,10 @@ async function readIdentity(disk: Disk): Promise<ArchiveIdentity | undefined> {
   }
 }
 
-async function refuseForeignFiles(disk: Disk): Promise<void> {
+async function refuseForeignFiles(disk: Disk, { onAdopted }: ArchiveOptions): Promise<void> {
   const names = await disk.list(".") ?? [];
   const foreign = names.filter((name) => {
+    if (onAdopted !== undefined && isOfReceivers(name)) return false;
     const { kind } = classifyOther(name);
     return kind === "foreign" || (kind === "own" && name !== "lock");
   });

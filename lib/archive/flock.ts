@@ -16,7 +16,7 @@ interface DenoFile {
 }
 
 interface DenoRuntime {
-  openSync(path: string, options: { read: boolean; write: boolean }): DenoFile;
+  openSync(path: string, options: { read: boolean; write?: boolean }): DenoFile;
 }
 
 interface BunForeignFunctions {
@@ -47,8 +47,22 @@ export function lockFile(path: string, mode: number): FileLock | undefined {
   throw new Error(`Cannot lock "${path}": this runtime has no flock; use Deno or Bun`);
 }
 
-function lockWithDeno(deno: DenoRuntime, path: string): FileLock | undefined {
-  const file = deno.openSync(path, { read: true, write: true });
+/** Locks a directory itself, where no file of ours may stand in it; else as `lockFile`. */
+export function lockDirectory(path: string): FileLock | undefined {
+  const runtime = globalThis as { Deno?: DenoRuntime; Bun?: unknown };
+  if (runtime.Deno !== undefined) return lockWithDeno(runtime.Deno, path, { read: true });
+  if (runtime.Bun === undefined) {
+    throw new Error(`Cannot lock "${path}": this runtime has no flock; use Deno or Bun`);
+  }
+  return lockWithBun(fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY), path);
+}
+
+function lockWithDeno(
+  deno: DenoRuntime,
+  path: string,
+  options: { readonly read: boolean; readonly write?: boolean } = { read: true, write: true },
+): FileLock | undefined {
+  const file = deno.openSync(path, options);
   if (file.tryLockSync(true) && file.statSync().ino === fs.lstatSync(path).ino) {
     return { release: () => file.close() };
   }

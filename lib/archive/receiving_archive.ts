@@ -1,7 +1,7 @@
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
-import { Archive, type ArchiveContents } from "./archive.ts";
+import type { Archive, ArchiveContents } from "./archive.ts";
 import type { Clock } from "./clock.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
@@ -10,14 +10,25 @@ import { SegmentWriter, type WriterEvents } from "./segment_writer.ts";
 /** Memory that a disk must be able to `allocate` for one receiving archive. */
 export const RECEIVING_MEMORY_BYTES = BUFFER_BYTES + (1 << 20);
 
+/** What can be received into: an archive, or a directory of another layout. */
+export type ReceivingDirectory = Pick<
+  Archive,
+  "disk" | "identity" | "modes" | "naming" | "claim" | "contents" | "storeHistory" | "planLeg"
+>;
+
 /** An archive as a receiver uses it: one leg at a time. */
 export class ReceivingArchive {
   readonly #memory: Uint8Array;
   readonly #zeros: Uint8Array;
 
   constructor(
-    private readonly archive: Archive,
-    private readonly options: { readonly clock: Clock; readonly events: WriterEvents },
+    private readonly archive: ReceivingDirectory,
+    private readonly options: {
+      readonly clock: Clock;
+      readonly events: WriterEvents;
+      /** `false` where a segment must not be there before its first byte. */
+      readonly prepareNext?: boolean;
+    },
   ) {
     this.#memory = archive.disk.allocate(BUFFER_BYTES);
     this.#zeros = SegmentWriter.zeroPiece(archive.disk);
@@ -43,8 +54,9 @@ export class ReceivingArchive {
     const { disk, identity, modes, naming } = this.archive;
     if (identity === undefined) throw new Error("Cannot write WAL: the archive is not claimed");
     const plan = await this.archive.planLeg(leg.startLsn, leg.lineage);
-    const { clock, events } = this.options;
-    const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros: this.#zeros });
+    const { clock, events, prepareNext } = this.options;
+    const zeros = this.#zeros;
+    const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros, prepareNext });
     const setPatience = (ms: number) => disk.setPatience?.(ms);
     return new LegSink(writer, { memory: this.#memory, clock, listener, setPatience });
   }

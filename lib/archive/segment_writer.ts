@@ -150,6 +150,8 @@ export class SegmentWriter {
       readonly events: WriterEvents;
       /** Zeros that the disk takes without a copy, from `zeroPiece`. */
       readonly zeros: Uint8Array;
+      /** `false`: the next segment's file is not made before its first byte comes. */
+      readonly prepareNext?: boolean | undefined;
     },
   ) {
     this.#writeLsn = leg.startLsn;
@@ -324,7 +326,7 @@ export class SegmentWriter {
     if (!this.#preparing || segment === undefined) return false;
     try {
       if (await this.#zeroPiece(segment, Number(this.#writeLsn - segment.startLsn))) return true;
-      return await this.#prepareNext(segment);
+      return this.options.prepareNext !== false && await this.#prepareNext(segment);
     } catch (error) {
       // Zeros are only for speed: the data itself tells when there is no room.
       if (!isOutOfSpace(error)) throw error;

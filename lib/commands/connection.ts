@@ -15,12 +15,18 @@ function unlessRefused<T>(act: () => T): T | undefined {
   }
 }
 
-const realFiles: ConninfoFiles = {
+/** The files that a connection may be described by. */
+export const commandFiles: ConninfoFiles = {
   readText: (path) => unlessRefused(() => fs.readFileSync(path, "utf8")),
   mode: (path) => unlessRefused(() => fs.statSync(path).mode),
   exists: (path) => unlessRefused(() => fs.existsSync(path)) ?? false,
   owner: (path) => unlessRefused(() => fs.statSync(path).uid),
 };
+
+/** The user when none is given; "" when nothing tells. */
+export function operatingSystemUser(context: Pick<CommandContext, "env">): string {
+  return unlessRefused(() => userInfo().username) ?? context.env["USER"] ?? "";
+}
 
 /**
  * What `-c` and the environment say together.
@@ -32,9 +38,9 @@ export function commandConnection(conninfo: string | undefined, context: Command
     return resolveConnection({
       conninfo,
       env: context.env,
-      files: realFiles,
+      files: commandFiles,
       homeDirectory: context.env["HOME"],
-      operatingSystemUser: unlessRefused(() => userInfo().username) ?? context.env["USER"] ?? "",
+      operatingSystemUser: operatingSystemUser(context),
       fallbackApplicationName: "walvault",
     });
   } catch (error) {

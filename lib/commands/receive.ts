@@ -1,5 +1,6 @@
 import process from "node:process";
 import { Archive } from "../archive/archive.ts";
+import type { Adoption } from "../archive/adopt.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
@@ -116,10 +117,10 @@ async function receiveInto(
   });
   const log = live.above(receiving.log);
   try {
-    const archive = await openArchive(disk, options);
+    const archive = await openArchive(disk, { options, log });
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
-    const claimed = await openArchive(disk, options);
+    const claimed = await openArchive(disk, { options, log });
     await claimed.removeCompressing();
     if (options.compress !== undefined) {
       // Only now: who does not compress needs none of it.
@@ -135,10 +136,14 @@ async function receiveInto(
 }
 
 /** What the operating system refuses gets its subject: a bare "permission denied" helps nobody. */
-async function openArchive(disk: Disk, options: ReceiveCommandOptions): Promise<Archive> {
+async function openArchive(
+  disk: Disk,
+  { options, log }: Pick<Receiving, "options" | "log">,
+): Promise<Archive> {
   const { hardLinks } = options;
+  const onAdopted = (adoption: Adoption) => log.info("directory became an archive", { ...adoption });
   try {
-    return await Archive.open(disk, { naming: { hardLinks }, userId: process.geteuid?.() });
+    return await Archive.open(disk, { naming: { hardLinks }, userId: process.geteuid?.(), onAdopted });
   } catch (cause) {
     if (errorCode(cause) === undefined) throw cause;
     throw new PermanentError(`Cannot open the archive "${disk.root}"`, { cause });

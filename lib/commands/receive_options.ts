@@ -22,6 +22,21 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly json?: boolean;
 }
 
+const DEFAULT_SECONDS = { statusInterval: 10, receiveTimeout: 60, stallTimeout: 15 } as const;
+
+/** What counts where no option is given. */
+export function receiveDefaults(): ReceiveCommandOptions {
+  const { statusInterval, receiveTimeout, stallTimeout } = DEFAULT_SECONDS;
+  return {
+    loop: true,
+    statusInterval: statusInterval * 1000,
+    receiveTimeout: receiveTimeout * 1000,
+    stallTimeout: stallTimeout * 1000,
+    hardLinks: true,
+    logFormat: "text",
+  };
+}
+
 /** `receive` for the command line: its options, and what it does. */
 export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<void>): Command {
   return new Command("receive")
@@ -48,11 +63,25 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
     .addOption(
-      seconds("-s, --status-interval <seconds>", "tell the server where we are at least this often", 10),
+      seconds(
+        "-s, --status-interval <seconds>",
+        "tell the server where we are at least this often",
+        DEFAULT_SECONDS.statusInterval,
+      ),
     )
-    .addOption(seconds("--receive-timeout <seconds>", "give up a server that says nothing for this long", 60))
     .addOption(
-      seconds("--stall-timeout <seconds>", "disconnect when nothing reaches the disk for this long", 15),
+      seconds(
+        "--receive-timeout <seconds>",
+        "give up a server that says nothing for this long",
+        DEFAULT_SECONDS.receiveTimeout,
+      ),
+    )
+    .addOption(
+      seconds(
+        "--stall-timeout <seconds>",
+        "disconnect when nothing reaches the disk for this long",
+        DEFAULT_SECONDS.stallTimeout,
+      ),
     )
     .option(
       "--no-hard-links",

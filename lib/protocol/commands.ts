@@ -60,6 +60,11 @@ export function createReplicationSlotCommand(name: string, serverVersion: number
   return `CREATE_REPLICATION_SLOT "${checkSlotName(name)}" PHYSICAL ${option}`;
 }
 
+/** A physical slot that reserves nothing before its first use. Throws as `checkSlotName()` does. */
+export function createIdleSlotCommand(name: string): string {
+  return `CREATE_REPLICATION_SLOT "${checkSlotName(name)}" PHYSICAL`;
+}
+
 /** Throws as `checkSlotName()` does. */
 export function dropReplicationSlotCommand(name: string): string {
   return `DROP_REPLICATION_SLOT "${checkSlotName(name)}"`;

@@ -17,6 +17,7 @@ import type { WalSource } from "./wal_source.ts";
 const AFTER_SHUTDOWN_MS = 2000;
 /** A stream that lived this long ends a row of failures; one that breaks at once is one more. */
 const STEADY_MS = 10_000;
+const SERVER_SHUTDOWN = "The server ended the stream: it shuts down";
 
 /** What a receiver is told to do. */
 export interface ReceiveOptions {
@@ -62,6 +63,11 @@ export function receiveWal(
   return new Receiver(dependencies, options).run(signal);
 }
 
+/** True for what ends a receiver without a loop when the server shuts down in order; all of its WAL is durable. */
+export function isServerShutdown(error: unknown): boolean {
+  return error instanceof ConnectionError && error.message === SERVER_SHUTDOWN;
+}
+
 class Receiver {
   #streamed = false;
   #failures = 0;
@@ -87,7 +93,7 @@ class Receiver {
         if (end.kind === "stopped" || end.kind === "end-reached") return end.kind;
         this.dependencies.log.info("server shut down");
         if (!this.options.loop) {
-          throw new ConnectionError("closed", "The server ended the stream: it shuts down");
+          throw new ConnectionError("closed", SERVER_SHUTDOWN);
         }
         this.#forgiveFailures();
         delayMs = AFTER_SHUTDOWN_MS;

@@ -5,6 +5,7 @@ import {
   decodeTimelineHistory,
 } from "../protocol/answers.ts";
 import {
+  createIdleSlotCommand,
   createReplicationSlotCommand,
   dropReplicationSlotCommand,
   IDENTIFY_SYSTEM,
@@ -83,6 +84,15 @@ export class Session {
   async createSlot(name: string): Promise<void> {
     const text = createReplicationSlotCommand(name, this.serverVersion);
     await this.#query({ text, doing: `create slot ${name} on`, decode: ignoreRows });
+  }
+
+  /** Physical, and reserving nothing before its first use, as `pg_receivewal` makes it. `ServerError` 42710 when it exists. */
+  async createIdleSlot(name: string): Promise<void> {
+    await this.#query({
+      text: createIdleSlotCommand(name),
+      doing: `create slot ${name} on`,
+      decode: ignoreRows,
+    });
   }
 
   /** `ServerError` 42704 when there is none, 55006 when it is in use. */
