@@ -64,6 +64,8 @@ export function makeReadable(path: string): void {
 export interface Recovery {
   readonly backup: BackupCopy;
   readonly restoreCommand: string;
+  /** `TEST_MAJOR` by default. */
+  readonly major?: number;
   readonly signal?: "recovery.signal" | "standby.signal";
   readonly settings?: Settings;
   /** Changes the data directory before the start. */
@@ -75,7 +77,7 @@ export class RecoveringServer {
   private constructor(readonly cluster: Cluster) {}
 
   static async start(recovery: Recovery): Promise<RecoveringServer> {
-    const programs = findServerPrograms(TEST_MAJOR);
+    const programs = findServerPrograms(recovery.major ?? TEST_MAJOR);
     const directory = fs.mkdtempSync(join(fs.realpathSync(tmpdir()), "wv-"));
     const cluster = new Cluster(programs, directory, {
       from: recovery.backup.directory,
