@@ -29,6 +29,7 @@ const HIT_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "51");
 const RECOVERY_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "5");
 const SEGMENT_BYTES = 16 * 1024 * 1024;
 const FIRST = 3;
+const MAJOR = 15;
 
 function checkProgram(): void {
   if (!fs.existsSync(PROGRAM)) {
@@ -152,6 +153,7 @@ async function recover(backup: BackupCopy, restoreCommand: string): Promise<numb
   await using server = await RecoveringServer.start({
     backup,
     restoreCommand,
+    major: MAJOR,
     settings: { fsync: "on", shared_buffers: "256MB", max_wal_size: "20GB", checkpoint_timeout: "1h" },
   });
   await server.recovered();
@@ -165,7 +167,6 @@ async function recover(backup: BackupCopy, restoreCommand: string): Promise<numb
 /** Runs recoveries with the forms of archive that are named, or all. */
 export async function benchRecovery(parts: readonly string[]): Promise<void> {
   checkProgram();
-  process.env["WALVAULT_TEST_MAJOR"] ??= "15";
   for (const part of parts) {
     if (part !== "plain" && part !== "zstd") {
       throw new Error(`Cannot run benchmark "recovery ${part}": want plain or zstd`);
@@ -173,6 +174,7 @@ export async function benchRecovery(parts: readonly string[]): Promise<void> {
   }
   using directory = new WorkDirectory();
   await using primary = await startCluster({
+    major: MAJOR,
     settings: {
       max_wal_size: "20GB",
       wal_keep_size: "20GB",

@@ -1,6 +1,7 @@
 /** `walvault fetch` as the restore_command of real servers. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -21,22 +22,27 @@ let built: string | undefined;
 /**
  * One executable that the server's account can run: a checkout and Deno's cache may be closed for it.
  *
- * Built once in a process, and removed with it. `WALVAULT_EXECUTABLE` with a path takes its place.
+ * Built once in a process, always in the same place. `WALVAULT_EXECUTABLE` with a path takes its place.
  */
 export function executable(): string {
   const given = process.env["WALVAULT_EXECUTABLE"];
   if (given !== undefined && given.includes("/")) return given;
   if (built !== undefined) return built;
-  const directory = fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
-  process.once("exit", () => fs.rmSync(directory, { recursive: true, force: true }));
+  const checkout = createHash("sha256").update(ROOT).digest("hex").slice(0, 8);
+  const directory = join(tmpdir(), `walvault-fetch-${checkout}`);
+  fs.mkdirSync(directory, { recursive: true });
+  // Not somebody else's directory waiting under a name that can be guessed.
+  assert.equal(fs.lstatSync(directory).uid, process.getuid?.() ?? 0);
   fs.chmodSync(directory, 0o755);
-  const output = join(directory, "walvault");
+  const fresh = join(directory, `fresh-${process.pid}`);
   const [command, ...first] = denoCommand();
-  const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${output}`];
+  const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${fresh}`];
   const run = spawnSync(command, words, { cwd: ROOT, encoding: "utf8" });
   assert.equal(run.status, 0, run.stderr);
-  fs.chmodSync(output, 0o755);
-  return built = output;
+  fs.chmodSync(fresh, 0o755);
+  const path = join(directory, "walvault");
+  fs.renameSync(fresh, path);
+  return built = path;
 }
 
 /** The setting; `options` stand before the two names. */
@@ -64,6 +70,8 @@ export function makeReadable(path: string): void {
 export interface Recovery {
   readonly backup: BackupCopy;
   readonly restoreCommand: string;
+  /** `TEST_MAJOR` by default. */
+  readonly major?: number;
   readonly signal?: "recovery.signal" | "standby.signal";
   readonly settings?: Settings;
   /** Changes the data directory before the start. */
@@ -75,7 +83,7 @@ export class RecoveringServer {
   private constructor(readonly cluster: Cluster) {}
 
   static async start(recovery: Recovery): Promise<RecoveringServer> {
-    const programs = findServerPrograms(TEST_MAJOR);
+    const programs = findServerPrograms(recovery.major ?? TEST_MAJOR);
     const directory = fs.mkdtempSync(join(fs.realpathSync(tmpdir()), "wv-"));
     const cluster = new Cluster(programs, directory, {
       from: recovery.backup.directory,
