@@ -1,9 +1,11 @@
 /** Benchmarks against the real peers: `deno task bench receive [PART]…`. */
 import process from "node:process";
+import { benchCompress } from "../tests/bench/compress.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
+  compress: benchCompress,
 };
 
 const [name, ...parts] = process.argv.slice(2);
