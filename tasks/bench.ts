@@ -1,5 +1,6 @@
-/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress [PART]…`. */
 import process from "node:process";
+import { benchCompress } from "../tests/bench/compress.ts";
 import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
 import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
@@ -9,6 +10,7 @@ const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<
   push: benchPush,
   fetch: benchFetch,
   recovery: benchRecovery,
+  compress: benchCompress,
 };
 
 const [name, ...parts] = process.argv.slice(2);

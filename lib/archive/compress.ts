@@ -17,6 +17,12 @@ const RETRY_MS = 30_000;
 /** What others bring, `push` for one, is found by looking. */
 const LOOK_MS = 600_000;
 
+/** Segments that come closer together than this are a burst: whoever sends it waits for nothing but receiving. */
+const BURST_MS = 400;
+/** In a burst, for each millisecond of work so many of rest. */
+const REST_FACTOR = 3;
+const MAXIMUM_REST_MS = 100;
+
 /** What the compressor tells; all of it is durable when it is told. */
 export interface CompressorEvents {
   segmentCompressed(event: { readonly segment: string; readonly path: string; readonly bytes: number }): void;
@@ -59,6 +65,11 @@ export class SegmentCompressor {
   #quiet = false;
   #stopping = false;
   #wake: (() => void) | undefined;
+  /** It sleeps because there is nothing to do. */
+  #idle = false;
+  #publishedAtMs = -Infinity;
+  #burst = false;
+  #pieceStartedMs: number;
   readonly #done: Promise<void>;
 
   constructor(
@@ -66,10 +77,13 @@ export class SegmentCompressor {
     private readonly worker: PieceWorker,
     private readonly options: {
       readonly format: CompressionFormat;
+      /** Whether it rests in a burst: where receiving needs all the processors there are. */
+      readonly resting: boolean;
       readonly clock: Clock;
       readonly events: CompressorEvents;
     },
   ) {
+    this.#pieceStartedMs = options.clock.nowMs();
     this.#done = this.#run();
   }
 
@@ -77,8 +91,10 @@ export class SegmentCompressor {
   published(name: string): void {
     if (this.#look || this.#due.length >= MAXIMUM_DUE) this.#look = true;
     else this.#due.push(name);
-    // After a failure more work is no reason to try again.
-    if (!this.#heldUp) this.#wake?.();
+    const nowMs = this.options.clock.nowMs();
+    this.#burst = nowMs - this.#publishedAtMs < BURST_MS;
+    this.#publishedAtMs = nowMs;
+    if (this.#idle) this.#wake?.();
   }
 
   /** Gives up the piece under way; resolves when nothing of it is left but perhaps a temporary file. */
@@ -98,8 +114,10 @@ export class SegmentCompressor {
       if (this.#due.length === 0 && this.#look) await this.#find();
       name = this.#due[0];
       if (name === undefined) {
+        this.#idle = true;
         await this.#sleep(LOOK_MS);
-        this.#look = true;
+        this.#idle = false;
+        this.#look = this.#due.length === 0;
         return;
       }
       await this.#compress(name);
@@ -203,7 +221,7 @@ export class SegmentCompressor {
     };
     await this.worker.begin();
     for (let start = 0; start < this.archive.segmentSize; start += PIECE_BYTES) {
-      this.#goOn();
+      await this.#nextPiece();
       await write(await this.worker.compress(await this.#readContent(plain, start)));
     }
     await write(await this.worker.end());
@@ -216,7 +234,7 @@ export class SegmentCompressor {
     const refuse = () => new LeftAlone("its compressed file does not read back as it was written");
     let position = 0;
     for (const [index, outputBytes] of lengths.entries()) {
-      this.#goOn();
+      await this.#nextPiece();
       const isEnd = index === lengths.length - 1;
       // What follows the pieces is made once more, and compared as it is.
       const expected = isEnd ? memory.output.slice(0, await this.worker.end()) : undefined;
@@ -283,8 +301,17 @@ export class SegmentCompressor {
     await disk.syncDirectory(".");
   }
 
-  #goOn(): void {
+  /** Between two pieces: the place to give up, and to make way. */
+  async #nextPiece(): Promise<void> {
+    const { clock, resting } = this.options;
+    const nowMs = clock.nowMs();
+    if (nowMs - this.#publishedAtMs >= BURST_MS) this.#burst = false;
+    if (this.#burst && resting) {
+      const workedMs = nowMs - this.#pieceStartedMs;
+      await this.#sleep(Math.min(MAXIMUM_REST_MS, REST_FACTOR * workedMs));
+    }
     if (this.#stopping) throw new Stopped("Compression is to stop");
+    this.#pieceStartedMs = clock.nowMs();
   }
 
   #sleep(delayMs: number): Promise<void> {

@@ -23,6 +23,30 @@ interface Answer {
   readonly problem?: string;
 }
 
+/** As `nice` counts it: with two processors, receiving and the disk come first. */
+const NICENESS = 10;
+
+/**
+ * Makes the calling thread alone step back behind all others, where the system can do that.
+ *
+ * Its source text runs in the compression thread, so it uses nothing but its parameters and globals.
+ */
+function stepBack(
+  fs: Pick<typeof import("node:fs"), "readlinkSync">,
+  { setPriority, niceness }: {
+    readonly setPriority: (threadId: number, priority: number) => void;
+    readonly niceness: number;
+  },
+): void {
+  try {
+    // PID/task/TID: Linux keeps a priority for each thread.
+    const threadId = Number(fs.readlinkSync("/proc/thread-self").split("/").pop());
+    if (threadId > 0) setPriority(threadId, niceness);
+  } catch {
+    // Another system, or a sandbox: then it takes its share as any other.
+  }
+}
+
 /**
  * Compresses on a thread of its own: what costs processor time there costs the thread that answers the server none.
  *
@@ -39,8 +63,11 @@ class CompressionThread implements PieceWorker {
 
   constructor(compression: Compression, readonly memory: PieceMemory) {
     const source = `import { Buffer } from "node:buffer";
+import * as fs from "node:fs";
+import { setPriority } from "node:os";
 import * as zlib from "node:zlib";
 import { parentPort, workerData } from "node:worker_threads";
+(${stepBack})(fs, { setPriority, niceness: ${NICENESS} });
 const decodeBlock = (${decodeLz4Block});
 const tools = { zlib, hash: (${xxHash32}), encodeBlock: (${lz4BlockEncoder})(), encodeFrame: (${encodeLz4Frame}), decodeBlock };
 const openEncoder = () => (${pieceEncoder})(workerData.compression, tools);

@@ -84,7 +84,8 @@ async function readInOneGo(frame: Uint8Array, contentBytes: number, outlet: Cont
   if (content.length !== contentBytes) {
     throw outlet.damaged(`a frame holds ${content.length} bytes, want ${contentBytes}`);
   }
-  await outlet.give(content);
+  // Not as a Buffer: a `slice` of that would be no copy, and its memory goes in a moment.
+  await outlet.give(new Uint8Array(content.buffer, content.byteOffset, content.length));
   free(content);
 }
 

@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import type { Archive } from "../archive/archive.ts";
 import { type CompressorEvents, SegmentCompressor } from "../archive/compress.ts";
 import { type Compression, formatCompression } from "../archive/compression.ts";
@@ -11,6 +12,8 @@ import { realClock } from "./clock.ts";
 
 /** Begins of what the disk allocates stand at a page: some is lost between them. */
 const MEMORY_BYTES = PIECE_BYTES + OUTPUT_BYTES + 8192;
+/** With so many, compression takes nothing from receiving, and from a server beside it. */
+const ENOUGH_PROCESSORS = 4;
 /** A disk that stalls must not hold up the end. */
 const STOP_TIMEOUT_MS = 2000;
 
@@ -57,6 +60,7 @@ export class Compressing {
     this.log.debug("compressing segments", { compression: formatCompression(this.compression) });
     this.#compressor = new SegmentCompressor({ disk: this.#disk, segmentSize, modes, naming }, this.#worker, {
       format,
+      resting: availableParallelism() < ENOUGH_PROCESSORS,
       clock: realClock,
       events: compressorEvents(this.log),
     });

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from "commander";
-import { type Compression, parseCompression } from "../archive/compression.ts";
+import { type Compression, parseCompression } from "../archive/compression_format.ts";
 import { type Lsn, parseLsn } from "../wal/lsn.ts";
 
 /** For commander: an LSN such as 16/B374D848. */

@@ -87,6 +87,7 @@ export class PlainCompressing {
       this.#worker,
       {
         format: compression.format,
+        resting: false,
         clock: realClock,
         events: {
           segmentCompressed: ({ segment }) => done(segment),

@@ -62,18 +62,20 @@ function start(
   machine: Machine,
   disk: Disk,
   options: {
+    readonly resting?: boolean;
     readonly format?: CompressionFormat;
     readonly worker?: PieceWorker;
     readonly hardLinks?: boolean;
   } = {},
 ) {
-  const { format = "zstd", hardLinks = true } = options;
+  const { format = "zstd", hardLinks = true, resting = true } = options;
   const worker = options.worker ??
     openDirectPieceWorker(() => openPieceEncoder({ format, level: 1 }), memory());
   const told: string[] = [];
   const archive = { disk, segmentSize: SIZE, modes: MODES, naming: { ...NAMING, hardLinks } };
   const compressor = new SegmentCompressor(archive, worker, {
     format,
+    resting,
     clock: machine.clock,
     events: {
       segmentCompressed: ({ path }) => void told.push(`compressed ${path}`),
@@ -259,6 +261,27 @@ test("a compressed file that does not read back as it was written is not used", 
     assert.deepEqual(machine.sim.names("inprogress"), []);
     await assertAllThere(machine.disk);
   }));
+
+test("in a burst it rests, where it is told to, and works on when the burst is over", async () => {
+  const took = new Map<boolean, number>();
+  for (const resting of [false, true]) {
+    await onSimDisk(async (machine) => {
+      await prepare(machine.disk);
+      const { compressor, told } = start(machine, machine.disk, { resting });
+      const startedMs = machine.clock.nowMs();
+      for (let rounds = 0; told.length < SEGMENTS.length; rounds++) {
+        compressor.published(SEGMENTS[0] ?? "");
+        await machine.sleep(0.5);
+        assert.ok(rounds < 10_000, "it does not come to an end");
+      }
+      took.set(resting, machine.clock.nowMs() - startedMs);
+      await compressor.stop();
+      await assertAllThere(machine.disk);
+    });
+  }
+  const [without = 0, withRest = 0] = [took.get(false), took.get(true)];
+  assert.ok(withRest > 1.5 * without, `${withRest} ms with rests, ${without} without`);
+});
 
 test("stop() gives up between two pieces, and leaves the plain segment alone", () =>
   onSimDisk(async (machine) => {

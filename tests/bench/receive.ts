@@ -16,7 +16,8 @@ import { findProgram } from "../postgres/servers.ts";
 import { type Cost, formatTable, median, programPid, watch, type Watched } from "./measure.ts";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
-const MEGABYTES = Number(process.env["WALVAULT_BENCH_MEGABYTES"] ?? "2048");
+/** How much WAL is caught up. */
+export const MEGABYTES = Number(process.env["WALVAULT_BENCH_MEGABYTES"] ?? "2048");
 const CATCHUP_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "5");
 const TPS_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "9");
 const TPS_SECONDS = Number(process.env["WALVAULT_BENCH_SECONDS"] ?? "10");
@@ -33,7 +34,8 @@ interface Contender {
   stay(primary: Cluster, directory: string): readonly string[];
 }
 
-const SLOT = "bench";
+/** The slot that each contender starts from. */
+export const SLOT = "bench";
 const APPLICATION = "bench_receiver";
 
 function contenders(primary: Cluster): readonly Contender[] {
@@ -81,11 +83,12 @@ function contenders(primary: Cluster): readonly Contender[] {
 }
 
 /** The contenders in an order that turns by one each round. */
-function turned<T>(list: readonly T[], round: number): readonly T[] {
+export function turned<T>(list: readonly T[], round: number): readonly T[] {
   return list.map((_, index) => list[(index + round) % list.length] as T);
 }
 
-async function withDirectory<T>(parent: string, use: (directory: string) => Promise<T>): Promise<T> {
+/** Gives `use` an empty directory, and removes it with all that came into it. */
+export async function withDirectory<T>(parent: string, use: (directory: string) => Promise<T>): Promise<T> {
   const directory = fs.mkdtempSync(join(parent, "archive-"));
   try {
     return await use(directory);
@@ -94,7 +97,8 @@ async function withDirectory<T>(parent: string, use: (directory: string) => Prom
   }
 }
 
-async function freshSlot(primary: Cluster): Promise<void> {
+/** Puts the contenders' slot back to where the WAL begins. */
+export async function freshSlot(primary: Cluster): Promise<void> {
   await primary.sql(
     `SELECT pg_drop_replication_slot('${SLOT}') FROM pg_replication_slots WHERE slot_name = '${SLOT}'`,
   );
@@ -102,7 +106,7 @@ async function freshSlot(primary: Cluster): Promise<void> {
 }
 
 /** Makes WAL as a loaded server would: inserts, updates with full-page images, an index. Returns its end. */
-async function makeWal(primary: Cluster): Promise<string> {
+export async function makeWal(primary: Cluster): Promise<string> {
   await primary.sql("SELECT pg_create_physical_replication_slot('keep', true)");
   const written = async () =>
     Number(
@@ -119,7 +123,8 @@ async function makeWal(primary: Cluster): Promise<string> {
   return await primary.value("SELECT pg_current_wal_lsn()");
 }
 
-function warm(primary: Cluster): void {
+/** Nothing is to be written back, and the WAL is in memory: no contender pays for the one before. */
+export function warm(primary: Cluster): void {
   spawnSync("sync");
   const directory = join(primary.dataDirectory, "pg_wal");
   for (const name of primary.walFiles()) fs.readFileSync(join(directory, name));

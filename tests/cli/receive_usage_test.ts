@@ -79,6 +79,8 @@ const USAGE_ERRORS: readonly (readonly [words: readonly string[], message: RegEx
     /--status-interval.*want seconds above 0 and at most 86400, got "0"/,
     /receive --help/,
   ],
+  [["receive", "--compress", "xz"], /--compress.*want zstd, gzip, lz4 or none/, /receive --help/],
+  [["receive", "--compress", "gzip:10"], /--compress.*gzip has no level 10, want 1 to 9/, /receive --help/],
   [["receive", "--log-format", "xml"], /--log-format.*Allowed choices are text, json/, /receive --help/],
   [
     ["receive", "-v", "-q"],
