@@ -3,7 +3,7 @@ import { basename, dirname } from "node:path";
 import type { Accepted } from "../archive/acceptance.ts";
 import { acceptFile } from "../archive/accept.ts";
 import { Archive } from "../archive/archive.ts";
-import { type Compression, parseCompression } from "../archive/compression.ts";
+import type { Compression } from "../archive/compression.ts";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
@@ -38,7 +38,7 @@ export async function push(
   const directory = archiveDirectory(options.archive, context);
   try {
     const path = await checkPath(paths, hintFor(directory));
-    const compression = options.compress === undefined ? undefined : readCompression(options.compress);
+    const { compress: compression } = options;
     tell(log, await pushFile(path, { directory, timeoutMs: options.timeout, compression }));
     return PUSH_EXIT.done;
   } catch (error) {
@@ -69,14 +69,6 @@ async function checkPath(paths: readonly string[], hint: string): Promise<string
     throw new UsageError(`Cannot archive "${path}": it is a ${entry.kind}, want a file`, hint);
   }
   return path;
-}
-
-function readCompression(text: string): Compression | undefined {
-  try {
-    return parseCompression(text);
-  } catch (error) {
-    throw new UsageError((error as Error).message, "See --compress in: walvault push --help");
-  }
 }
 
 interface PushPlace {
