@@ -1,20 +1,15 @@
 import process from "node:process";
 import { basename, dirname } from "node:path";
 import type { Accepted } from "../archive/acceptance.ts";
-import { acceptFile } from "../archive/accept.ts";
-import { Archive } from "../archive/archive.ts";
-import { type Compression, parseCompression } from "../archive/compression.ts";
+import type { Compression } from "../archive/compression.ts";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
-import { errorCode } from "../archive/durable.ts";
-import { IDENTITY_FILE } from "../archive/layout.ts";
-import { readAhead } from "../archive/read_ahead.ts";
+import { errorCode, withFile } from "../archive/durable.ts";
 import { type Log, messageChain } from "../log.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { type CommandContext, hintOf, UsageError } from "./context.ts";
-import { systemIdentifierHere } from "./control_file.ts";
 import { commandLog } from "./logging.ts";
 import type { PushCommandOptions } from "./push_options.ts";
 
@@ -38,7 +33,7 @@ export async function push(
   const directory = archiveDirectory(options.archive, context);
   try {
     const path = await checkPath(paths, hintFor(directory));
-    const compression = options.compress === undefined ? undefined : readCompression(options.compress);
+    const { compress: compression } = options;
     tell(log, await pushFile(path, { directory, timeoutMs: options.timeout, compression }));
     return PUSH_EXIT.done;
   } catch (error) {
@@ -61,22 +56,20 @@ async function checkPath(paths: readonly string[], hint: string): Promise<string
     const given = paths.map((each) => `"${each}"`).join(" ");
     throw new UsageError(`Cannot archive ${paths.length} files: ${given}, want the one that %p names`, hint);
   }
-  const entry = await openDirectDisk(dirname(path)).entry(basename(path));
+  const source = openDirectDisk(dirname(path));
+  const entry = await source.entry(basename(path));
   if (entry === undefined) {
     throw new UsageError(`Cannot archive "${path}": there is no such file in "${process.cwd()}"`, hint);
   }
   if (entry.kind !== "file") {
     throw new UsageError(`Cannot archive "${path}": it is a ${entry.kind}, want a file`, hint);
   }
-  return path;
-}
-
-function readCompression(text: string): Compression | undefined {
   try {
-    return parseCompression(text);
+    await withFile(source, basename(path), () => Promise.resolve());
   } catch (error) {
-    throw new UsageError((error as Error).message, "See --compress in: walvault push --help");
+    throw new UsageError(`Cannot read "${path}": ${(error as Error).message}`, hint);
   }
+  return path;
 }
 
 interface PushPlace {
@@ -104,37 +97,15 @@ async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
   }
 }
 
+/** What accepting takes is loaded while the thread starts. */
 async function acceptInto(
   disk: Disk,
   path: string,
   compression: Compression | undefined,
 ): Promise<Accepted> {
   const pieces = Array.from({ length: PIECES }, () => disk.allocate(PIECE_BYTES));
-  const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
-  const opening = openArchive(disk);
-  // Awaited below; until then it is nobody's loss.
-  opening.catch(() => {});
-  const ahead = await readAhead(brought.disk, brought.name, pieces[0]!);
-  const archive = await opening;
-  const suffix = [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join("");
-  return await acceptFile(archive, brought, {
-    systemIdentifier: await systemIdentifierHere(),
-    suffix,
-    pieces,
-    ahead,
-    compression,
-  });
-}
-
-/** Push never makes an archive: where none is, its disk may just not be mounted. */
-async function openArchive(disk: Disk): Promise<Archive> {
-  if (await disk.entry(".") !== undefined && await disk.entry(IDENTITY_FILE) === undefined) {
-    throw new UsageError(
-      `Cannot archive into "${disk.root}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
-      `To make an archive of an empty directory: walvault init --archive ${disk.root} --connection 'host=… user=…'`,
-    );
-  }
-  return await Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() });
+  const { acceptBrought } = await import("./push_file.ts");
+  return await acceptBrought(disk, path, { pieces, compression });
 }
 
 async function inTime<T>(

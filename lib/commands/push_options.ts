@@ -1,14 +1,14 @@
 import { Command, Option } from "commander";
+import type { Compression } from "../archive/compression.ts";
 import type { Verbosity } from "./context.ts";
-import { secondsOption } from "./parse_values.ts";
+import { compressionOption, secondsOption } from "./parse_values.ts";
 
 /** Options of `walvault push`, checked. */
 export interface PushCommandOptions extends Verbosity {
   readonly archive?: string;
   /** Milliseconds. */
   readonly timeout: number;
-  /** Checked when it is used: what reads it is not loaded for every help text. */
-  readonly compress?: string;
+  readonly compress?: Compression | undefined;
 }
 
 /** `push` for the command line: its options, and what it does. */
@@ -32,8 +32,9 @@ export function pushCommand(
         .argParser(secondsOption).default(60_000, "60"),
     )
     .option(
-      "--compress <format>",
-      "publish segments compressed: zstd, gzip or lz4, each with :LEVEL, or none",
+      "-Z, --compress <format>",
+      "publish segments compressed: zstd, gzip or lz4, with :LEVEL; readers find either form",
+      compressionOption,
     )
     .addOption(
       new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),

@@ -96,6 +96,11 @@ const USAGE_ERRORS: readonly (readonly [words: readonly string[], message: RegEx
     /--timeout.*want seconds above 0/,
     /^hint: Try "walvault push --help"$/m,
   ],
+  [
+    ["-d", "archive", "--compress", "bzip2", FILE],
+    /--compress.*zstd, gzip/,
+    /^hint: Try "walvault push --help"$/m,
+  ],
   [["--bogus"], /^error: unknown option '--bogus'$/m, /^hint: Try "walvault push --help"$/m],
 ];
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { zstdDecompressSync } from "node:zlib";
 import { Random } from "../simulation/random.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import {
@@ -394,3 +395,43 @@ test("init makes an archive once, and agrees afterwards; also beside a receiver"
   assert.equal(refused.code, 3);
   assert.match(refused.stderr, /it has no archive\.json but 1 other entry \("x"\); use an empty directory/);
 });
+
+test(
+  "a receiver and push, both compressing, share one archive; the server's files are in it",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    await using cluster = await startCluster({ segmentBytes, settings: { ...settings, archive_mode: "on" } });
+    const archive = initArchive(directory, cluster, segmentBytes);
+    await cluster.configure({ archive_command: archiveCommand(archive, ["--compress=zstd"]) });
+    await cluster.sql(TABLE);
+    await using receiver = startReceiver({
+      connection: cluster.conninfo(),
+      archive: archive.directory,
+      options: ["--compress=zstd"],
+      runBy: serverRun(),
+    });
+    await receiver.next("streaming");
+    await using ledger = new Ledger(cluster, { clients: 3, payloadBytes: 12_000 });
+    await sleep(3000);
+    await ledger.stop();
+    await cluster.sql("SELECT pg_switch_wal()");
+    await caughtUp(cluster, receiver);
+    await archived(cluster);
+    assert.equal(await receiver.stop(), 0, receiver.stderr);
+    assert.equal(await failures(cluster), "0", cluster.log());
+    assert.deepEqual(archive.conflicts(), []);
+    const published = fs.readdirSync(archive.directory).filter((name) => /^[0-9A-F]{24}/.test(name));
+    const names = new Set(published.map((name) => name.slice(0, 24)));
+    assert.ok(names.size > 10);
+    for (const name of published) {
+      const bytes = fs.readFileSync(join(archive.directory, name));
+      const server = fs.readFileSync(join(cluster.dataDirectory, "pg_wal", name.slice(0, 24)));
+      const own = name.endsWith(".zst") ? zstdDecompressSync(bytes) : bytes;
+      assert.equal(Buffer.compare(own, server), 0, name);
+    }
+    // Also what stands there compressed is the same to a plain push.
+    const [first = ""] = names;
+    assert.deepEqual(pushAsServer(cluster, archive, `pg_wal/${first}`), { code: 0, stdout: "", stderr: "" });
+  },
+);
