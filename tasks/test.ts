@@ -4,7 +4,8 @@
  * `deno run -A tasks/test.ts TIER… [PART]…` with these tiers; a PART keeps the test files whose path holds it:
  * - `fast`: every `*_test.ts`, on Deno; those under tests/postgres/ use one real server version;
  * - `bun`: the same files under `bun test`;
- * - `servers`: tests/postgres/ again on each PostgreSQL from 13 to 18 (`WALVAULT_TEST_MAJORS=13,15` for some);
+ * - `servers`: tests/postgres/ again on each PostgreSQL from 13 to 18 (`WALVAULT_TEST_MAJORS=13,15` for some), but for
+ *   what depends on no version;
  * - `soak`: every `*_soak.ts`, for minutes;
  * - `alone`: every `*_alone.ts`, one after the other: they measure time, and the machine should do nothing else;
  * - `image`: builds the container image and starts it.
@@ -63,6 +64,11 @@ function testFiles(ending: string, parts: readonly string[]): readonly string[] 
     .sort();
 }
 
+/** What compares with the programs of one PostgreSQL, or takes long and does not depend on the version: the fast tier has it. */
+function isForOneMajor(path: string): boolean {
+  return /\/(compat_|adopt_|archive_rounds|receive_compress)/.test(path);
+}
+
 function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
   const timeLimitMs = TIME_LIMITS_MS[tier];
   if (tier === "image") {
@@ -106,7 +112,7 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
       count: countBunTests,
     };
   } else if (tier === "servers") {
-    const onServers = files.filter((path) => path.startsWith("./tests/postgres/"));
+    const onServers = files.filter((path) => path.startsWith("./tests/postgres/") && !isForOneMajor(path));
     const majors = process.env["WALVAULT_TEST_MAJORS"]?.split(",").map(Number) ?? MAJORS;
     for (const major of majors) yield onDeno(`PostgreSQL ${major}`, onServers, major);
   } else {
