@@ -8,7 +8,7 @@ import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
 import { backLinksBefore } from "./back_links.ts";
 import { DamagedFileError } from "./damaged_file.ts";
-import type { Disk } from "./disk.ts";
+import type { Disk, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { type SegmentRun, takeInventory } from "./inventory.ts";
@@ -20,6 +20,7 @@ import {
   isCompressingName,
   isPushedName,
   parseInProgressName,
+  SEGMENT_FORMS,
 } from "./layout.ts";
 import { keepConflict } from "./conflict.ts";
 import { compareWithPublished } from "./published.ts";
@@ -252,7 +253,7 @@ export class Archive {
       await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
     }
     const names = {
-      archive: await this.disk.entries(".") ?? [],
+      archive: await this.#archiveEntries(),
       inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY) ?? [],
     };
     const inventory = takeInventory(names, identity.segmentSize);
@@ -267,6 +268,27 @@ export class Archive {
       unfinished: inventory.unfinished,
       incomplete: inventory.incomplete,
     };
+  }
+
+  /**
+   * What stands in the archive directory. A segment whose compressed form takes the plain one's place meanwhile may be in
+   * neither form where one listing looks: two listings together have it.
+   */
+  async #archiveEntries(): Promise<readonly NamedEntry[]> {
+    const before = await this.disk.list(".") ?? [];
+    const entries = [...await this.disk.entries(".") ?? []];
+    const segmentOf = (name: string) => /^[0-9A-F]{24}(?=$|\.(zst|gz|lz4)$)/.exec(name)?.[0];
+    const seen = new Set(entries.map(({ name }) => segmentOf(name)));
+    for (const name of before) {
+      const segment = segmentOf(name);
+      if (segment === undefined || seen.has(segment)) continue;
+      seen.add(segment);
+      for (const form of SEGMENT_FORMS) {
+        const entry = await this.disk.entry(segment + form);
+        if (entry !== undefined) entries.push({ name: segment + form, ...entry });
+      }
+    }
+    return entries;
   }
 
   /**

@@ -44,6 +44,18 @@ export interface CompressorArchive {
 /** Why one segment can't be compressed; others can. */
 class LeftAlone extends Error {}
 
+/**
+ * Runs a sync that must not be tried again: the kernel tells a failure once, and calls the next try a success. While the
+ * plain file stays, nothing is lost.
+ */
+async function onlyOnce(sync: () => Promise<void>): Promise<void> {
+  try {
+    await sync();
+  } catch (cause) {
+    throw new LeftAlone(`a sync beside it failed (${(cause as Error).message})`, { cause });
+  }
+}
+
 /** Thrown between two pieces when it is to stop. */
 class Stopped extends Error {}
 
@@ -204,7 +216,7 @@ export class SegmentCompressor {
       await removeName(disk, temporary);
       throw error;
     }
-    await disk.syncDirectory(".");
+    await onlyOnce(() => disk.syncDirectory("."));
     await removeName(disk, temporary);
     this.options.events.segmentCompressed({ segment: name, path: name + form, bytes });
   }
@@ -281,7 +293,7 @@ export class SegmentCompressor {
         throw new LeftAlone(`"${path}" holds other bytes, first at byte ${difference}`);
       }
       // Whoever linked it may not have synced it.
-      await withFile(disk, path, (file) => file.sync());
+      await onlyOnce(async () => void await withFile(disk, path, (file) => file.sync()));
       return true;
     } catch (error) {
       if (error instanceof DamagedFileError) throw new LeftAlone(error.message, { cause: error });
@@ -292,7 +304,7 @@ export class SegmentCompressor {
   /** The compressed form is synced; now its name as well, and then nobody needs the plain one. */
   async #removePlain(name: string, plain: DiskFile): Promise<void> {
     const { disk } = this.archive;
-    await disk.syncDirectory(".");
+    await onlyOnce(() => disk.syncDirectory("."));
     // Somebody may have put another file under the name: that one was not looked at.
     const entry = await disk.entry(name);
     if (entry === undefined) return;

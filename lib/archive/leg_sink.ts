@@ -1,4 +1,4 @@
-import { advance, bytesBetween, type Lsn } from "../wal/lsn.ts";
+import { advance, bytesBetween, type Lsn, maxLsn } from "../wal/lsn.ts";
 import type { Clock } from "./clock.ts";
 import { isOutOfSpace } from "./durable.ts";
 import type { SegmentWriter, WriterRoad } from "./segment_writer.ts";
@@ -33,10 +33,20 @@ export interface LegListener {
 /** A socket that streams WAL, lent to whoever brings it to the disk. */
 export interface SocketLoan {
   readonly descriptor: number;
-  /** `rest` was read already and is not dealt with: from `nextLsn` on, and from a message's start. */
-  giveBack(
-    state: { readonly nextLsn: Lsn; readonly rest: Uint8Array; readonly tornStatus: boolean },
-  ): void;
+  giveBack(state: LoanEnd): void;
+}
+
+/** How the loan of a socket ended. */
+export interface LoanEnd {
+  /** All WAL below it is durable. */
+  readonly nextLsn: Lsn;
+  /** Read already and not dealt with: from `nextLsn` on, and from a message's start. */
+  readonly rest: Uint8Array;
+  /** A status went out in part only. */
+  readonly tornStatus: boolean;
+  readonly serverEndLsn: Lsn;
+  /** Grows with whatever comes from the server. */
+  readonly heardCount: number;
 }
 
 /**
@@ -60,6 +70,8 @@ export class LegSink {
   /** The writer sleeps until something comes, however long that takes. */
   #sleeps = false;
   #road: WriterRoad | undefined;
+  /** The socket had ended when it was lent: what comes next, if anything, comes by `push`. */
+  #roadClosed = false;
   readonly #done: Promise<void>;
   #failed = false;
 
@@ -126,6 +138,7 @@ export class LegSink {
       this.#overflowBytes += rest.length;
     }
     this.#receivedLsn = advance(this.#receivedLsn, bytes.length);
+    this.#roadClosed = false;
     this.#judgeCongestion();
     if (this.#buffer.bytes >= BUFFER_BYTES / 2) this.#wake?.();
   }
@@ -221,27 +234,38 @@ export class LegSink {
 
   /** Takes the socket itself, if it can be had; false when nothing came of it. */
   async #takeShortRoad(): Promise<boolean> {
-    if (this.#buffer.bytes > 0 || !this.writer.roadOpen) return false;
+    if (this.#buffer.bytes > 0 || this.#roadClosed || !this.writer.roadOpen) return false;
     const loan = this.options.listener.onIdle?.();
     if (loan === undefined) return false;
     const road = this.writer.takeShortRoad(loan.descriptor, this.options.memory);
     if (road === undefined) {
-      loan.giveBack({ nextLsn: this.#receivedLsn, rest: new Uint8Array(0), tornStatus: false });
+      loan.giveBack({
+        nextLsn: this.#receivedLsn,
+        rest: new Uint8Array(0),
+        tornStatus: false,
+        serverEndLsn: this.#serverEndLsn,
+        heardCount: 0,
+      });
       return false;
     }
     this.#road = road;
     this.#wake = () => road.revoke();
     try {
-      const { nextLsn, rest, tornStatus, error } = await road.ended;
+      const { nextLsn, rest, tornStatus, socketEnded, error } = await road.ended;
+      const { serverEndLsn, heardCount } = road;
       this.#road = undefined;
       this.#wake = undefined;
       this.#receivedLsn = nextLsn;
-      loan.giveBack({ nextLsn, rest, tornStatus });
+      this.#serverEndLsn = maxLsn(this.#serverEndLsn, serverEndLsn);
+      this.#roadClosed = socketEnded;
+      loan.giveBack({ nextLsn, rest, tornStatus, serverEndLsn, heardCount });
       if (error !== undefined) throw error;
     } finally {
       this.#road = undefined;
     }
     this.#synced();
+    // The runtime's own look at the socket comes before the next loan.
+    await new Promise<void>((resolve) => this.options.clock.setTimer(0, resolve));
     return true;
   }
 

@@ -89,6 +89,8 @@ export interface WriterRoadEnd {
   readonly rest: Uint8Array;
   /** The connection is of no use any more. */
   readonly tornStatus: boolean;
+  /** Nothing more comes from the socket. */
+  readonly socketEnded: boolean;
   /** A sync failed: the writer is spent. */
   readonly error: Error | undefined;
 }
@@ -275,7 +277,13 @@ export class SegmentWriter {
       // As after any other sync that failed: it is never tried again.
       if (failed) this.#spent = true;
       const error = failed ? Object.assign(new Error(end.message), { code: end.code }) : undefined;
-      return { nextLsn: this.#writeLsn, rest, tornStatus: end.kind === "torn-status", error };
+      return {
+        nextLsn: this.#writeLsn,
+        rest,
+        tornStatus: end.kind === "torn-status",
+        socketEnded: end.kind === "socket-ended",
+        error,
+      };
     } finally {
       this.#road = undefined;
     }

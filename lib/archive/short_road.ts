@@ -11,6 +11,8 @@
 /** Why the short road ended. `handed-back` also when nothing special came: the loan was ended. */
 export type ShortRoadEnd =
   | { readonly kind: "handed-back" }
+  /** Nothing more comes, or the socket has failed: what it is, the runtime finds out. */
+  | { readonly kind: "socket-ended" }
   /** A status went out in part only: the connection is of no use any more. */
   | { readonly kind: "torn-status" }
   | {
@@ -246,9 +248,10 @@ export function takeShortRoad(
     if (Atomics.load(control, words.revoked) === 1) return ended({ kind: "handed-back" });
     const ready = sockets.poll(descriptor, POLL_MS);
     if (ready === 0) continue;
-    // An end or an error is left to the runtime, whose own next read meets it too.
-    const count = ready < 0 ? ready : sockets.receive(descriptor, offset + filled, capacity - filled);
-    if (count <= 0) return ended({ kind: "handed-back" });
+    // A signal came in between.
+    if (ready < 0) return ended({ kind: "handed-back" });
+    const count = sockets.receive(descriptor, offset + filled, capacity - filled);
+    if (count <= 0) return ended({ kind: "socket-ended" });
     filled += count;
     Atomics.add(control, words.heard, 1);
     const { taken, next, behind, replyRequested, plain } = survey();

@@ -47,13 +47,21 @@ export interface WalStreamHandler {
 /** The stream's socket, lent to somebody who reads it and answers the server himself. */
 export interface SocketLoan {
   readonly descriptor: number;
-  /**
-   * Ends the loan. `rest` was read already and is not dealt with: from `nextLsn` on, and from a message's start; it is
-   * handed to the stream's handler before anything else.
-   */
-  giveBack(
-    state: { readonly nextLsn: Lsn; readonly rest: Uint8Array; readonly tornStatus: boolean },
-  ): void;
+  /** Ends the loan; `rest` is handed to the stream's handler before anything else. */
+  giveBack(state: LoanEnd): void;
+}
+
+/** How the loan of a socket ended. */
+export interface LoanEnd {
+  /** All WAL below it was taken, and is durable. */
+  readonly nextLsn: Lsn;
+  /** Read already and not dealt with: from `nextLsn` on, and from a message's start. */
+  readonly rest: Uint8Array;
+  /** A status went out in part only. */
+  readonly tornStatus: boolean;
+  readonly serverEndLsn: Lsn;
+  /** Grows with whatever comes from the server. */
+  readonly heardCount: number;
 }
 
 /** A running START_REPLICATION. */

@@ -141,6 +141,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
       return this.#ended === "end-reached" ? { kind: "end-reached" } : end;
     } catch (error) {
       // The connection must not stay open behind a disk that stalls: the server would wait for it at its shutdown.
+      // Whoever has the socket lent lets go of it first, if the disk lets him.
+      sink.loan?.end();
       await source.close();
       await this.#settle(sink, signal);
       // Told to stop, and all is safe: that the server did not confirm in time changes nothing.
@@ -204,7 +206,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     return {
       descriptor: loan.descriptor,
       giveBack: (state) => {
-        this.#heardAtMs = this.options.clock.nowMs();
+        this.#noteLoan(state);
         loan.giveBack(state);
         // What was reported meanwhile is not known here, and a status too many does no harm.
         this.#reportIfDue();
@@ -335,8 +337,9 @@ class RunningLeg implements WalStreamHandler, LegListener {
   }
 
   /** Notes what came over a lent socket. */
-  #noteLoan(): void {
-    const loan = this.#sink?.loan;
+  #noteLoan(
+    loan: { readonly heardCount: number; readonly serverEndLsn: Lsn } | undefined = this.#sink?.loan,
+  ): void {
     if (loan === undefined || loan.heardCount === this.#heardCount) return;
     this.#heardCount = loan.heardCount;
     this.#heardAtMs = this.options.clock.nowMs();

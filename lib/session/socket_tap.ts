@@ -14,7 +14,7 @@ import {
 } from "../protocol/backend_messages.ts";
 import type { CopyBothDecoder } from "../protocol/copy_both.ts";
 import { ConnectionError, ProtocolError, type ServerMessage } from "../protocol/errors.ts";
-import type { SocketLoan } from "../protocol/replication.ts";
+import type { LoanEnd } from "../protocol/replication.ts";
 import { encodeCopyDone } from "../protocol/standby_status.ts";
 import type { AuthGuard } from "./auth_guard.ts";
 import type { LendableSocket, OpenSocket } from "./socket.ts";
@@ -159,7 +159,7 @@ export class SocketTap extends EventEmitter {
   }
 
   /** The socket is ours again: first what was read of it meanwhile, and not dealt with. The caller resumes it. */
-  takeBack({ nextLsn, rest, tornStatus }: Parameters<SocketLoan["giveBack"]>[0]): void {
+  takeBack({ nextLsn, rest, tornStatus }: LoanEnd): void {
     if (this.#ended) return;
     this.#lendable?.goOnReading();
     if (tornStatus) {

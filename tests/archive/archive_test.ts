@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import {
   chmodSync,
+  existsSync,
   linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -284,4 +286,40 @@ test("planLeg() asks for no link where the record before an open one began in an
     const { backLinks } = await archive.planLeg(lsn(START + 2n * BigInt(MIB)), emptyHistory(timelineId(1)));
     // The server may have given the open record up, and then the first record follows the one before it.
     assert.deepEqual(backLinks, []);
+  }));
+
+test("contents() sees a segment whose compressed form takes the plain one's place between two looks", () =>
+  inTemporaryDirectory(async (root) => {
+    const disk = openDiskThread(root, 1 << 20);
+    try {
+      const archive = await Archive.open(disk, { naming: { hardLinks: true }, userId: undefined });
+      await archive.claim({ systemIdentifier: 7n, segmentSize: segmentSize(MIB) });
+      const name = "000000010000000000000005";
+      writeFileSync(join(root, name), new Uint8Array(MIB));
+      // As a listing sees it that passes behind the new name and before the old one: neither.
+      const swapping: Disk = new Proxy(disk, {
+        get(target, key) {
+          if (key === "list") {
+            return async (path: string) => {
+              const names = await target.list(path);
+              if (path === "." && existsSync(join(root, name))) {
+                renameSync(join(root, name), join(root, `${name}.zst`));
+              }
+              return names;
+            };
+          }
+          if (key === "entries") {
+            return async (path: string) =>
+              (await target.entries(path))?.filter((entry) => !entry.name.startsWith(name));
+          }
+          const value = Reflect.get(target, key);
+          return typeof value === "function" ? value.bind(target) : value;
+        },
+      });
+      const beside = await Archive.open(swapping, { naming: { hardLinks: true }, userId: undefined });
+      const { runs } = await beside.contents();
+      assert.deepEqual(runs, [{ timeline: 1, firstNumber: 5n, endNumber: 6n }]);
+    } finally {
+      await disk.close();
+    }
   }));

@@ -190,7 +190,6 @@ for (
     "link",
     "unlink",
     "entry",
-    "syncDirectory",
     "read",
     "sync",
     "close",
@@ -208,6 +207,21 @@ for (
       await assertAllThere(machine.restart("power cut"));
     }));
 }
+
+test("after a failed syncDirectory the plain file stays, since a second one would prove nothing", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    machine.fail("syncDirectory", "EIO");
+    const { compressor, told } = start(machine, machine.disk);
+    const plain = () => machine.sim.names(".").filter((name) => name.length === 24);
+    await until(machine, () => told.filter((line) => line.startsWith("compressed")).length === 2);
+    await machine.sleep(700_000);
+    await compressor.stop();
+    assert.equal(plain().length, 1);
+    assert.match(told.find((line) => line.startsWith("left")) ?? "", /a sync beside it failed \(EIO/);
+    await assertAllThere(machine.disk);
+    await assertAllThere(machine.restart("power cut"));
+  }));
 
 test("a compressed form that is there already is held against the plain one", () =>
   onSimDisk(async (machine) => {

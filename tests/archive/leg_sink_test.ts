@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BUFFER_BYTES, LegSink } from "../../lib/archive/leg_sink.ts";
-import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
+import { BUFFER_BYTES, LegSink, type LoanEnd } from "../../lib/archive/leg_sink.ts";
+import { SegmentWriter, type WriterRoadEnd } from "../../lib/archive/segment_writer.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { MIB } from "../wal/wal_builder.ts";
 import {
@@ -209,4 +209,84 @@ test("abandon() lets go as soon as the operation under way returns, also of a fu
     await sink.abandon();
     assert.equal(sink.flushLsn, at(100));
     assert.equal(machine.sim.file(`inprogress/${NAMES[0]}`)?.content.length, MIB);
+  }));
+
+/** A writer that has all, and takes a lent socket: each loan ends as the list says. */
+function lendableWriter(ends: Partial<WriterRoadEnd>[]) {
+  const end = {
+    nextLsn: START,
+    rest: new Uint8Array(0),
+    tornStatus: false,
+    socketEnded: false,
+    error: undefined,
+  };
+  return {
+    writeLsn: START,
+    flushLsn: START,
+    spent: false,
+    segmentFull: false,
+    roadOpen: true,
+    prepareAhead: () => Promise.resolve(false),
+    close: () => Promise.resolve(),
+    takeShortRoad: () => ({
+      ended: Promise.resolve({ ...end, ...ends.shift() }),
+      revoke: () => {},
+      receivedLsn: START,
+      serverEndLsn: lsn(START + 5n),
+      heardCount: 3,
+    }),
+  } as unknown as SegmentWriter;
+}
+
+function lendTo(machine: Machine, ends: Partial<WriterRoadEnd>[]) {
+  const given: LoanEnd[] = [];
+  const failures: unknown[] = [];
+  const counts = { loans: 0 };
+  const sink = new LegSink(lendableWriter(ends), {
+    memory: MEMORY,
+    clock: machine.clock,
+    listener: {
+      onProgress: () => {},
+      onFailure: (error) => void failures.push(error),
+      onDiskFull: () => {},
+      onIdle: () => {
+        if (counts.loans === 5) return undefined;
+        counts.loans++;
+        return { descriptor: 9, giveBack: (end) => void given.push(end) };
+      },
+    },
+  });
+  return { sink, given, failures, counts };
+}
+
+test("an idle sink borrows the socket again and again, with a turn of the event loop in between", () =>
+  onSimDisk(async (machine) => {
+    const { given, counts, sink } = lendTo(machine, []);
+    await Promise.resolve();
+    await Promise.resolve();
+    assert.ok(counts.loans <= 1, "not twice without anybody else having his turn");
+    await machine.sleep(100);
+    assert.equal(counts.loans, 5);
+    assert.equal(given.length, 5);
+    assert.equal(given[0]!.heardCount, 3);
+    assert.equal(given[0]!.serverEndLsn, START + 5n);
+    await sink.finish();
+  }));
+
+test("a socket that had ended is not borrowed again: the runtime finds out what it is", () =>
+  onSimDisk(async (machine) => {
+    const { counts, sink } = lendTo(machine, [{ socketEnded: true }]);
+    await machine.sleep(1000);
+    assert.equal(counts.loans, 1);
+    await sink.finish();
+  }));
+
+test("a sync that failed while the socket was lent fails the leg, and the socket is given back", () =>
+  onSimDisk(async (machine) => {
+    const error = new Error("EIO");
+    const { given, failures, sink } = lendTo(machine, [{ error }]);
+    await machine.sleep(100);
+    assert.equal(given.length, 1);
+    assert.deepEqual(failures, [error]);
+    await sink.finish();
   }));

@@ -218,6 +218,6 @@ test("the short road ends at a status that goes out in part, or not at all", () 
 
 test("the short road ends when the socket ends", () => {
   const { result, unread } = run({ chunks: [new Uint8Array(0), wal(4096, 10)] });
-  assert.deepEqual(result, { end: { kind: "handed-back" }, position: 4096, restBytes: 0 });
+  assert.deepEqual(result, { end: { kind: "socket-ended" }, position: 4096, restBytes: 0 });
   assert.equal(unread, 1);
 });

@@ -117,8 +117,10 @@ export class FakeSink implements WalSink {
 
   /** What came over the socket meanwhile is durable. */
   endLoan(rest = new Uint8Array(0)): void {
+    const heardCount = this.loan?.heardCount ?? 0;
     this.loan = undefined;
-    this.#lender?.giveBack({ nextLsn: this.receivedLsn, rest, tornStatus: false });
+    const [nextLsn, serverEndLsn] = [this.receivedLsn, this.receivedLsn];
+    this.#lender?.giveBack({ nextLsn, rest, tornStatus: false, serverEndLsn, heardCount });
   }
 
   setServerEnd(): void {}

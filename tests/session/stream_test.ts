@@ -176,7 +176,8 @@ describe("Session", SLOW, () => {
         // As if the first message had been dealt with elsewhere.
         const nextLsn = (lentAtLsn! + BigInt(firstBytes - 30)) as Lsn;
         handler.nextLsn = nextLsn;
-        loan.giveBack({ nextLsn, rest: buffer.slice(firstBytes, count), tornStatus: false });
+        const rest = buffer.slice(firstBytes, count);
+        loan.giveBack({ nextLsn, rest, tornStatus: false, serverEndLsn: nextLsn, heardCount: 1 });
       }
       await emit(1000);
       await handler.reached(await flushLsn());
