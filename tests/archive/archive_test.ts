@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import {
   chmodSync,
   existsSync,
@@ -16,6 +17,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { Archive, ArchiveError } from "../../lib/archive/archive.ts";
+import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
@@ -273,6 +275,56 @@ test("planLeg() tells the records that the next segment may point back to", () =
     // The open record at the segment's end, and the last whole one.
     assert.equal(backLinks.length, 2);
     for (const link of backLinks) assert.ok(link > START && link < START + BigInt(MIB));
+  }));
+
+test("planLeg() looks into compressed segments too, and not into damaged ones", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    const next = lsn(START + BigInt(MIB));
+    const lineage = emptyHistory(timelineId(1));
+    writeFileSync(join(root, NAMES[0]!), walOf({ bytes: MIB }));
+    const { backLinks } = await archive.planLeg(next, lineage);
+    rmSync(join(root, NAMES[0]!));
+    for (const [form, format] of Object.entries(FORMAT_OF_FORM)) {
+      const compressor = new PieceCompressor({ format, level: 1 });
+      const file = Buffer.concat([...compressor.push(walOf({ bytes: MIB })), ...compressor.end()]);
+      const path = join(root, NAMES[0]! + form);
+      writeFileSync(path, file);
+      assert.deepEqual((await archive.planLeg(next, lineage)).backLinks, backLinks);
+      writeFileSync(path, file.subarray(0, file.length >>> 1));
+      assert.deepEqual((await archive.planLeg(next, lineage)).backLinks, []);
+      rmSync(path);
+    }
+  }));
+
+test("claim() holds a leftover in inprogress/ against the compressed segment", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.claim(IDENTITY);
+    const inProgress = () => readdirSync(join(root, "inprogress")).sort();
+    const wal = walOf({ bytes: MIB });
+    for (const name of NAMES.slice(0, 3)) writeFileSync(join(root, "inprogress", name), wal);
+    const compressor = new PieceCompressor({ format: "zstd", level: 1 });
+    const file = Buffer.concat([...compressor.push(wal), ...compressor.end()]);
+    writeFileSync(join(root, `${NAMES[0]}.zst`), file);
+    // One that can't be read, and a segment that is not there at all.
+    writeFileSync(join(root, `${NAMES[1]}.zst`), file.subarray(0, 5000));
+    await archive.claim(IDENTITY);
+    assert.deepEqual(inProgress(), NAMES.slice(1, 3));
+  }));
+
+test("removeCompressing() removes what a compression left, and nothing else", () =>
+  onDisk(async (disk, root) => {
+    const archive = await open(disk);
+    await archive.removeCompressing();
+    await archive.claim(IDENTITY);
+    const kept = [NAMES[0]!, `${NAMES[0]}.saved-1`, `${NAMES[0]}.push-1`, "x.zst.tmp", `${NAMES[0]}.zst`]
+      .sort();
+    const gone = [`${NAMES[0]}.zst.tmp`, `${NAMES[0]}.gz.tmp`, `${NAMES[1]}.lz4.tmp`];
+    for (const name of [...kept, ...gone]) writeFileSync(join(root, "inprogress", name), "x");
+    await archive.removeCompressing();
+    assert.deepEqual(readdirSync(join(root, "inprogress")).sort(), kept);
   }));
 
 test("planLeg() asks for no link where the record before an open one began in an earlier segment", () =>

@@ -12,10 +12,22 @@ import { openCompressionThread } from "../../lib/archive/compression_thread.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { PIECE_BYTES } from "../../lib/archive/piece_encoder.ts";
 import { openDirectPieceWorker, OUTPUT_BYTES, type PieceWorker } from "../../lib/archive/piece_worker.ts";
+import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { withPublished } from "../../lib/archive/published.ts";
-import { segmentSize } from "../../lib/wal/segment.ts";
+import { type SegmentSize, segmentSize } from "../../lib/wal/segment.ts";
 import { MIB } from "../wal/wal_builder.ts";
-import { type Machine, MODES, NAMES, NAMING, onSimDisk } from "./on_sim_disk.ts";
+import {
+  IDENTITY,
+  legAt,
+  type Machine,
+  MODES,
+  NAMES,
+  NAMING,
+  onSimDisk,
+  SEGMENT_SIZE,
+  START,
+  walOf,
+} from "./on_sim_disk.ts";
 
 /** Two pieces. */
 const SIZE = segmentSize(2 * MIB);
@@ -63,16 +75,17 @@ function start(
   disk: Disk,
   options: {
     readonly resting?: boolean;
+    readonly size?: SegmentSize;
     readonly format?: CompressionFormat;
     readonly worker?: PieceWorker;
     readonly hardLinks?: boolean;
   } = {},
 ) {
-  const { format = "zstd", hardLinks = true, resting = true } = options;
+  const { format = "zstd", hardLinks = true, resting = true, size = SIZE } = options;
   const worker = options.worker ??
     openDirectPieceWorker(() => openPieceEncoder({ format, level: 1 }), memory());
   const told: string[] = [];
-  const archive = { disk, segmentSize: SIZE, modes: MODES, naming: { ...NAMING, hardLinks } };
+  const archive = { disk, segmentSize: size, modes: MODES, naming: { ...NAMING, hardLinks } };
   const compressor = new SegmentCompressor(archive, worker, {
     format,
     resting,
@@ -96,21 +109,21 @@ async function until(machine: Machine, condition: () => boolean): Promise<void> 
 
 /** Every segment is there, in some form, as its reader finds it. */
 async function assertAllThere(disk: Disk, names: readonly string[] = SEGMENTS): Promise<void> {
-  for (const name of names) {
-    const bytes = new Uint8Array(SIZE);
-    const found = await withPublished(disk, { name, segmentSize: SIZE }, async (published) => {
-      await published.readThrough((piece, position) => {
-        bytes.set(piece, position);
-        return "more";
-      });
-      return published.path;
+  for (const name of names) await assertThere(disk, name, CONTENTS.get(name) ?? new Uint8Array(SIZE));
+}
+
+async function assertThere(disk: Disk, name: string, content: Uint8Array): Promise<void> {
+  const bytes = new Uint8Array(content.length);
+  const size = segmentSize(content.length);
+  const found = await withPublished(disk, { name, segmentSize: size }, async (published) => {
+    await published.readThrough((piece, position) => {
+      bytes.set(piece, position);
+      return "more";
     });
-    assert.ok(found !== undefined, `${name} is gone`);
-    assert.ok(
-      Buffer.compare(bytes, CONTENTS.get(name) ?? bytes.subarray(1)) === 0,
-      `${found} holds other bytes`,
-    );
-  }
+    return published.path;
+  });
+  assert.ok(found !== undefined, `${name} is gone`);
+  assert.ok(Buffer.compare(bytes, content) === 0, `${found} holds other bytes`);
 }
 
 // Streams run outside of simulated time, so no gzip.
@@ -165,6 +178,51 @@ for (const hardLinks of [true, false]) {
     });
   }
 }
+
+test("beside the writer that publishes: what was acknowledged is there, wherever the power is cut", async () => {
+  const wal = walOf({ bytes: 3 * MIB });
+  let cutsBetween = 0;
+  for (let stopAt = 1, ended = false; !ended; stopAt += 3) {
+    await onSimDisk(async (machine) => {
+      await machine.disk.makeDirectory("inprogress", 0o700);
+      await machine.disk.syncDirectory(".");
+      const before = machine.sim.operations;
+      // Two threads, two ways to the one disk; both end with the process.
+      const { compressor, told } = start(machine, machine.disk, { size: SEGMENT_SIZE });
+      const zeros = SegmentWriter.zeroPiece(machine.disk);
+      const writer = new SegmentWriter(machine.disk, IDENTITY, legAt(), {
+        modes: MODES,
+        naming: NAMING,
+        zeros,
+        events: {
+          segmentPublished: ({ segment }) => compressor.published(segment),
+          savedCopyKept: () => {},
+          savedCopyPassed: () => {},
+          unknownPageMagic: () => {},
+        },
+      });
+      const receiving = (async () => {
+        for (let at = 0; at < wal.length; at = Number(writer.writeLsn - START)) {
+          await writer.append(wal.subarray(at, at + 300_000), "sync");
+          if (writer.segmentFull) await writer.publish();
+          await machine.sleep(3);
+        }
+      })();
+      receiving.catch(() => {
+        // It never ends when the process is killed.
+      });
+      while (machine.sim.operations < before + stopAt && told.length < 3) await machine.sleep(0.05);
+      ended = told.length === 3;
+      if (told.length > 0 && told.length < 3) cutsBetween++;
+      const acknowledged = Math.floor(Number(writer.flushLsn - START) / MIB);
+      const disk = machine.restart("power cut");
+      for (let index = 0; index < acknowledged; index++) {
+        await assertThere(disk, NAMES[index] ?? "", wal.subarray(index * MIB, (index + 1) * MIB));
+      }
+    }, stopAt);
+  }
+  assert.ok(cutsBetween > 10, `${cutsBetween} cuts between the first and the last segment`);
+});
 
 test("a full disk holds compression up, is told once, and leaves the plain segments and no temporary file", () =>
   onSimDisk(async (machine) => {

@@ -129,6 +129,23 @@ test(
     assert.ok(both > 0, "no kill came while there was something to compress");
     await load.stop();
     assert.deepEqual(load.problems, []);
+    {
+      // Told to stop while there is a backlog, it does so at once, and leaves that for the next one.
+      await cluster.sql(
+        "INSERT INTO work SELECT 'e' || n, repeat(md5(n::text), 100) FROM generate_series(1, 6000) n",
+      );
+      await using receiver = startReceiver(receiveCompressed(cluster, archive, "zstd:19"));
+      await receiver.next("segment compressed");
+      const asked = performance.now();
+      assert.equal(await receiver.stop(), 0);
+      assert.ok(performance.now() - asked < 5000, "it took too long to stop");
+      assert.ok(plain(archive).length > 0, "nothing was left to compress");
+      await assertServersOwn(archive, cluster);
+      assert.deepEqual(
+        fs.readdirSync(join(archive, "inprogress")).filter((name) => name.endsWith(".tmp")),
+        [],
+      );
+    }
     await using receiver = startReceiver(receiveCompressed(cluster, archive, "zstd"));
     await receiver.next("streaming");
     await caughtUp(cluster, receiver);
