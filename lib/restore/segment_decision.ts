@@ -142,6 +142,13 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
   if (later !== undefined) {
     return `${nameOf(number)} ${how}, but ${nameOf(later)} of the same timeline is there`;
   }
+  const fork = forkOf(facts);
+  // What the timeline took over from the one before was whole when it began: not even a record that is cut off excuses it.
+  if (fork !== undefined && fork > (copy?.contentEndLsn ?? segmentStart(number, segmentSize))) {
+    return `${nameOf(number)} ${how}, but timeline ${timeline} began only at ${formatLsn(fork)} ("${
+      historyFileName(timeline)
+    }")`;
+  }
   const child = furthestChild(facts);
   if (child !== undefined && reaches(child.forkLsn, facts, copy)) {
     return `${nameOf(number)} ${how}, but timeline ${child.timeline} left timeline ${timeline} only at ${
@@ -149,7 +156,7 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
     } ("${historyFileName(child.timeline)}")`;
   }
   if (copy === undefined && earlier === undefined) {
-    return forkOf(facts) === undefined
+    return fork === undefined
       ? `${nameOf(number)} ${how}, nor any WAL of timeline ${timeline} before it`
       : `${nameOf(number)} ${how}, nor any WAL of timeline ${timeline} before it, though "${
         historyFileName(timeline)

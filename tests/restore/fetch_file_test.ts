@@ -266,7 +266,15 @@ test("a fork decides what is the end, and what came before", async () => {
     scene,
     nameOf(LAST, 2),
     "hole",
-    /nor any WAL of timeline 2 before it, though "00000002.history" is/,
+    /is not there, but timeline 2 began only at 0\/6/,
+  );
+  // Up to the fork its bytes are those of the old timeline, and these do not reach it.
+  scene.put(`inprogress/${nameOf(LAST, 2)}`, cutAt(newer.segments[3]!, LAST, BigInt(LAST * MIB + 65_536)));
+  await refused(
+    scene,
+    nameOf(LAST, 2),
+    "hole",
+    /is there only up to 0\/6[0-9A-F]+ .*, but timeline 2 began only at 0\/6/,
   );
   scene.put(`inprogress/${nameOf(LAST, 2)}`, newer.segments[3]!);
   assert.equal((await scene.fetch(nameOf(LAST, 2))).kind, "delivered");
