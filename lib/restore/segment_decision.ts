@@ -1,5 +1,6 @@
 import { switchPointOf, type TimelineHistory } from "../wal/history.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
+import { PAGE_BYTES } from "../wal/page.ts";
 import {
   segmentEnd,
   segmentName,
@@ -187,6 +188,7 @@ function reaches(forkLsn: Lsn, facts: SegmentFacts, copy: UnfinishedCopy | undef
   if (copy === undefined) return forkLsn > segmentStart(number, segmentSize);
   // Complete to the last byte it would not be a tail.
   if (forkLsn >= segmentEnd(number, segmentSize)) return true;
-  // A server may leave its timeline inside a record that it never got whole; nobody can tell how much of that is here.
-  return forkLsn > copy.contentEndLsn && !copy.endsInRecord;
+  // A server may leave its timeline inside a record that it never got whole: at the page where that breaks off.
+  const forgivenBytes = copy.endsInRecord ? PAGE_BYTES : 0;
+  return forkLsn > advance(copy.contentEndLsn, forgivenBytes);
 }
