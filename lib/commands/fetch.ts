@@ -44,7 +44,12 @@ export async function fetch(
       const restore = await prepareRestore(
         await ArchiveDirectory.open(archive),
         server,
-        options.verify ? "records" : "pages",
+        {
+          proof: options.verify ? "records" : "pages",
+          pause: async (ms) => {
+            await sleep(ms, undefined, { signal: context.signal });
+          },
+        },
       );
       if (how === "thorough") return await fetchFile(restore, file, { tail });
       return await fetchComplete(restore, file) ?? { kind: "absent", reason: "a tail is withheld" };

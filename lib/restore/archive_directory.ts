@@ -16,7 +16,7 @@ import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import { type SegmentSize, segmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
-import { OutageError } from "./obstacle.ts";
+import { OutageError, VanishedError } from "./obstacle.ts";
 import { isWalName, type Stock, takeStock, type UnfinishedFile } from "./stock.ts";
 
 /** The largest segments that PostgreSQL makes. */
@@ -24,11 +24,6 @@ const MAXIMUM_SEGMENT_BYTES = 1 << 30;
 const MAXIMUM_IDENTITY_BYTES = 4096;
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
 const MAXIMUM_HISTORY_BYTES = 1 << 20;
-
-/** A file that was listed and is gone: it was published, moved or passed in between, so the look must be repeated. */
-export class VanishedError extends Error {
-  override readonly name = "VanishedError";
-}
 
 /** All names in an archive. */
 export interface ArchiveNames {
@@ -95,6 +90,14 @@ export class ArchiveDirectory {
       ? { ...takeStock(names, segmentSize(1 << 24)), published: [], unfinished: [] }
       : takeStock(names, origin.segmentSize);
     return { stock, origin };
+  }
+
+  /** The files where segments grow, or were left; those that a receiver moves. */
+  async unfinishedFiles(size: SegmentSize): Promise<readonly UnfinishedFile[]> {
+    const where = this.identity === undefined ? "." : IN_PROGRESS_DIRECTORY;
+    const names = await this.disk.list(where) ?? [];
+    const root = this.identity === undefined ? names : [];
+    return takeStock({ root, inProgress: this.identity === undefined ? [] : names }, size).unfinished;
   }
 
   /** Which cluster's WAL this is; `undefined` when no file tells. */

@@ -14,20 +14,29 @@ import {
   segmentStart,
 } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
-import { type ArchiveDirectory, type ArchiveNames, VanishedError } from "./archive_directory.ts";
+import type { ArchiveDirectory, ArchiveNames } from "./archive_directory.ts";
 import { firstDifferentPage } from "./copy_comparison.ts";
-import { decideHistory } from "./history_decision.ts";
-import { OutageError } from "./obstacle.ts";
+import { decideHistory, type HistoryDecision } from "./history_decision.ts";
+import { OutageError, VanishedError } from "./obstacle.ts";
 import type { RequestedFile } from "./requested_file.ts";
 import { SegmentCheck } from "./segment_check.ts";
-import { type AbsentReason, decideSegment, isBeyond, type UnfinishedCopy } from "./segment_decision.ts";
+import {
+  type AbsentReason,
+  decideSegment,
+  isBeyond,
+  type SegmentDecision,
+  type UnfinishedCopy,
+} from "./segment_decision.ts";
 import { hasOwnHistory, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
+import { type ArchiveLook, seenFiles, settledLook } from "./settled_look.ts";
 import type { NamedSegment, Stock, UnfinishedFile } from "./stock.ts";
 import { writeTarget, writeZeros } from "./target_file.ts";
 import { mayHoldPagesOf, readOwnFile, readUnfinished, type WantedSegment } from "./unfinished_segment.ts";
 
 /** A receiver at work moves files while we look; a look that it comes into is repeated. */
 const MAXIMUM_LOOKS = 20;
+/** Between two looks: what a receiver does in several steps is over then, unless its disk is slow. */
+const LOOK_AGAIN_MS = 20;
 
 /** What became of a request. */
 export type FetchOutcome =
@@ -46,6 +55,7 @@ export interface Restore {
   /** By `global/pg_control`; `undefined` where the working directory is no data directory. */
   readonly systemIdentifier: bigint | undefined;
   readonly proof: Proof;
+  pause(ms: number): Promise<void>;
 }
 
 /** How much of a complete segment is looked at: the address of each page, or every record, which takes longer. */
@@ -59,11 +69,11 @@ export type Proof = "pages" | "records";
 export async function prepareRestore(
   archive: ArchiveDirectory,
   server: RestoringServer,
-  proof: Proof = "pages",
+  options: Pick<Restore, "proof" | "pause">,
 ): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
-  return { archive, server, systemIdentifier, proof };
+  return { archive, server, systemIdentifier, ...options };
 }
 
 function checkCluster(archive: ArchiveDirectory, own: bigint | undefined, other: bigint | undefined): void {
@@ -85,10 +95,10 @@ export async function fetchFile(
   file: RequestedFile,
   options: { readonly tail: "allowed" | "withheld" },
 ): Promise<FetchOutcome> {
-  const delivered = await fetchComplete(restore, file);
-  if (delivered !== undefined) return delivered;
   for (let looks = 1;; looks++) {
     try {
+      const delivered = await fetchComplete(restore, file);
+      if (delivered !== undefined) return delivered;
       switch (file.kind) {
         case "segment":
           return await missingSegment(restore, file, options);
@@ -99,7 +109,10 @@ export async function fetchFile(
       }
     } catch (error) {
       if (!(error instanceof VanishedError)) throw error;
-      if (looks < MAXIMUM_LOOKS) continue;
+      if (looks < MAXIMUM_LOOKS) {
+        await restore.pause(LOOK_AGAIN_MS);
+        continue;
+      }
       throw new OutageError(
         `Cannot read the archive: it changed while it was read, ${looks} times`,
         "Try again",
@@ -231,11 +244,16 @@ async function checkRecords(
   );
 }
 
-async function missingSegment(
+interface SegmentLook extends ArchiveLook {
+  readonly decision: SegmentDecision;
+  readonly stock: Stock;
+  readonly wanted: WantedSegment & NamedSegment;
+}
+
+async function lookAtSegment(
   restore: Restore,
   file: RequestedFile & { readonly kind: "segment" },
-  { tail }: { readonly tail: "allowed" | "withheld" },
-): Promise<FetchOutcome> {
+): Promise<SegmentLook> {
   const { archive, server } = restore;
   const names = await archive.names();
   const { stock, origin } = await archive.stock(names);
@@ -243,12 +261,13 @@ async function missingSegment(
   if (origin === undefined) {
     throw new WalGapError(`Cannot deliver ${file.name}: "${archive.disk.root}" has no segment at all`);
   }
+  const plain = wantedSegment(restore, file.name, origin.segmentSize);
+  const seen = await seenFiles(archive, copiesOf(stock.unfinished, plain));
   const histories: TimelineHistory[] = [];
   for (const timeline of stock.histories) {
     const history = await archive.history(timeline);
     if (history !== undefined) histories.push(history);
   }
-  const plain = wantedSegment(restore, file.name, origin.segmentSize);
   const wanted = {
     ...plain,
     history: plain.history ?? histories.find((history) => history.timeline === plain.timeline),
@@ -268,15 +287,43 @@ async function missingSegment(
     // Last of all: what was published meanwhile is no longer where we looked.
     published: await isPublished(archive, file.name),
   });
+  const final = decision.kind === "published" || decision.kind === "complete";
+  return { decision, stock, wanted, seen, final };
+}
+
+/** Those of the same timeline: the ones after a segment count for it too. */
+function copiesOf(files: readonly UnfinishedFile[], { timeline }: NamedSegment): readonly UnfinishedFile[] {
+  return files.filter((file) => file.timeline === timeline);
+}
+
+async function missingSegment(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "segment" },
+  { tail }: { readonly tail: "allowed" | "withheld" },
+): Promise<FetchOutcome> {
+  const { archive } = restore;
+  const seenNow = async ({ wanted }: SegmentLook) =>
+    await seenFiles(archive, copiesOf(await archive.unfinishedFiles(wanted.segmentSize), wanted));
+  const { decision, stock, wanted, seen } = await settledLook(() => lookAtSegment(restore, file), {
+    pause: () => restore.pause(LOOK_AGAIN_MS),
+    seenNow,
+  });
   switch (decision.kind) {
     case "published": {
-      const delivered = await publishedSegment(restore, file.name, origin.segmentSize);
+      const delivered = await publishedSegment(restore, file.name, wanted.segmentSize);
       if (delivered === undefined) throw new VanishedError(`${file.name} is gone`);
       return delivered;
     }
     case "complete": {
       const source = sourceOf(archive, stock, decision.copy);
-      await deliverSegment(restore, source, wanted);
+      try {
+        await deliverSegment(restore, source, wanted);
+      } catch (cause) {
+        // Not what was looked at: it has been moved, and a new one begun.
+        const moved = cause instanceof DamagedFileError &&
+          await seenNow({ decision, stock, wanted, seen, final: true }) !== seen;
+        throw moved ? new VanishedError(`"${source.path}" was moved`, { cause }) : cause;
+      }
       return { kind: "delivered", path: decision.copy.path };
     }
     case "tail": {
@@ -384,29 +431,50 @@ async function deliverTail(
     await writeZeros(target, { start: contentBytes, end: wanted.segmentSize });
     // The file may have been moved aside or taken over while it was read: it must still end where it ended.
     const scan = await scanSegmentFile(target, wanted);
-    if (scan.endLsn !== copy.endLsn) {
-      throw new OutageError(
-        `Cannot deliver the tail "${copy.path}": it changed while it was read`,
-        "Try again",
-      );
-    }
+    if (scan.endLsn !== copy.endLsn) throw new VanishedError(`"${copy.path}" changed while it was read`);
   });
 }
 
-async function missingHistory(
+interface HistoryLook extends ArchiveLook {
+  readonly decision: HistoryDecision;
+  readonly newest: TimelineId | undefined;
+  readonly segmentSize: SegmentSize | undefined;
+}
+
+async function lookAtHistory(
   restore: Restore,
   file: RequestedFile & { readonly kind: "history" },
-): Promise<FetchOutcome> {
+): Promise<HistoryLook> {
   const { archive, server } = restore;
   const names = await archive.names();
   const { stock, origin } = await archive.stock(names);
   checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  const seen = await seenFiles(archive, notBefore(stock.unfinished, file.timeline));
   const newest = await newestTimeline(archive, stock);
   const decision = decideHistory({
     timeline: file.timeline,
     newest,
     own: await hasOwnHistory(server.wal, file.timeline),
     stored: await archive.disk.entry(file.name) !== undefined,
+  });
+  return { decision, newest, seen, segmentSize: origin?.segmentSize, final: decision === "stored" };
+}
+
+function notBefore(files: readonly UnfinishedFile[], timeline: TimelineId): readonly UnfinishedFile[] {
+  return files.filter((file) => file.timeline >= timeline);
+}
+
+async function missingHistory(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "history" },
+): Promise<FetchOutcome> {
+  const { archive } = restore;
+  const { decision, newest } = await settledLook(() => lookAtHistory(restore, file), {
+    pause: () => restore.pause(LOOK_AGAIN_MS),
+    seenNow: async ({ segmentSize }) => {
+      const files = segmentSize === undefined ? [] : await archive.unfinishedFiles(segmentSize);
+      return await seenFiles(archive, notBefore(files, file.timeline));
+    },
   });
   if (decision === "stored") {
     const delivered = await fetchComplete(restore, file);

@@ -25,6 +25,11 @@ export class OutageError extends Error {
   }
 }
 
+/** A file that was listed and is gone: it was published, moved or passed in between, so the look must be repeated. */
+export class VanishedError extends Error {
+  override readonly name = "VanishedError";
+}
+
 /** What kind of obstacle an error is. */
 export function obstacleOf(error: unknown): Obstacle {
   if (error instanceof WrongClusterError) return "wrong cluster";
