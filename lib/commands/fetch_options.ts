@@ -8,7 +8,7 @@ export interface FetchCommandOptions {
   readonly trigger?: string;
   readonly timeout?: number;
   readonly pollInterval?: number;
-  readonly verify?: boolean;
+  readonly verify: boolean;
   readonly verbose?: boolean;
 }
 
@@ -39,8 +39,8 @@ export function fetchCommand(
     .option("--timeout <seconds>", "with --wait: fail after this long (for ever)", secondsOption)
     .option("--poll-interval <seconds>", "with --wait: look again after this long (1)", secondsOption)
     .option(
-      "--verify",
-      "look at every record before a segment is delivered, not only at its pages; takes longer",
+      "--no-verify",
+      "look only at a segment's pages, not at every record: faster; a changed byte inside a record would end the recovery there",
     )
     .option("-v, --verbose", "tell also why a file is not delivered, and what was")
     .addHelpText(

@@ -145,6 +145,19 @@ test("fetch: what the command line gets wrong is 200, and told", { timeout }, ()
   assert.deepEqual(scene.walNames, []);
 });
 
+test("fetch: a changed byte in a record is damage, unless records are not looked at", { timeout }, () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const bytes = segments[1]!.slice();
+  bytes[500_000]! ^= 0x40;
+  scene.put(nameOf(FIRST + 1), bytes);
+  const line = ["fetch", "-d", scene.archive, nameOf(FIRST + 1), TARGET];
+  const { code, stderr } = run(scene.data, line);
+  assert.equal(code, 200);
+  assert.match(stderr, /CRC 0x/);
+  assert.equal(run(scene.data, [...line, "--no-verify"]).code, 0);
+});
+
 test("fetch --wait: the file, a trigger, or the time limit", { timeout }, async () => {
   using scene = new Scene();
   scene.fill(segments, 3);

@@ -14,7 +14,7 @@ import { buildWal, MIB, type RecordPlan, SYSTEM_IDENTIFIER } from "../wal/wal_bu
 
 export const SEGMENT_SIZE = segmentSize(MIB);
 /** Looks twice without a pause. */
-export const QUICK = { proof: "pages", pause: () => Promise.resolve() } as const;
+export const QUICK = { proof: "records", pause: () => Promise.resolve() } as const;
 /** The first segment of the scene's WAL. */
 export const FIRST = 3;
 
@@ -94,7 +94,7 @@ export class Scene {
   async fetch(
     name: string,
     tail: "allowed" | "withheld" = "allowed",
-    proof: Proof = "pages",
+    proof: Proof = "records",
   ): Promise<FetchOutcome> {
     fs.rmSync(join(this.data, "pg_wal/RECOVERYXLOG"), { force: true });
     const server = {
