@@ -80,6 +80,14 @@ export class ArchiveDirectory {
         "Look whether its disk is mounted",
       );
     }
+    // What an archive always has: a listing without it is cut short, or of another directory.
+    const lacks = [IDENTITY_FILE, IN_PROGRESS_DIRECTORY].find((name) => !root.includes(name));
+    if (this.identity !== undefined && (lacks !== undefined || inProgress === undefined)) {
+      throw new OutageError(
+        `Cannot read the archive "${this.disk.root}": its listing lacks "${lacks ?? IN_PROGRESS_DIRECTORY}"`,
+        "Look whether its disk is mounted, and whether all of the archive was copied",
+      );
+    }
     return { root, inProgress: inProgress ?? [] };
   }
 

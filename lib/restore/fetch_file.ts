@@ -9,14 +9,17 @@ import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import {
   formatSegmentSize,
   parseSegmentName,
+  segmentName,
   type SegmentNumber,
+  segmentNumber,
   type SegmentSize,
   segmentStart,
 } from "../wal/segment.ts";
-import type { TimelineId } from "../wal/timeline.ts";
+import { historyFileName, type TimelineId, timelineId } from "../wal/timeline.ts";
 import type { ArchiveDirectory, ArchiveNames } from "./archive_directory.ts";
 import { firstDifferentPage } from "./copy_comparison.ts";
 import { decideHistory, type HistoryDecision } from "./history_decision.ts";
+import { checkListing, pathsBeside } from "./listing_check.ts";
 import { OutageError, VanishedError } from "./obstacle.ts";
 import type { RequestedFile } from "./requested_file.ts";
 import { SegmentCheck } from "./segment_check.ts";
@@ -262,6 +265,8 @@ async function lookAtSegment(
     throw new WalGapError(`Cannot deliver ${file.name}: "${archive.disk.root}" has no segment at all`);
   }
   const plain = wantedSegment(restore, file.name, origin.segmentSize);
+  const next = segmentName(plain.timeline, segmentNumber(plain.number + 1n), plain.segmentSize);
+  await checkListing(archive, names, pathsBeside(file.name, next));
   const seen = await seenFiles(archive, copiesOf(stock.unfinished, plain));
   const histories: TimelineHistory[] = [];
   for (const timeline of stock.histories) {
@@ -449,6 +454,7 @@ async function lookAtHistory(
   const names = await archive.names();
   const { stock, origin } = await archive.stock(names);
   checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  await checkListing(archive, names, [historyFileName(timelineId(file.timeline + 1))]);
   const seen = await seenFiles(archive, notBefore(stock.unfinished, file.timeline));
   const newest = await newestTimeline(archive, stock);
   const decision = decideHistory({

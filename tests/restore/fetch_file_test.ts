@@ -4,6 +4,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
+import type { Disk } from "../../lib/archive/disk.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
 import { fetchFile, prepareRestore } from "../../lib/restore/fetch_file.ts";
@@ -527,5 +528,65 @@ test("a receiver at work moves files while they are looked at: no answer is wron
       if (step > looks) break;
       assert.ok(step < 300);
     }
+  }
+});
+
+/** A disk whose listings lack what `lacks` tells: Deno's end without an error where reading a directory fails half way. */
+function shortListing(root: string, lacks: (name: string) => boolean): Disk {
+  const disk = openDirectDisk(root);
+  return {
+    ...disk,
+    list: async (path) => (await disk.list(path))?.filter((name) => !lacks(name)),
+    entries: async (path) => (await disk.entries(path))?.filter(({ name }) => !lacks(name)),
+  };
+}
+
+test("a listing that ends too early proves nothing", async () => {
+  const tail = nameOf(LAST);
+  const next = nameOf(FIRST + 2);
+  const hole = nameOf(FIRST + 1);
+  const scenes: Readonly<
+    Record<string, readonly [asked: string, lacks: RegExp, prepare: (scene: Scene) => void]>
+  > = {
+    "no name at all": [tail, /./, () => {}],
+    "no archive.json": [tail, /^archive\.json$/, () => {}],
+    "no inprogress": [tail, /^inprogress$/, () => {}],
+    "no growing file": [tail, new RegExp(`^${tail}$`), () => {}],
+    "no saved copy": [tail, /saved-1$/, (scene) => {
+      fs.renameSync(
+        join(scene.archive, `inprogress/${tail}`),
+        join(scene.archive, `inprogress/${tail}.saved-1`),
+      );
+    }],
+    "no partial file": [tail, /partial$/, (scene) => {
+      fs.renameSync(join(scene.archive, `inprogress/${tail}`), join(scene.archive, `${tail}.partial`));
+    }],
+    "not the next segment": [hole, new RegExp(`^(${next}|${tail})`), (scene) => scene.remove(hole)],
+    "not the next segment, compressed": [hole, new RegExp(`^(${next}|${tail})`), (scene) => {
+      scene.remove(hole);
+      fs.renameSync(join(scene.archive, next), join(scene.archive, `${next}.zst`));
+    }],
+    "not the next segment, growing": [next, new RegExp(`^${tail}$`), (scene) => scene.remove(next)],
+    "not the next history": ["00000002.history", /history$/, (scene) => {
+      scene.put("00000003.history", "1\t0/3000000\tno recovery target specified\n");
+    }],
+  };
+  for (const [what, [asked, lacks, prepare]] of Object.entries(scenes)) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    prepare(scene);
+    const server = {
+      data: openDirectDisk(scene.data),
+      wal: openDirectDisk(join(scene.data, "pg_wal")),
+      targetName: "RECOVERYXLOG",
+    };
+    const disk = shortListing(scene.archive, (name) => lacks.test(name));
+    const restore = await prepareRestore(await ArchiveDirectory.open(disk), server, QUICK);
+    const outcome = await fetchFile(restore, parseRequestedName(asked)!, { tail: "allowed" }).then(
+      ({ kind }) => kind,
+      (error) => obstacleOf(error),
+    );
+    assert.equal(outcome, "outage", what);
+    assert.equal(scene.target, undefined, what);
   }
 });
