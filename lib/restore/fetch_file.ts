@@ -9,6 +9,7 @@ import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import {
   formatSegmentSize,
   parseSegmentName,
+  segmentEnd,
   segmentName,
   type SegmentNumber,
   segmentNumber,
@@ -18,6 +19,7 @@ import {
 import { historyFileName, type TimelineId, timelineId } from "../wal/timeline.ts";
 import type { ArchiveDirectory, ArchiveNames } from "./archive_directory.ts";
 import { firstDifferentPage } from "./copy_comparison.ts";
+import { forkLimit } from "./fork_limit.ts";
 import { decideHistory, type HistoryDecision } from "./history_decision.ts";
 import { checkListing, pathsBeside } from "./listing_check.ts";
 import { OutageError, VanishedError } from "./obstacle.ts";
@@ -30,7 +32,7 @@ import {
   type SegmentDecision,
   type UnfinishedCopy,
 } from "./segment_decision.ts";
-import { hasOwnHistory, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
+import { hasOwnHistory, isStandby, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
 import { type ArchiveLook, seenFiles, settledLook } from "./settled_look.ts";
 import type { NamedSegment, Stock, UnfinishedFile } from "./stock.ts";
 import { writeTarget, writeZeros } from "./target_file.ts";
@@ -57,6 +59,8 @@ export interface Restore {
   readonly server: RestoringServer;
   /** By `global/pg_control`; `undefined` where the working directory is no data directory. */
   readonly systemIdentifier: bigint | undefined;
+  /** It goes on asking, and takes another timeline's file when it does not get the newest's. */
+  readonly standby: boolean;
   readonly proof: Proof;
   pause(ms: number): Promise<void>;
 }
@@ -76,7 +80,7 @@ export async function prepareRestore(
 ): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
-  return { archive, server, systemIdentifier, ...options };
+  return { archive, server, systemIdentifier, standby: await isStandby(server.data), ...options };
 }
 
 function checkCluster(archive: ArchiveDirectory, own: bigint | undefined, other: bigint | undefined): void {
@@ -156,9 +160,27 @@ async function publishedSegment(
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
   return await withPublished(archive.disk, { name, segmentSize: size }, async (published) => {
+    await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
     await deliverSegment(restore, published, wanted);
     return { kind: "delivered", path: published.path };
   });
+}
+
+/** @throws {OutageError} when WAL up to `contentEndLsn` would take a standby past where it leaves the timeline. */
+async function refusePastFork(
+  { archive, server, standby }: Restore,
+  { timeline, number, segmentSize }: WantedSegment & NamedSegment,
+  contentEndLsn: Lsn,
+): Promise<void> {
+  const limit = standby ? await forkLimit(archive, server, timeline) : undefined;
+  if (limit === undefined || contentEndLsn <= limit.forkLsn) return;
+  throw new OutageError(
+    `Cannot deliver ${
+      segmentName(timeline, number, segmentSize)
+    } to a standby: timeline ${limit.child} left timeline ` +
+      `${timeline} at ${formatLsn(limit.forkLsn)}, and it goes further`,
+    `The standby needs the segment of timeline ${limit.child}; to stay on timeline ${timeline}, recover with recovery.signal`,
+  );
 }
 
 /** The segment's own word for it, in a directory without an identity. */
@@ -320,6 +342,7 @@ async function missingSegment(
       return delivered;
     }
     case "complete": {
+      await refusePastFork(restore, wanted, segmentEnd(wanted.number, wanted.segmentSize));
       const source = sourceOf(archive, stock, decision.copy);
       try {
         await deliverSegment(restore, source, wanted);
@@ -334,6 +357,7 @@ async function missingSegment(
     case "tail": {
       if (tail === "withheld") return { kind: "absent", reason: "a tail is withheld" };
       const { copy } = decision;
+      await refusePastFork(restore, wanted, copy.contentEndLsn);
       await deliverTail(restore, sourceOf(archive, stock, copy), { wanted, copy });
       // Where no record ends in it, it is the rest of one from the segment before.
       const endLsn = copy.endLsn > wanted.startLsn ? copy.endLsn : copy.contentEndLsn;

@@ -291,6 +291,39 @@ test("a fork decides what is the end, and what came before", async () => {
   }
 });
 
+test("a standby never gets WAL of its old timeline past the fork, whoever knows of the new one", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const forkAt = (fork: bigint) => `1\t0/${fork.toString(16).toUpperCase()}\tno recovery target specified\n`;
+  const inside = nameOf(FIRST + 2);
+  scene.put("00000002.history", forkAt(BigInt((FIRST + 2) * MIB + 500_000)));
+  assert.equal((await scene.fetch(inside)).kind, "delivered");
+  fs.writeFileSync(join(scene.data, "standby.signal"), "");
+  const text = /timeline 2 left timeline 1 at 0\/57A120, and it goes further/;
+  for (const known of ["in the archive", "in pg_wal"]) {
+    if (known === "in pg_wal") {
+      scene.own("00000002.history", forkAt(BigInt((FIRST + 2) * MIB + 500_000)));
+      scene.remove("00000002.history");
+    }
+    assert.equal((await scene.fetch(nameOf(FIRST + 1))).kind, "delivered");
+    await refused(scene, inside, "outage", text);
+    await refused(scene, nameOf(LAST), "outage", text);
+    scene.remove(inside);
+    scene.put(`inprogress/${inside}`, segments[2]!);
+    await refused(scene, inside, "outage", text);
+    scene.remove(`inprogress/${inside}`);
+    scene.put(inside, segments[2]!);
+  }
+  scene.own("00000002.history", forkAt(END));
+  assert.equal((await scene.fetch(inside)).kind, "delivered");
+  assert.equal((await scene.fetch(nameOf(LAST))).kind, "tail");
+  // Of several timelines a server follows the newest that the archive has; its own file tells for sure.
+  scene.put("00000002.history", forkAt(BigInt(FIRST * MIB + 8)));
+  scene.put("00000003.history", forkAt(BigInt((FIRST + 1) * MIB)));
+  assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
+  await refused(scene, nameOf(FIRST + 1), "outage", /timeline 3 left timeline 1 at 0\/400000/);
+});
+
 test("the first segment of a timeline begins with pages of the old one, and of no other", async () => {
   using scene = new Scene();
   scene.put("00000003.history", "1\t0/310000\tno recovery target specified\n");
