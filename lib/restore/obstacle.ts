@@ -35,9 +35,17 @@ export function obstacleOf(error: unknown): Obstacle {
   if (error instanceof WrongClusterError) return "wrong cluster";
   if (error instanceof WalGapError) return "hole";
   if (error instanceof DamagedFileError || error instanceof CorruptWalError) return "damage";
-  // What the operating system says: no permission, a disk that fails, a server of files that is gone.
-  if (error instanceof OutageError || /^E[A-Z0-9]+$/.test(errorCode(error) ?? "")) return "outage";
+  if (error instanceof OutageError || error instanceof VanishedError || isSystemError(error)) return "outage";
   return "other";
+}
+
+/** What the operating system says: no permission, a disk that fails, a server of files that is gone. */
+function isSystemError(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  // Deno (2.9) calls some of them "UNKNOWN", ESTALE among them.
+  const code = errorCode(error) ?? "";
+  return typeof (error as { errno?: unknown }).errno === "number" || code === "UNKNOWN" ||
+    /^E(?!RR_)[A-Z0-9]+$/.test(code);
 }
 
 /**
