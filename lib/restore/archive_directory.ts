@@ -95,7 +95,7 @@ export class ArchiveDirectory {
   async stock(names: ArchiveNames): Promise<{ readonly stock: Stock; readonly origin: Origin | undefined }> {
     const origin = await this.origin(names);
     const stock = origin === undefined
-      ? { ...takeStock(names, segmentSize(1 << 24)), published: [], unfinished: [] }
+      ? { ...takeStock(names, segmentSize(1 << 24)), published: [], unfinished: [], labels: [] }
       : takeStock(names, origin.segmentSize);
     return { stock, origin };
   }

@@ -5,7 +5,7 @@ import { type SegmentForm, withPublished } from "../archive/published.ts";
 import { readThrough, scanSegmentFile } from "../archive/segment_file.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
 import {
   formatSegmentSize,
   parseSegmentName,
@@ -30,6 +30,7 @@ import {
   decideSegment,
   isBeyond,
   type SegmentDecision,
+  type SegmentFacts,
   type UnfinishedCopy,
 } from "./segment_decision.ts";
 import { hasOwnHistory, isStandby, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
@@ -425,8 +426,8 @@ async function unfinishedCopies(
 async function neighboursOf(
   archive: ArchiveDirectory,
   stock: Stock,
-  { timeline, number }: NamedSegment,
-): Promise<{ readonly earlier: SegmentNumber | undefined; readonly later: SegmentNumber | undefined }> {
+  { timeline, number, segmentSize }: WantedSegment & NamedSegment,
+): Promise<Pick<SegmentFacts, "earlier" | "later" | "labelLsn">> {
   let earlier: SegmentNumber | undefined;
   let later: SegmentNumber | undefined;
   const note = (found: NamedSegment) => {
@@ -438,7 +439,15 @@ async function neighboursOf(
     const tells = file.number < number ? earlier === undefined : file.number > number && later === undefined;
     if (file.timeline === timeline && tells && await archive.hasContent(file)) note(file);
   }
-  return { earlier, later };
+  let labelLsn: Lsn | undefined;
+  for (const label of stock.labels) {
+    if (label.timeline !== timeline) continue;
+    if (label.number > number) note(label);
+    if (label.number !== number) continue;
+    const began = advance(segmentStart(number, segmentSize), label.offset);
+    if (labelLsn === undefined || began > labelLsn) labelLsn = began;
+  }
+  return { earlier, later, labelLsn };
 }
 
 /** Writes the beginning of a segment, and zeros up to its size: nothing of what is not proven, nothing that is missing. */
@@ -518,7 +527,8 @@ async function missingHistory(
 }
 
 async function newestTimeline(archive: ArchiveDirectory, stock: Stock): Promise<TimelineId | undefined> {
-  const timelines = [...stock.histories, ...new Set(stock.published.map((segment) => segment.timeline))];
+  const named = [...stock.published, ...stock.labels].map((segment) => segment.timeline);
+  const timelines = [...stock.histories, ...new Set(named)];
   let newest: TimelineId | undefined;
   for (const timeline of timelines) if (newest === undefined || timeline > newest) newest = timeline;
   const growing: UnfinishedFile[] = stock.unfinished.filter((one) =>

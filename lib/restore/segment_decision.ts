@@ -62,8 +62,10 @@ export interface SegmentFacts {
   readonly difference: string | undefined;
   /** A segment before it on the same timeline, published or with content. */
   readonly earlier: SegmentNumber | undefined;
-  /** A segment after it on the same timeline, published or with content. */
+  /** A segment after it on the same timeline, published or with content, or in which a backup began. */
   readonly later: SegmentNumber | undefined;
+  /** Where the last backup in it began: a server archives the label when that is done, and much more was written. */
+  readonly labelLsn: Lsn | undefined;
   /** Every history in the archive. */
   readonly histories: readonly TimelineHistory[];
   /** `undefined` when the server has no such file, or one without WAL of this segment. */
@@ -135,7 +137,7 @@ function isBeforeFork(facts: SegmentFacts): boolean {
 
 /** What shows that more was written than is here; `undefined` when this is where the timeline's WAL ends. */
 function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): string | undefined {
-  const { timeline, number, segmentSize, later, earlier } = facts;
+  const { timeline, number, segmentSize, later, earlier, labelLsn } = facts;
   const nameOf = (other: SegmentNumber) => segmentName(timeline, other, segmentSize);
   const how = copy === undefined
     ? "is not there"
@@ -143,9 +145,13 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
   if (later !== undefined) {
     return `${nameOf(number)} ${how}, but ${nameOf(later)} of the same timeline is there`;
   }
+  const endLsn = copy?.contentEndLsn ?? segmentStart(number, segmentSize);
+  if (labelLsn !== undefined && labelLsn >= endLsn) {
+    return `${nameOf(number)} ${how}, but a backup began at ${formatLsn(labelLsn)}`;
+  }
   const fork = forkOf(facts);
   // What the timeline took over from the one before was whole when it began: not even a record that is cut off excuses it.
-  if (fork !== undefined && fork > (copy?.contentEndLsn ?? segmentStart(number, segmentSize))) {
+  if (fork !== undefined && fork > endLsn) {
     return `${nameOf(number)} ${how}, but timeline ${timeline} began only at ${formatLsn(fork)} ("${
       historyFileName(timeline)
     }")`;

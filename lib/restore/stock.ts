@@ -1,5 +1,10 @@
 import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
-import { IN_PROGRESS_DIRECTORY, parseArchiveName, parseInProgressName } from "../archive/layout.ts";
+import {
+  IN_PROGRESS_DIRECTORY,
+  parseArchiveName,
+  parseBroughtName,
+  parseInProgressName,
+} from "../archive/layout.ts";
 import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
@@ -22,6 +27,14 @@ export interface Stock {
   readonly published: readonly NamedSegment[];
   readonly unfinished: readonly UnfinishedFile[];
   readonly histories: readonly TimelineId[];
+  /** Base backups that were made, by the labels that a server archives. */
+  readonly labels: readonly LabelledBackup[];
+}
+
+/** A base backup, as its label's name tells. */
+export interface LabelledBackup extends NamedSegment {
+  /** From the segment's start to where it began. */
+  readonly offset: number;
 }
 
 /** Names of WAL, whatever the segment size: of those a directory of `pg_receivewal` holds at least one. */
@@ -41,6 +54,7 @@ export function takeStock(
   const published: NamedSegment[] = [];
   const unfinished: UnfinishedFile[] = [];
   const histories: TimelineId[] = [];
+  const labels: LabelledBackup[] = [];
   for (const name of names.inProgress) {
     const parsed = parseInProgressName(name, size);
     if (parsed === undefined) continue;
@@ -53,6 +67,13 @@ export function takeStock(
       const parsed = parseArchiveName(name, size);
       if (parsed.kind === "segment") published.push(parsed);
       else if (parsed.kind === "history") histories.push(parsed.timeline);
+      else {
+        const label = parseBroughtName(name);
+        const segment = label?.kind === "backup label" ? parseSegmentName(label.segment, size) : undefined;
+        if (label?.kind === "backup label" && segment !== undefined) {
+          labels.push({ ...segment, offset: label.offset });
+        }
+      }
       continue;
     }
     const segment = parseSegmentName(partial[1] ?? "", size);
@@ -64,5 +85,5 @@ export function takeStock(
       format: form === undefined ? undefined : FORMAT_OF_FORM[form],
     });
   }
-  return { published, unfinished, histories };
+  return { published, unfinished, histories, labels };
 }

@@ -173,6 +173,27 @@ test("a hole is never the end", async () => {
   await refused(scene, name, "hole", /is there only up to/);
 });
 
+test("a backup label shows that WAL was written where the backup began", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const label = `${nameOf(LAST, 1)}.00000028.backup`;
+  scene.put(label, "");
+  assert.equal((await scene.fetch(nameOf(LAST))).kind, "tail");
+  fs.rmSync(join(scene.archive, `inprogress/${nameOf(LAST)}`));
+  await refused(scene, nameOf(LAST), "hole", /is not there, but a backup began at 0\/600028/);
+  scene.remove(label);
+  assert.equal((await scene.fetch(nameOf(LAST))).kind, "absent");
+  scene.put(`${nameOf(LAST + 4)}.00000028.backup`, "");
+  await refused(
+    scene,
+    nameOf(LAST),
+    "hole",
+    /is not there, but 00000001000000000000000A of the same timeline/,
+  );
+  scene.put(`${nameOf(LAST, 2)}.00000028.backup`, "");
+  await refused(scene, "00000002.history", "hole", /but timeline 2 is/);
+});
+
 test("damage is never the end", async () => {
   const name = nameOf(FIRST + 1);
   const damages: readonly (readonly [bytes: Uint8Array, text: RegExp])[] = [
