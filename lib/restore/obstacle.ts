@@ -54,7 +54,10 @@ function isSystemError(error: unknown): boolean {
  * A running standby is ended by anything above 125, and asks again by itself after 1: what may be healed meanwhile is
  * 1 there.
  */
-export function exitCodeOf(obstacle: Obstacle, { standby }: { readonly standby: boolean }): number {
+export function exitCodeOf(
+  obstacle: Obstacle,
+  { standby, absentExit }: { readonly standby: boolean; readonly absentExit: number },
+): number {
   const mayHeal = obstacle === "outage" || obstacle === "hole" || obstacle === "damage";
-  return standby && mayHeal ? RESTORE_EXIT.absent : RESTORE_EXIT.refused;
+  return standby && mayHeal ? absentExit : RESTORE_EXIT.refused;
 }
