@@ -184,6 +184,19 @@ test(
   },
 );
 
+test("fetch: help is no file", { timeout }, () => {
+  using scene = new Scene();
+  for (const option of ["--help", "-h", "--version", "-V"]) {
+    for (
+      const words of [["fetch", option, nameOf(FIRST), TARGET], [option, "fetch", nameOf(FIRST), TARGET]]
+    ) {
+      const { code, stdout, stderr } = run(scene.data, words);
+      assert.equal(code, 200, `${words.join(" ")}: ${stdout} ${stderr}`);
+    }
+  }
+  assert.equal(run(scene.data, ["fetch", "--help"]).code, 0);
+});
+
 test("fetch --wait: the file, a trigger, or the time limit", { timeout }, async () => {
   using scene = new Scene();
   scene.fill(segments, 3);
