@@ -67,6 +67,9 @@ export async function fetch(
       );
       return RESTORE_EXIT.delivered;
     }
+    if (outcome.kind === "delivered" && outcome.damage !== undefined) {
+      say(`${messageChain(outcome.damage)}; "${outcome.path}" is delivered instead`);
+    }
     if (options.verbose) {
       say(
         outcome.kind === "delivered"

@@ -2,7 +2,7 @@ import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";
-import { readThrough, scanSegmentFile } from "../archive/segment_file.ts";
+import { scanSegmentFile, type TakeBytes } from "../archive/segment_file.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
@@ -46,7 +46,8 @@ const LOOK_AGAIN_MS = 20;
 
 /** What became of a request. */
 export type FetchOutcome =
-  | { readonly kind: "delivered"; readonly path: string }
+  /** `damage`: of another file of that segment, which was looked at first. */
+  | { readonly kind: "delivered"; readonly path: string; readonly damage?: DamagedFileError }
   /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
   | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
   | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
@@ -160,11 +161,38 @@ async function publishedSegment(
   const size = knownSize ?? (await foreignOrigin(restore, name))?.segmentSize;
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
-  return await withPublished(archive.disk, { name, segmentSize: size }, async (published) => {
-    await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
-    await deliverSegment(restore, published, wanted);
-    return { kind: "delivered", path: published.path };
-  });
+  const damages = new Map<SegmentForm, DamagedFileError>();
+  // As for any reader: a compressed form takes the plain one's place while we look.
+  for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
+    if (damages.has(form)) continue;
+    const segment = { name, segmentSize: size, forms: [form] };
+    try {
+      const path = await withPublished(archive.disk, segment, async (published) => {
+        await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
+        await deliverSegment(restore, published, wanted);
+        return published.path;
+      });
+      if (path !== undefined) return deliveredFrom(path, damages);
+    } catch (error) {
+      if (!(error instanceof DamagedFileError)) throw error;
+      damages.set(form, error);
+    }
+  }
+  const [damage] = damages.values();
+  if (damage === undefined) return undefined;
+  for (const file of await archive.unfinishedFiles(size)) {
+    if (file.timeline !== wanted.timeline || file.number !== wanted.number) continue;
+    const readFile = (take: TakeBytes) => archive.readUnfinished(file, take);
+    if ((await readUnfinished(file.path, wanted, readFile))?.state !== "complete") continue;
+    await deliverSegment(restore, { path: file.path, readThrough: readFile }, wanted);
+    return deliveredFrom(file.path, damages);
+  }
+  throw damage;
+}
+
+function deliveredFrom(path: string, damages: ReadonlyMap<SegmentForm, DamagedFileError>): FetchOutcome {
+  const [damage] = damages.values();
+  return { kind: "delivered", path, ...(damage === undefined ? {} : { damage }) };
 }
 
 /** @throws {OutageError} when WAL up to `contentEndLsn` would take a standby past where it leaves the timeline. */
@@ -211,7 +239,7 @@ function wantedSegment(restore: Restore, name: string, size: SegmentSize): Wante
 
 interface Source {
   readonly path: string;
-  readThrough(take: Parameters<typeof readThrough>[1]): Promise<void>;
+  readThrough(take: TakeBytes): Promise<void>;
 }
 
 /** Copies a complete segment, and looks at it meanwhile. */

@@ -484,6 +484,34 @@ test("compressed segments are delivered as the server wrote them, and their dama
   }
 });
 
+test("a damaged segment is passed over where the same is there in another form, or complete in progress", async () => {
+  const name = nameOf(FIRST + 1);
+  const cut = compressed(".zst", segments[1]!).subarray(0, -1);
+  const good: readonly (readonly [path: string, bytes: Uint8Array])[] = [
+    [`${name}.gz`, compressed(".gz", segments[1]!)],
+    [`${name}.zst`, compressed(".zst", segments[1]!)],
+    [`inprogress/${name}`, segments[1]!],
+    [`inprogress/${name}.saved-2`, segments[1]!],
+  ];
+  for (const damaged of [flipped(segments[1]!, 500_000), segments[1]!.subarray(1), cut]) {
+    for (const [path, bytes] of good) {
+      using scene = new Scene();
+      scene.fill(segments, 3);
+      const damagedPath = damaged === cut ? `${name}.zst` : name;
+      if (path === damagedPath) continue;
+      if (damagedPath !== name) scene.remove(name);
+      scene.put(damagedPath, damaged);
+      scene.put(path, bytes);
+      const outcome = await scene.fetch(name);
+      assert.ok(outcome.kind === "delivered" && outcome.path === path, path);
+      assert.match(outcome.damage?.message ?? "", /Cannot (read|deliver) /);
+      assertBytes(scene.target, segments[1]);
+      scene.put(path, path.startsWith("inprogress/") ? bytes.slice().fill(0, 900_000) : bytes.subarray(1));
+      await refused(scene, name, "damage", new RegExp(`Cannot (read|deliver) .*${damagedPath}`));
+    }
+  }
+});
+
 test("a compressed partial of pg_receivewal is read as far as it goes", async () => {
   for (const form of [".gz", ".lz4"] as const) {
     using scene = new Scene({ identity: "none" });
