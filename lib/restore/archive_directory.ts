@@ -17,7 +17,7 @@ import { isAllZero } from "../wal/scanner.ts";
 import { type SegmentSize, segmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { OutageError, VanishedError } from "./obstacle.ts";
-import { isWalName, type Stock, takeStock, type UnfinishedFile } from "./stock.ts";
+import { isWalName, type Stock, takeStock, takeStockWithoutSize, type UnfinishedFile } from "./stock.ts";
 
 /** The largest segments that PostgreSQL makes. */
 const MAXIMUM_SEGMENT_BYTES = 1 << 30;
@@ -91,11 +91,11 @@ export class ArchiveDirectory {
     return { root, inProgress: inProgress ?? [] };
   }
 
-  /** What the names say; nothing of segments where nobody can tell their size. */
+  /** What the names say; of segments only their timelines where nobody can tell their size. */
   async stock(names: ArchiveNames): Promise<{ readonly stock: Stock; readonly origin: Origin | undefined }> {
     const origin = await this.origin(names);
     const stock = origin === undefined
-      ? { ...takeStock(names, segmentSize(1 << 24)), published: [], unfinished: [], labels: [] }
+      ? takeStockWithoutSize(names.root)
       : takeStock(names, origin.segmentSize);
     return { stock, origin };
   }
@@ -119,6 +119,13 @@ export class ArchiveDirectory {
     }
     for (const name of segments.filter((name) => /\.(gz|lz4|zst)$/.test(name))) {
       const origin = await this.originOfPublished(name.slice(0, 24));
+      if (origin !== undefined) return origin;
+    }
+    for (const name of segments) {
+      const [, form] = /(\.gz|\.lz4|\.zst)\.partial$/.exec(name) ?? [];
+      if (form === undefined) continue;
+      const format = FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
+      const origin = await this.#originOf((take) => this.#readFile({ path: name, format }, take));
       if (origin !== undefined) return origin;
     }
     return undefined;
@@ -177,6 +184,8 @@ export class ArchiveDirectory {
 
   /** Whether anything was ever written into an unfinished segment. */
   async hasContent(file: UnfinishedFile): Promise<boolean> {
+    // A compressed one is not made of zeros beforehand; its first bytes of WAL may still be on the way.
+    if (file.format !== undefined) return ((await this.disk.entry(file.path))?.bytes ?? 0) > 0;
     let found = false;
     await this.readUnfinished(file, (bytes) => {
       found = !isAllZero(bytes);

@@ -556,7 +556,7 @@ async function missingHistory(
 
 async function newestTimeline(archive: ArchiveDirectory, stock: Stock): Promise<TimelineId | undefined> {
   const named = [...stock.published, ...stock.labels].map((segment) => segment.timeline);
-  const timelines = [...stock.histories, ...new Set(named)];
+  const timelines = [...stock.histories, ...stock.timelines, ...new Set(named)];
   let newest: TimelineId | undefined;
   for (const timeline of timelines) if (newest === undefined || timeline > newest) newest = timeline;
   const growing: UnfinishedFile[] = stock.unfinished.filter((one) =>

@@ -6,7 +6,7 @@ import {
   parseInProgressName,
 } from "../archive/layout.ts";
 import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
-import type { TimelineId } from "../wal/timeline.ts";
+import { parseHistoryFileName, type TimelineId, timelineId } from "../wal/timeline.ts";
 
 /** A segment that a name stands for. */
 export interface NamedSegment {
@@ -27,6 +27,8 @@ export interface Stock {
   readonly published: readonly NamedSegment[];
   readonly unfinished: readonly UnfinishedFile[];
   readonly histories: readonly TimelineId[];
+  /** Of segments about which nothing else is known, as nobody can tell their size. */
+  readonly timelines: readonly TimelineId[];
   /** Base backups that were made, by the labels that a server archives. */
   readonly labels: readonly LabelledBackup[];
 }
@@ -38,8 +40,10 @@ export interface LabelledBackup extends NamedSegment {
 }
 
 /** Names of WAL, whatever the segment size: of those a directory of `pg_receivewal` holds at least one. */
-const WAL_NAME = /^(?:[0-9A-F]{24}(?:\.(?:gz|lz4|zst))?(?:\.partial)?|[0-9A-F]{8}\.history)$/;
-const PARTIAL_NAME = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?\.partial$/;
+const WAL_NAME =
+  /^(?:[0-9A-F]{24}(?:\.(?:gz|lz4|zst))?(?:\.partial(?:\.saved-[1-9][0-9]*)?)?|[0-9A-F]{8}\.history)$/;
+/** `walvault as pg_receivewal` moves aside what it had when it comes back. */
+const PARTIAL_NAME = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?\.partial(?:\.saved-[1-9][0-9]*)?$/;
 
 /** Whether a name could be one of a directory that `pg_receivewal` fills. */
 export function isWalName(name: string): boolean {
@@ -85,5 +89,19 @@ export function takeStock(
       format: form === undefined ? undefined : FORMAT_OF_FORM[form],
     });
   }
-  return { published, unfinished, histories, labels };
+  return { published, unfinished, histories, labels, timelines: [] };
+}
+
+/** Takes stock where nobody can tell the size of the segments. */
+export function takeStockWithoutSize(root: readonly string[]): Stock {
+  const histories: TimelineId[] = [];
+  const timelines = new Set<TimelineId>();
+  for (const name of root) {
+    const history = parseHistoryFileName(name);
+    if (history !== undefined) histories.push(history);
+    else if (isWalName(name) && !name.startsWith("00000000")) {
+      timelines.add(timelineId(parseInt(name.slice(0, 8), 16)));
+    }
+  }
+  return { published: [], unfinished: [], histories, labels: [], timelines: [...timelines] };
 }

@@ -426,6 +426,14 @@ test("a directory of pg_receivewal is read as it is", async () => {
   assert.equal(scene.target!.length, MIB);
   assert.equal((await scene.fetch(nameOf(FIRST + 3))).kind, "absent");
   assert.equal((await scene.fetch("00000002.history")).kind, "absent");
+  // `walvault as pg_receivewal` moves aside what it had, as a receiver of an archive does.
+  const partial = join(scene.archive, `${nameOf(FIRST + 2)}.partial`);
+  fs.renameSync(partial, `${partial}.saved-1`);
+  for (const begun of [undefined, new Uint8Array(MIB)]) {
+    if (begun !== undefined) fs.writeFileSync(partial, begun);
+    const saved = await scene.fetch(nameOf(FIRST + 2));
+    assert.ok(saved.kind === "tail" && saved.path === `${nameOf(FIRST + 2)}.partial.saved-1`);
+  }
   scene.remove(nameOf(FIRST + 1));
   await refused(scene, nameOf(FIRST + 1), "hole", /is not there, but/);
   scene.put(nameOf(FIRST + 1), flipped(segments[1]!, 9));
@@ -530,6 +538,15 @@ test("a compressed partial of pg_receivewal is read as far as it goes", async ()
       assert.equal(scene.target!.length, MIB);
     }
     assert.ok(furthest > 0n || form === ".lz4");
+    // It alone tells of its timeline, and of what segments are like.
+    scene.remove(nameOf(FIRST) + form);
+    assert.equal((await scene.fetch("00000002.history")).kind, "absent");
+    scene.put(`${nameOf(FIRST + 1, 2)}${form}.partial`, whole.subarray(0, 10));
+    await refused(scene, "00000002.history", "hole", /but timeline 2 is/);
+    scene.remove(`${name}${form}.partial`);
+    await refused(scene, "00000002.history", "hole", /but timeline 2 is/);
+    scene.remove(`${nameOf(FIRST + 1, 2)}${form}.partial`);
+    scene.put(nameOf(FIRST) + form, compressed(form, segments[0]!));
     // Complete, and only the name is missing.
     scene.put(`${name}${form}.partial`, whole);
     assert.equal((await scene.fetch(name)).kind, "delivered");
