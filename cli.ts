@@ -43,8 +43,12 @@ const FAILURE_EXITS: Readonly<Record<string, FailureExits>> = {
 /** What a server names when it asks: a mistyped command must not end its recovery either. */
 const RESTORE_TARGET = /(^|\/)RECOVERY(XLOG|HISTORY)$/;
 
+function namesRestoreTarget(words: readonly string[]): boolean {
+  return words.some((word) => RESTORE_TARGET.test(word));
+}
+
 function failureExitsOf(words: readonly string[]): FailureExits {
-  const name = words.some((word) => RESTORE_TARGET.test(word)) ? "fetch" : words[0] ?? "";
+  const name = namesRestoreTarget(words) ? "fetch" : words[0] ?? "";
   return FAILURE_EXITS[name] ?? EXIT;
 }
 
@@ -118,7 +122,11 @@ async function main(failureExits: FailureExits): Promise<number> {
     await program.parseAsync(process.argv);
     return exitCode;
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : failureExits.usage;
+    if (error instanceof CommanderError) {
+      // Help is no file: a server that gets 0 looks for its target.
+      const helped = error.exitCode === 0 && !namesRestoreTarget(process.argv.slice(2));
+      return helped ? EXIT.done : failureExits.usage;
+    }
     context.stderr.write(`walvault: ${maskSecrets(messageChain(error))}\n`);
     const hint = hintOf(error);
     if (hint !== undefined) context.stderr.write(`hint: ${maskSecrets(hint)}\n`);

@@ -32,6 +32,7 @@ export async function fetch(
 ): Promise<number> {
   const say = (text: string) => context.stderr.write(`walvault: ${text}\n`);
   const file = checkWords(words);
+  const absentExit = options.absentExit ?? RESTORE_EXIT.absent;
   const archive = openDirectDisk(checkOptions(options, context));
   const server: RestoringServer = {
     data: openDirectDisk("."),
@@ -44,7 +45,12 @@ export async function fetch(
       const restore = await prepareRestore(
         await ArchiveDirectory.open(archive),
         server,
-        options.verify ? "records" : "pages",
+        {
+          proof: options.verify ? "records" : "pages",
+          pause: async (ms) => {
+            await sleep(ms, undefined, { signal: context.signal });
+          },
+        },
       );
       if (how === "thorough") return await fetchFile(restore, file, { tail });
       return await fetchComplete(restore, file) ?? { kind: "absent", reason: "a tail is withheld" };
@@ -61,6 +67,9 @@ export async function fetch(
       );
       return RESTORE_EXIT.delivered;
     }
+    if (outcome.kind === "delivered" && outcome.damage !== undefined) {
+      say(`${messageChain(outcome.damage)}; "${outcome.path}" is delivered instead`);
+    }
     if (options.verbose) {
       say(
         outcome.kind === "delivered"
@@ -68,15 +77,15 @@ export async function fetch(
           : `${file.name} is not delivered: ${outcome.reason}`,
       );
     }
-    return outcome.kind === "delivered" ? RESTORE_EXIT.delivered : RESTORE_EXIT.absent;
+    return outcome.kind === "delivered" ? RESTORE_EXIT.delivered : absentExit;
   } catch (error) {
     if (error instanceof UsageError) throw error;
     const obstacle = obstacleOf(error);
-    const exitCode = exitCodeOf(obstacle, { standby: await isStandby(server.data) });
+    const exitCode = exitCodeOf(obstacle, { standby: await isStandby(server.data), absentExit });
     say(messageChain(error));
     const hint = hintOf(error) ?? HINTS[obstacle];
     if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
-    if (exitCode === RESTORE_EXIT.absent) say(`${file.name}: the standby goes on and asks again`);
+    if (exitCode === absentExit) say(`${file.name}: the standby goes on and asks again`);
     return exitCode;
   }
 

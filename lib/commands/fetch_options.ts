@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import { secondsOption } from "./parse_values.ts";
+import { absentExitOption, secondsOption } from "./parse_values.ts";
 
 /** Options of `walvault fetch`, checked. */
 export interface FetchCommandOptions {
@@ -8,7 +8,8 @@ export interface FetchCommandOptions {
   readonly trigger?: string;
   readonly timeout?: number;
   readonly pollInterval?: number;
-  readonly verify?: boolean;
+  readonly verify: boolean;
+  readonly absentExit?: number;
   readonly verbose?: boolean;
 }
 
@@ -39,8 +40,13 @@ export function fetchCommand(
     .option("--timeout <seconds>", "with --wait: fail after this long (for ever)", secondsOption)
     .option("--poll-interval <seconds>", "with --wait: look again after this long (1)", secondsOption)
     .option(
-      "--verify",
-      "look at every record before a segment is delivered, not only at its pages; takes longer",
+      "--no-verify",
+      "look only at a segment's pages, not at every record: faster; a changed byte inside a record would end the recovery there",
+    )
+    .option(
+      "--absent-exit <code>",
+      "exit with this where it would be 1 (1): a script can tell it from a 1 of the runtime or of the shell",
+      absentExitOption,
     )
     .option("-v, --verbose", "tell also why a file is not delivered, and what was")
     .addHelpText(
@@ -52,6 +58,9 @@ Examples, in postgresql.conf:
 
   A warm standby that waits for its next segment, with recovery.signal:
     restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'
+
+  The same, where not even a runtime that can't start (no memory, no file descriptors) may end the recovery:
+    restore_command = 'walvault fetch --archive /srv/archive/main --absent-exit 66 %f %p; r=$?; [ $r = 66 ] && exit 1; [ $r = 0 ] || exit 200'
 
 Exit codes:
   0 delivered   1 there is no such file, which is proven   200 everything else

@@ -30,6 +30,15 @@ export function secondsOption(text: string): number {
   return seconds * 1000;
 }
 
+/** For commander: an exit code that a server takes for the end of all WAL. */
+export function absentExitOption(text: string): number {
+  const code = Number(text);
+  if (!/^[0-9]{1,3}$/.test(text) || code < 1 || code > 125) {
+    throw new InvalidArgumentError(`want an exit code from 1 to 125, got "${text}".`);
+  }
+  return code;
+}
+
 /** For commander: a name that CREATE_REPLICATION_SLOT takes. */
 export function slotNameOption(text: string): string {
   if (!/^[a-z0-9_]{1,63}$/.test(text)) {

@@ -16,19 +16,14 @@ import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import { type SegmentSize, segmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
-import { OutageError } from "./obstacle.ts";
-import { isWalName, type Stock, takeStock, type UnfinishedFile } from "./stock.ts";
+import { OutageError, VanishedError } from "./obstacle.ts";
+import { isWalName, type Stock, takeStock, takeStockWithoutSize, type UnfinishedFile } from "./stock.ts";
 
 /** The largest segments that PostgreSQL makes. */
 const MAXIMUM_SEGMENT_BYTES = 1 << 30;
 const MAXIMUM_IDENTITY_BYTES = 4096;
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
 const MAXIMUM_HISTORY_BYTES = 1 << 20;
-
-/** A file that was listed and is gone: it was published, moved or passed in between, so the look must be repeated. */
-export class VanishedError extends Error {
-  override readonly name = "VanishedError";
-}
 
 /** All names in an archive. */
 export interface ArchiveNames {
@@ -85,16 +80,32 @@ export class ArchiveDirectory {
         "Look whether its disk is mounted",
       );
     }
+    // What an archive always has: a listing without it is cut short, or of another directory.
+    const lacks = [IDENTITY_FILE, IN_PROGRESS_DIRECTORY].find((name) => !root.includes(name));
+    if (this.identity !== undefined && (lacks !== undefined || inProgress === undefined)) {
+      throw new OutageError(
+        `Cannot read the archive "${this.disk.root}": its listing lacks "${lacks ?? IN_PROGRESS_DIRECTORY}"`,
+        "Look whether its disk is mounted, and whether all of the archive was copied",
+      );
+    }
     return { root, inProgress: inProgress ?? [] };
   }
 
-  /** What the names say; nothing of segments where nobody can tell their size. */
+  /** What the names say; of segments only their timelines where nobody can tell their size. */
   async stock(names: ArchiveNames): Promise<{ readonly stock: Stock; readonly origin: Origin | undefined }> {
     const origin = await this.origin(names);
     const stock = origin === undefined
-      ? { ...takeStock(names, segmentSize(1 << 24)), published: [], unfinished: [] }
+      ? takeStockWithoutSize(names.root)
       : takeStock(names, origin.segmentSize);
     return { stock, origin };
+  }
+
+  /** The files where segments grow, or were left; those that a receiver moves. */
+  async unfinishedFiles(size: SegmentSize): Promise<readonly UnfinishedFile[]> {
+    const where = this.identity === undefined ? "." : IN_PROGRESS_DIRECTORY;
+    const names = await this.disk.list(where) ?? [];
+    const root = this.identity === undefined ? names : [];
+    return takeStock({ root, inProgress: this.identity === undefined ? [] : names }, size).unfinished;
   }
 
   /** Which cluster's WAL this is; `undefined` when no file tells. */
@@ -108,6 +119,13 @@ export class ArchiveDirectory {
     }
     for (const name of segments.filter((name) => /\.(gz|lz4|zst)$/.test(name))) {
       const origin = await this.originOfPublished(name.slice(0, 24));
+      if (origin !== undefined) return origin;
+    }
+    for (const name of segments) {
+      const [, form] = /(\.gz|\.lz4|\.zst)\.partial$/.exec(name) ?? [];
+      if (form === undefined) continue;
+      const format = FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
+      const origin = await this.#originOf((take) => this.#readFile({ path: name, format }, take));
       if (origin !== undefined) return origin;
     }
     return undefined;
@@ -166,6 +184,8 @@ export class ArchiveDirectory {
 
   /** Whether anything was ever written into an unfinished segment. */
   async hasContent(file: UnfinishedFile): Promise<boolean> {
+    // A compressed one is not made of zeros beforehand; its first bytes of WAL may still be on the way.
+    if (file.format !== undefined) return ((await this.disk.entry(file.path))?.bytes ?? 0) > 0;
     let found = false;
     await this.readUnfinished(file, (bytes) => {
       found = !isAllZero(bytes);

@@ -2,36 +2,52 @@ import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";
-import { readThrough, scanSegmentFile } from "../archive/segment_file.ts";
+import { scanSegmentFile, type TakeBytes } from "../archive/segment_file.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
 import {
   formatSegmentSize,
   parseSegmentName,
+  segmentEnd,
+  segmentName,
   type SegmentNumber,
+  segmentNumber,
   type SegmentSize,
   segmentStart,
 } from "../wal/segment.ts";
-import type { TimelineId } from "../wal/timeline.ts";
-import { type ArchiveDirectory, type ArchiveNames, VanishedError } from "./archive_directory.ts";
+import { historyFileName, type TimelineId, timelineId } from "../wal/timeline.ts";
+import type { ArchiveDirectory, ArchiveNames } from "./archive_directory.ts";
 import { firstDifferentPage } from "./copy_comparison.ts";
-import { decideHistory } from "./history_decision.ts";
-import { OutageError } from "./obstacle.ts";
+import { forkLimit } from "./fork_limit.ts";
+import { decideHistory, type HistoryDecision } from "./history_decision.ts";
+import { checkListing, pathsBeside } from "./listing_check.ts";
+import { OutageError, VanishedError } from "./obstacle.ts";
 import type { RequestedFile } from "./requested_file.ts";
 import { SegmentCheck } from "./segment_check.ts";
-import { type AbsentReason, decideSegment, isBeyond, type UnfinishedCopy } from "./segment_decision.ts";
-import { hasOwnHistory, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
+import {
+  type AbsentReason,
+  decideSegment,
+  isBeyond,
+  type SegmentDecision,
+  type SegmentFacts,
+  type UnfinishedCopy,
+} from "./segment_decision.ts";
+import { hasOwnHistory, isStandby, readSystemIdentifier, type RestoringServer } from "./server_directory.ts";
+import { type ArchiveLook, seenFiles, settledLook } from "./settled_look.ts";
 import type { NamedSegment, Stock, UnfinishedFile } from "./stock.ts";
 import { writeTarget, writeZeros } from "./target_file.ts";
 import { mayHoldPagesOf, readOwnFile, readUnfinished, type WantedSegment } from "./unfinished_segment.ts";
 
 /** A receiver at work moves files while we look; a look that it comes into is repeated. */
 const MAXIMUM_LOOKS = 20;
+/** Between two looks: what a receiver does in several steps is over then, unless its disk is slow. */
+const LOOK_AGAIN_MS = 20;
 
 /** What became of a request. */
 export type FetchOutcome =
-  | { readonly kind: "delivered"; readonly path: string }
+  /** `damage`: of another file of that segment, which was looked at first. */
+  | { readonly kind: "delivered"; readonly path: string; readonly damage?: DamagedFileError }
   /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
   | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
   | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
@@ -45,7 +61,10 @@ export interface Restore {
   readonly server: RestoringServer;
   /** By `global/pg_control`; `undefined` where the working directory is no data directory. */
   readonly systemIdentifier: bigint | undefined;
+  /** It goes on asking, and takes another timeline's file when it does not get the newest's. */
+  readonly standby: boolean;
   readonly proof: Proof;
+  pause(ms: number): Promise<void>;
 }
 
 /** How much of a complete segment is looked at: the address of each page, or every record, which takes longer. */
@@ -59,11 +78,11 @@ export type Proof = "pages" | "records";
 export async function prepareRestore(
   archive: ArchiveDirectory,
   server: RestoringServer,
-  proof: Proof = "pages",
+  options: Pick<Restore, "proof" | "pause">,
 ): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
-  return { archive, server, systemIdentifier, proof };
+  return { archive, server, systemIdentifier, standby: await isStandby(server.data), ...options };
 }
 
 function checkCluster(archive: ArchiveDirectory, own: bigint | undefined, other: bigint | undefined): void {
@@ -85,10 +104,10 @@ export async function fetchFile(
   file: RequestedFile,
   options: { readonly tail: "allowed" | "withheld" },
 ): Promise<FetchOutcome> {
-  const delivered = await fetchComplete(restore, file);
-  if (delivered !== undefined) return delivered;
   for (let looks = 1;; looks++) {
     try {
+      const delivered = await fetchComplete(restore, file);
+      if (delivered !== undefined) return delivered;
       switch (file.kind) {
         case "segment":
           return await missingSegment(restore, file, options);
@@ -99,7 +118,10 @@ export async function fetchFile(
       }
     } catch (error) {
       if (!(error instanceof VanishedError)) throw error;
-      if (looks < MAXIMUM_LOOKS) continue;
+      if (looks < MAXIMUM_LOOKS) {
+        await restore.pause(LOOK_AGAIN_MS);
+        continue;
+      }
       throw new OutageError(
         `Cannot read the archive: it changed while it was read, ${looks} times`,
         "Try again",
@@ -139,10 +161,55 @@ async function publishedSegment(
   const size = knownSize ?? (await foreignOrigin(restore, name))?.segmentSize;
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
-  return await withPublished(archive.disk, { name, segmentSize: size }, async (published) => {
-    await deliverSegment(restore, published, wanted);
-    return { kind: "delivered", path: published.path };
-  });
+  const damages = new Map<SegmentForm, DamagedFileError>();
+  // As for any reader: a compressed form takes the plain one's place while we look.
+  for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
+    if (damages.has(form)) continue;
+    const segment = { name, segmentSize: size, forms: [form] };
+    try {
+      const path = await withPublished(archive.disk, segment, async (published) => {
+        await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
+        await deliverSegment(restore, published, wanted);
+        return published.path;
+      });
+      if (path !== undefined) return deliveredFrom(path, damages);
+    } catch (error) {
+      if (!(error instanceof DamagedFileError)) throw error;
+      damages.set(form, error);
+    }
+  }
+  const [damage] = damages.values();
+  if (damage === undefined) return undefined;
+  for (const file of await archive.unfinishedFiles(size)) {
+    if (file.timeline !== wanted.timeline || file.number !== wanted.number) continue;
+    const readFile = (take: TakeBytes) => archive.readUnfinished(file, take);
+    if ((await readUnfinished(file.path, wanted, readFile))?.state !== "complete") continue;
+    await deliverSegment(restore, { path: file.path, readThrough: readFile }, wanted);
+    return deliveredFrom(file.path, damages);
+  }
+  throw damage;
+}
+
+function deliveredFrom(path: string, damages: ReadonlyMap<SegmentForm, DamagedFileError>): FetchOutcome {
+  const [damage] = damages.values();
+  return { kind: "delivered", path, ...(damage === undefined ? {} : { damage }) };
+}
+
+/** @throws {OutageError} when WAL up to `contentEndLsn` would take a standby past where it leaves the timeline. */
+async function refusePastFork(
+  { archive, server, standby }: Restore,
+  { timeline, number, segmentSize }: WantedSegment & NamedSegment,
+  contentEndLsn: Lsn,
+): Promise<void> {
+  const limit = standby ? await forkLimit(archive, server, timeline) : undefined;
+  if (limit === undefined || contentEndLsn <= limit.forkLsn) return;
+  throw new OutageError(
+    `Cannot deliver ${
+      segmentName(timeline, number, segmentSize)
+    } to a standby: timeline ${limit.child} left timeline ` +
+      `${timeline} at ${formatLsn(limit.forkLsn)}, and it goes further`,
+    `The standby needs the segment of timeline ${limit.child}; to stay on timeline ${timeline}, recover with recovery.signal`,
+  );
 }
 
 /** The segment's own word for it, in a directory without an identity. */
@@ -172,7 +239,7 @@ function wantedSegment(restore: Restore, name: string, size: SegmentSize): Wante
 
 interface Source {
   readonly path: string;
-  readThrough(take: Parameters<typeof readThrough>[1]): Promise<void>;
+  readThrough(take: TakeBytes): Promise<void>;
 }
 
 /** Copies a complete segment, and looks at it meanwhile. */
@@ -231,11 +298,16 @@ async function checkRecords(
   );
 }
 
-async function missingSegment(
+interface SegmentLook extends ArchiveLook {
+  readonly decision: SegmentDecision;
+  readonly stock: Stock;
+  readonly wanted: WantedSegment & NamedSegment;
+}
+
+async function lookAtSegment(
   restore: Restore,
   file: RequestedFile & { readonly kind: "segment" },
-  { tail }: { readonly tail: "allowed" | "withheld" },
-): Promise<FetchOutcome> {
+): Promise<SegmentLook> {
   const { archive, server } = restore;
   const names = await archive.names();
   const { stock, origin } = await archive.stock(names);
@@ -243,12 +315,15 @@ async function missingSegment(
   if (origin === undefined) {
     throw new WalGapError(`Cannot deliver ${file.name}: "${archive.disk.root}" has no segment at all`);
   }
+  const plain = wantedSegment(restore, file.name, origin.segmentSize);
+  const next = segmentName(plain.timeline, segmentNumber(plain.number + 1n), plain.segmentSize);
+  await checkListing(archive, names, pathsBeside(file.name, next));
+  const seen = await seenFiles(archive, copiesOf(stock.unfinished, plain));
   const histories: TimelineHistory[] = [];
   for (const timeline of stock.histories) {
     const history = await archive.history(timeline);
     if (history !== undefined) histories.push(history);
   }
-  const plain = wantedSegment(restore, file.name, origin.segmentSize);
   const wanted = {
     ...plain,
     history: plain.history ?? histories.find((history) => history.timeline === plain.timeline),
@@ -268,20 +343,50 @@ async function missingSegment(
     // Last of all: what was published meanwhile is no longer where we looked.
     published: await isPublished(archive, file.name),
   });
+  const final = decision.kind === "published" || decision.kind === "complete";
+  return { decision, stock, wanted, seen, final };
+}
+
+/** Those of the same timeline: the ones after a segment count for it too. */
+function copiesOf(files: readonly UnfinishedFile[], { timeline }: NamedSegment): readonly UnfinishedFile[] {
+  return files.filter((file) => file.timeline === timeline);
+}
+
+async function missingSegment(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "segment" },
+  { tail }: { readonly tail: "allowed" | "withheld" },
+): Promise<FetchOutcome> {
+  const { archive } = restore;
+  const seenNow = async ({ wanted }: SegmentLook) =>
+    await seenFiles(archive, copiesOf(await archive.unfinishedFiles(wanted.segmentSize), wanted));
+  const { decision, stock, wanted, seen } = await settledLook(() => lookAtSegment(restore, file), {
+    pause: () => restore.pause(LOOK_AGAIN_MS),
+    seenNow,
+  });
   switch (decision.kind) {
     case "published": {
-      const delivered = await publishedSegment(restore, file.name, origin.segmentSize);
+      const delivered = await publishedSegment(restore, file.name, wanted.segmentSize);
       if (delivered === undefined) throw new VanishedError(`${file.name} is gone`);
       return delivered;
     }
     case "complete": {
+      await refusePastFork(restore, wanted, segmentEnd(wanted.number, wanted.segmentSize));
       const source = sourceOf(archive, stock, decision.copy);
-      await deliverSegment(restore, source, wanted);
+      try {
+        await deliverSegment(restore, source, wanted);
+      } catch (cause) {
+        // Not what was looked at: it has been moved, and a new one begun.
+        const moved = cause instanceof DamagedFileError &&
+          await seenNow({ decision, stock, wanted, seen, final: true }) !== seen;
+        throw moved ? new VanishedError(`"${source.path}" was moved`, { cause }) : cause;
+      }
       return { kind: "delivered", path: decision.copy.path };
     }
     case "tail": {
       if (tail === "withheld") return { kind: "absent", reason: "a tail is withheld" };
       const { copy } = decision;
+      await refusePastFork(restore, wanted, copy.contentEndLsn);
       await deliverTail(restore, sourceOf(archive, stock, copy), { wanted, copy });
       // Where no record ends in it, it is the rest of one from the segment before.
       const endLsn = copy.endLsn > wanted.startLsn ? copy.endLsn : copy.contentEndLsn;
@@ -349,8 +454,8 @@ async function unfinishedCopies(
 async function neighboursOf(
   archive: ArchiveDirectory,
   stock: Stock,
-  { timeline, number }: NamedSegment,
-): Promise<{ readonly earlier: SegmentNumber | undefined; readonly later: SegmentNumber | undefined }> {
+  { timeline, number, segmentSize }: WantedSegment & NamedSegment,
+): Promise<Pick<SegmentFacts, "earlier" | "later" | "labelLsn">> {
   let earlier: SegmentNumber | undefined;
   let later: SegmentNumber | undefined;
   const note = (found: NamedSegment) => {
@@ -362,7 +467,15 @@ async function neighboursOf(
     const tells = file.number < number ? earlier === undefined : file.number > number && later === undefined;
     if (file.timeline === timeline && tells && await archive.hasContent(file)) note(file);
   }
-  return { earlier, later };
+  let labelLsn: Lsn | undefined;
+  for (const label of stock.labels) {
+    if (label.timeline !== timeline) continue;
+    if (label.number > number) note(label);
+    if (label.number !== number) continue;
+    const began = advance(segmentStart(number, segmentSize), label.offset);
+    if (labelLsn === undefined || began > labelLsn) labelLsn = began;
+  }
+  return { earlier, later, labelLsn };
 }
 
 /** Writes the beginning of a segment, and zeros up to its size: nothing of what is not proven, nothing that is missing. */
@@ -384,29 +497,51 @@ async function deliverTail(
     await writeZeros(target, { start: contentBytes, end: wanted.segmentSize });
     // The file may have been moved aside or taken over while it was read: it must still end where it ended.
     const scan = await scanSegmentFile(target, wanted);
-    if (scan.endLsn !== copy.endLsn) {
-      throw new OutageError(
-        `Cannot deliver the tail "${copy.path}": it changed while it was read`,
-        "Try again",
-      );
-    }
+    if (scan.endLsn !== copy.endLsn) throw new VanishedError(`"${copy.path}" changed while it was read`);
   });
 }
 
-async function missingHistory(
+interface HistoryLook extends ArchiveLook {
+  readonly decision: HistoryDecision;
+  readonly newest: TimelineId | undefined;
+  readonly segmentSize: SegmentSize | undefined;
+}
+
+async function lookAtHistory(
   restore: Restore,
   file: RequestedFile & { readonly kind: "history" },
-): Promise<FetchOutcome> {
+): Promise<HistoryLook> {
   const { archive, server } = restore;
   const names = await archive.names();
   const { stock, origin } = await archive.stock(names);
   checkCluster(archive, restore.systemIdentifier, origin?.systemIdentifier);
+  await checkListing(archive, names, [historyFileName(timelineId(file.timeline + 1))]);
+  const seen = await seenFiles(archive, notBefore(stock.unfinished, file.timeline));
   const newest = await newestTimeline(archive, stock);
   const decision = decideHistory({
     timeline: file.timeline,
     newest,
     own: await hasOwnHistory(server.wal, file.timeline),
     stored: await archive.disk.entry(file.name) !== undefined,
+  });
+  return { decision, newest, seen, segmentSize: origin?.segmentSize, final: decision === "stored" };
+}
+
+function notBefore(files: readonly UnfinishedFile[], timeline: TimelineId): readonly UnfinishedFile[] {
+  return files.filter((file) => file.timeline >= timeline);
+}
+
+async function missingHistory(
+  restore: Restore,
+  file: RequestedFile & { readonly kind: "history" },
+): Promise<FetchOutcome> {
+  const { archive } = restore;
+  const { decision, newest } = await settledLook(() => lookAtHistory(restore, file), {
+    pause: () => restore.pause(LOOK_AGAIN_MS),
+    seenNow: async ({ segmentSize }) => {
+      const files = segmentSize === undefined ? [] : await archive.unfinishedFiles(segmentSize);
+      return await seenFiles(archive, notBefore(files, file.timeline));
+    },
   });
   if (decision === "stored") {
     const delivered = await fetchComplete(restore, file);
@@ -420,7 +555,8 @@ async function missingHistory(
 }
 
 async function newestTimeline(archive: ArchiveDirectory, stock: Stock): Promise<TimelineId | undefined> {
-  const timelines = [...stock.histories, ...new Set(stock.published.map((segment) => segment.timeline))];
+  const named = [...stock.published, ...stock.labels].map((segment) => segment.timeline);
+  const timelines = [...stock.histories, ...stock.timelines, ...new Set(named)];
   let newest: TimelineId | undefined;
   for (const timeline of timelines) if (newest === undefined || timeline > newest) newest = timeline;
   const growing: UnfinishedFile[] = stock.unfinished.filter((one) =>

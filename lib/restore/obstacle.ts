@@ -25,14 +25,27 @@ export class OutageError extends Error {
   }
 }
 
+/** A file that was listed and is gone: it was published, moved or passed in between, so the look must be repeated. */
+export class VanishedError extends Error {
+  override readonly name = "VanishedError";
+}
+
 /** What kind of obstacle an error is. */
 export function obstacleOf(error: unknown): Obstacle {
   if (error instanceof WrongClusterError) return "wrong cluster";
   if (error instanceof WalGapError) return "hole";
   if (error instanceof DamagedFileError || error instanceof CorruptWalError) return "damage";
-  // What the operating system says: no permission, a disk that fails, a server of files that is gone.
-  if (error instanceof OutageError || /^E[A-Z0-9]+$/.test(errorCode(error) ?? "")) return "outage";
+  if (error instanceof OutageError || error instanceof VanishedError || isSystemError(error)) return "outage";
   return "other";
+}
+
+/** What the operating system says: no permission, a disk that fails, a server of files that is gone. */
+function isSystemError(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  // Deno (2.9) calls some of them "UNKNOWN", ESTALE among them.
+  const code = errorCode(error) ?? "";
+  return typeof (error as { errno?: unknown }).errno === "number" || code === "UNKNOWN" ||
+    /^E(?!RR_)[A-Z0-9]+$/.test(code);
 }
 
 /**
@@ -41,7 +54,10 @@ export function obstacleOf(error: unknown): Obstacle {
  * A running standby is ended by anything above 125, and asks again by itself after 1: what may be healed meanwhile is
  * 1 there.
  */
-export function exitCodeOf(obstacle: Obstacle, { standby }: { readonly standby: boolean }): number {
+export function exitCodeOf(
+  obstacle: Obstacle,
+  { standby, absentExit }: { readonly standby: boolean; readonly absentExit: number },
+): number {
   const mayHeal = obstacle === "outage" || obstacle === "hole" || obstacle === "damage";
-  return standby && mayHeal ? RESTORE_EXIT.absent : RESTORE_EXIT.refused;
+  return standby && mayHeal ? absentExit : RESTORE_EXIT.refused;
 }

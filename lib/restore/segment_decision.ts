@@ -1,5 +1,6 @@
 import { switchPointOf, type TimelineHistory } from "../wal/history.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
+import { PAGE_BYTES } from "../wal/page.ts";
 import {
   segmentEnd,
   segmentName,
@@ -61,8 +62,10 @@ export interface SegmentFacts {
   readonly difference: string | undefined;
   /** A segment before it on the same timeline, published or with content. */
   readonly earlier: SegmentNumber | undefined;
-  /** A segment after it on the same timeline, published or with content. */
+  /** A segment after it on the same timeline, published or with content, or in which a backup began. */
   readonly later: SegmentNumber | undefined;
+  /** Where the last backup in it began: a server archives the label when that is done, and much more was written. */
+  readonly labelLsn: Lsn | undefined;
   /** Every history in the archive. */
   readonly histories: readonly TimelineHistory[];
   /** `undefined` when the server has no such file, or one without WAL of this segment. */
@@ -134,13 +137,24 @@ function isBeforeFork(facts: SegmentFacts): boolean {
 
 /** What shows that more was written than is here; `undefined` when this is where the timeline's WAL ends. */
 function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): string | undefined {
-  const { timeline, number, segmentSize, later, earlier } = facts;
+  const { timeline, number, segmentSize, later, earlier, labelLsn } = facts;
   const nameOf = (other: SegmentNumber) => segmentName(timeline, other, segmentSize);
   const how = copy === undefined
     ? "is not there"
     : `is there only up to ${formatLsn(copy.contentEndLsn)} ("${copy.path}")`;
   if (later !== undefined) {
     return `${nameOf(number)} ${how}, but ${nameOf(later)} of the same timeline is there`;
+  }
+  const endLsn = copy?.contentEndLsn ?? segmentStart(number, segmentSize);
+  if (labelLsn !== undefined && labelLsn >= endLsn) {
+    return `${nameOf(number)} ${how}, but a backup began at ${formatLsn(labelLsn)}`;
+  }
+  const fork = forkOf(facts);
+  // What the timeline took over from the one before was whole when it began: not even a record that is cut off excuses it.
+  if (fork !== undefined && fork > endLsn) {
+    return `${nameOf(number)} ${how}, but timeline ${timeline} began only at ${formatLsn(fork)} ("${
+      historyFileName(timeline)
+    }")`;
   }
   const child = furthestChild(facts);
   if (child !== undefined && reaches(child.forkLsn, facts, copy)) {
@@ -149,7 +163,7 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
     } ("${historyFileName(child.timeline)}")`;
   }
   if (copy === undefined && earlier === undefined) {
-    return forkOf(facts) === undefined
+    return fork === undefined
       ? `${nameOf(number)} ${how}, nor any WAL of timeline ${timeline} before it`
       : `${nameOf(number)} ${how}, nor any WAL of timeline ${timeline} before it, though "${
         historyFileName(timeline)
@@ -180,6 +194,7 @@ function reaches(forkLsn: Lsn, facts: SegmentFacts, copy: UnfinishedCopy | undef
   if (copy === undefined) return forkLsn > segmentStart(number, segmentSize);
   // Complete to the last byte it would not be a tail.
   if (forkLsn >= segmentEnd(number, segmentSize)) return true;
-  // A server may leave its timeline inside a record that it never got whole; nobody can tell how much of that is here.
-  return forkLsn > copy.contentEndLsn && !copy.endsInRecord;
+  // A server may leave its timeline inside a record that it never got whole: at the page where that breaks off.
+  const forgivenBytes = copy.endsInRecord ? PAGE_BYTES : 0;
+  return forkLsn > advance(copy.contentEndLsn, forgivenBytes);
 }

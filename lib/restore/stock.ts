@@ -1,7 +1,12 @@
 import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
-import { IN_PROGRESS_DIRECTORY, parseArchiveName, parseInProgressName } from "../archive/layout.ts";
+import {
+  IN_PROGRESS_DIRECTORY,
+  parseArchiveName,
+  parseBroughtName,
+  parseInProgressName,
+} from "../archive/layout.ts";
 import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
-import type { TimelineId } from "../wal/timeline.ts";
+import { parseHistoryFileName, type TimelineId, timelineId } from "../wal/timeline.ts";
 
 /** A segment that a name stands for. */
 export interface NamedSegment {
@@ -22,11 +27,23 @@ export interface Stock {
   readonly published: readonly NamedSegment[];
   readonly unfinished: readonly UnfinishedFile[];
   readonly histories: readonly TimelineId[];
+  /** Of segments about which nothing else is known, as nobody can tell their size. */
+  readonly timelines: readonly TimelineId[];
+  /** Base backups that were made, by the labels that a server archives. */
+  readonly labels: readonly LabelledBackup[];
+}
+
+/** A base backup, as its label's name tells. */
+export interface LabelledBackup extends NamedSegment {
+  /** From the segment's start to where it began. */
+  readonly offset: number;
 }
 
 /** Names of WAL, whatever the segment size: of those a directory of `pg_receivewal` holds at least one. */
-const WAL_NAME = /^(?:[0-9A-F]{24}(?:\.(?:gz|lz4|zst))?(?:\.partial)?|[0-9A-F]{8}\.history)$/;
-const PARTIAL_NAME = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?\.partial$/;
+const WAL_NAME =
+  /^(?:[0-9A-F]{24}(?:\.(?:gz|lz4|zst))?(?:\.partial(?:\.saved-[1-9][0-9]*)?)?|[0-9A-F]{8}\.history)$/;
+/** `walvault as pg_receivewal` moves aside what it had when it comes back. */
+const PARTIAL_NAME = /^([0-9A-F]{24})(\.gz|\.lz4|\.zst)?\.partial(?:\.saved-[1-9][0-9]*)?$/;
 
 /** Whether a name could be one of a directory that `pg_receivewal` fills. */
 export function isWalName(name: string): boolean {
@@ -41,6 +58,7 @@ export function takeStock(
   const published: NamedSegment[] = [];
   const unfinished: UnfinishedFile[] = [];
   const histories: TimelineId[] = [];
+  const labels: LabelledBackup[] = [];
   for (const name of names.inProgress) {
     const parsed = parseInProgressName(name, size);
     if (parsed === undefined) continue;
@@ -53,6 +71,13 @@ export function takeStock(
       const parsed = parseArchiveName(name, size);
       if (parsed.kind === "segment") published.push(parsed);
       else if (parsed.kind === "history") histories.push(parsed.timeline);
+      else {
+        const label = parseBroughtName(name);
+        const segment = label?.kind === "backup label" ? parseSegmentName(label.segment, size) : undefined;
+        if (label?.kind === "backup label" && segment !== undefined) {
+          labels.push({ ...segment, offset: label.offset });
+        }
+      }
       continue;
     }
     const segment = parseSegmentName(partial[1] ?? "", size);
@@ -64,5 +89,19 @@ export function takeStock(
       format: form === undefined ? undefined : FORMAT_OF_FORM[form],
     });
   }
-  return { published, unfinished, histories };
+  return { published, unfinished, histories, labels, timelines: [] };
+}
+
+/** Takes stock where nobody can tell the size of the segments. */
+export function takeStockWithoutSize(root: readonly string[]): Stock {
+  const histories: TimelineId[] = [];
+  const timelines = new Set<TimelineId>();
+  for (const name of root) {
+    const history = parseHistoryFileName(name);
+    if (history !== undefined) histories.push(history);
+    else if (isWalName(name) && !name.startsWith("00000000")) {
+      timelines.add(timelineId(parseInt(name.slice(0, 8), 16)));
+    }
+  }
+  return { published: [], unfinished: [], histories, labels: [], timelines: [...timelines] };
 }

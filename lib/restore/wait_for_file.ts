@@ -1,6 +1,9 @@
 import type { FetchOutcome } from "./fetch_file.ts";
 import { obstacleOf } from "./obstacle.ts";
 
+/** A hole may appear while a server waits, and a look for it lists the whole archive. */
+const THOROUGH_INTERVAL_MS = 60_000;
+
 /** What an operator tells a server that waits: `smart` goes on as long as files are there, `fast` ends it now. */
 export type Trigger = "smart" | "fast";
 
@@ -43,12 +46,15 @@ export async function waitForFile(
 ): Promise<FetchOutcome | { readonly kind: "absent"; readonly reason: "told to end" }> {
   const startedMs = waiting.nowMs();
   let told: string | undefined;
-  for (let looks = 1;; looks++) {
+  let thoroughMs = -Infinity;
+  for (;;) {
     const trigger = await waiting.trigger();
     if (trigger === "fast") return { kind: "absent", reason: "told to end" };
+    const thorough = trigger === "smart" || waiting.nowMs() - thoroughMs >= THOROUGH_INTERVAL_MS;
+    if (thorough) thoroughMs = waiting.nowMs();
     try {
       const outcome = await look({
-        how: looks === 1 || trigger === "smart" ? "thorough" : "quick",
+        how: thorough ? "thorough" : "quick",
         tail: trigger === "smart" ? "allowed" : "withheld",
       });
       if (outcome.kind !== "absent" || trigger === "smart" || isFinal(outcome.reason)) return outcome;

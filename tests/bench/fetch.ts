@@ -80,6 +80,7 @@ async function benchHit(count: number): Promise<readonly (readonly string[])[]> 
     const contenders: readonly (readonly [name: string, command: readonly string[]])[] = [
       ["cp", ["cp", join(archive, nameOf(FIRST)), target]],
       ["walvault fetch", fetch(archive)],
+      ["walvault fetch --no-verify", [...fetch(archive), "--no-verify"]],
       ["walvault fetch, zstd", fetch(compressed)],
     ];
     const times = new Map<string, number[]>(contenders.map(([name]) => [name, []]));

@@ -145,6 +145,58 @@ test("fetch: what the command line gets wrong is 200, and told", { timeout }, ()
   assert.deepEqual(scene.walNames, []);
 });
 
+test("fetch: a changed byte in a record is damage, unless records are not looked at", { timeout }, () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const bytes = segments[1]!.slice();
+  bytes[500_000]! ^= 0x40;
+  scene.put(nameOf(FIRST + 1), bytes);
+  const line = ["fetch", "-d", scene.archive, nameOf(FIRST + 1), TARGET];
+  const { code, stderr } = run(scene.data, line);
+  assert.equal(code, 200);
+  assert.match(stderr, /CRC 0x/);
+  assert.equal(run(scene.data, [...line, "--no-verify"]).code, 0);
+});
+
+test(
+  "fetch --absent-exit: what the server may take for an end has a code that no runtime has",
+  { timeout },
+  () => {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    const line = ["fetch", "-d", scene.archive, "--absent-exit", "66"];
+    assert.equal(run(scene.data, [...line, nameOf(FIRST), TARGET]).code, 0);
+    assert.equal(run(scene.data, [...line, nameOf(LAST + 1), TARGET]).code, 66);
+    scene.remove(nameOf(FIRST + 1));
+    const hole = [...line, nameOf(FIRST + 1), TARGET];
+    assert.equal(run(scene.data, hole).code, 200);
+    fs.writeFileSync(join(scene.data, "standby.signal"), "");
+    const standby = run(scene.data, hole);
+    assert.equal(standby.code, 66);
+    assert.match(standby.stderr, /the standby goes on and asks again/);
+    for (const code of ["0", "126", "200", "x", "", "1.5"]) {
+      const { code: exitCode, stderr } = run(scene.data, [
+        ...["fetch", "-d", scene.archive, "--absent-exit", code, nameOf(FIRST), TARGET],
+      ]);
+      assert.equal(exitCode, 200, code);
+      assert.match(stderr, /want an exit code from 1 to 125/);
+    }
+  },
+);
+
+test("fetch: help is no file", { timeout }, () => {
+  using scene = new Scene();
+  for (const option of ["--help", "-h", "--version", "-V"]) {
+    for (
+      const words of [["fetch", option, nameOf(FIRST), TARGET], [option, "fetch", nameOf(FIRST), TARGET]]
+    ) {
+      const { code, stdout, stderr } = run(scene.data, words);
+      assert.equal(code, 200, `${words.join(" ")}: ${stdout} ${stderr}`);
+    }
+  }
+  assert.equal(run(scene.data, ["fetch", "--help"]).code, 0);
+});
+
 test("fetch --wait: the file, a trigger, or the time limit", { timeout }, async () => {
   using scene = new Scene();
   scene.fill(segments, 3);

@@ -55,6 +55,9 @@ const BEGINNINGS = {
   before: -3_000_000,
   "at the start": 0,
   inside: 8192,
+  "at the tail's end": TAIL_BYTES,
+  "behind the tail": TAIL_BYTES + 8,
+  "at the end": (1 << 20) - 8,
   after: 1 << 20,
 };
 
@@ -66,9 +69,14 @@ const FORKS = {
   "inside the tail": 20_000,
   "at the tail's end": TAIL_BYTES,
   "behind the tail": TAIL_BYTES + 8,
+  "a page behind the tail": TAIL_BYTES + 8192,
+  "more than a page behind the tail": TAIL_BYTES + 8200,
   "at the end": 1 << 20,
   behind: (1 << 20) + 8,
 };
+
+/** Where a base backup began, by its label. */
+const LABELS = { none: undefined, "inside the tail": 20_000, "at the tail's end": TAIL_BYTES };
 
 const OWN: Readonly<Record<string, OwnFile | undefined>> = {
   none: undefined,
@@ -95,11 +103,12 @@ function histories(beginning: number | undefined, fork: number | undefined): rea
 /** The rules in the words of the design, one after the other. */
 function expected(
   facts: SegmentFacts,
-  { copies, fork, own, beginning }: {
+  { copies, fork, own, beginning, label }: {
     readonly copies: string;
     readonly fork: string;
     readonly own: string;
     readonly beginning: string;
+    readonly label: string;
   },
 ): SegmentDecision["kind"] {
   if (facts.published) return "published";
@@ -109,9 +118,13 @@ function expected(
   const tail = copies === "tail" || copies === "torn tail";
   if (!tail && beginning === "after") return "absent";
   const moreWasWritten = facts.later !== undefined ||
-    ["at the end", "behind"].includes(fork) ||
-    (fork === "behind the tail" && copies !== "torn tail") ||
-    (!tail && ["inside the tail", "at the tail's end", "behind the tail"].includes(fork)) ||
+    // Up to there it is the old timeline's, whatever may be missing of a record.
+    ["behind the tail", "at the end", "after"].includes(beginning) ||
+    (!tail && ["inside", "at the tail's end"].includes(beginning)) ||
+    ["more than a page behind the tail", "at the end", "behind"].includes(fork) ||
+    (["behind the tail", "a page behind the tail"].includes(fork) && copies !== "torn tail") ||
+    (!tail && !["none", "before", "at the start"].includes(fork)) ||
+    label === "at the tail's end" || (!tail && label !== "none") ||
     (!tail && facts.earlier === undefined);
   if (moreWasWritten) return own === "whole" ? "absent" : "hole";
   return tail && ["none", "shorter"].includes(own) ? "tail" : "absent";
@@ -123,30 +136,33 @@ test("decideSegment() says no only where the archive proves it: all combinations
   for (const [copies, given] of Object.entries(COPIES)) {
     for (const [beginning, beginningBytes] of Object.entries(BEGINNINGS)) {
       for (const [fork, forkBytes] of Object.entries(FORKS)) {
-        for (const own of Object.keys(OWN)) {
-          for (let bits = 0; bits < 8; bits++) {
-            const facts: SegmentFacts = {
-              timeline: TIMELINE,
-              number: NUMBER,
-              segmentSize: SIZE,
-              ...given,
-              published: (bits & 1) !== 0,
-              earlier: (bits & 2) === 0 ? undefined : segmentNumber(5n),
-              later: (bits & 4) === 0 ? undefined : segmentNumber(9n),
-              histories: histories(beginningBytes, forkBytes),
-              own: OWN[own],
-            };
-            const words = { copies, beginning, fork, own };
-            const decision = decideSegment(facts);
-            assert.equal(decision.kind, expected(facts, words), JSON.stringify({ ...words, bits }));
-            seen.add(decision.kind === "absent" ? decision.reason : decision.kind);
-            count++;
+        for (const [label, labelBytes] of Object.entries(LABELS)) {
+          for (const own of Object.keys(OWN)) {
+            for (let bits = 0; bits < 8; bits++) {
+              const facts: SegmentFacts = {
+                timeline: TIMELINE,
+                number: NUMBER,
+                segmentSize: SIZE,
+                ...given,
+                published: (bits & 1) !== 0,
+                earlier: (bits & 2) === 0 ? undefined : segmentNumber(5n),
+                later: (bits & 4) === 0 ? undefined : segmentNumber(9n),
+                labelLsn: labelBytes === undefined ? undefined : at(labelBytes),
+                histories: histories(beginningBytes, forkBytes),
+                own: OWN[own],
+              };
+              const words = { copies, beginning, fork, own, label };
+              const decision = decideSegment(facts);
+              assert.equal(decision.kind, expected(facts, words), JSON.stringify({ ...words, bits }));
+              seen.add(decision.kind === "absent" ? decision.reason : decision.kind);
+              count++;
+            }
           }
         }
       }
     }
   }
-  assert.equal(count, 10 * 5 * 8 * 6 * 8);
+  assert.equal(count, 10 * 8 * 10 * 3 * 6 * 8);
   assert.deepEqual([...seen].sort(), [
     "before the fork",
     "complete",
@@ -169,6 +185,7 @@ const NOTHING: SegmentFacts = {
   difference: undefined,
   earlier: segmentNumber(6n),
   later: undefined,
+  labelLsn: undefined,
   histories: [],
   own: undefined,
 };
@@ -195,6 +212,10 @@ test("decideSegment() says what shows that there was more", () => {
   assert.equal(
     problemOf({ earlier: undefined, histories: histories(-8, undefined) }),
     '000000020000000000000007 is not there, nor any WAL of timeline 2 before it, though "00000002.history" is',
+  );
+  assert.equal(
+    problemOf({ labelLsn: at(40) }),
+    "000000020000000000000007 is not there, but a backup began at 0/700028",
   );
   assert.equal(
     problemOf({ earlier: undefined }),
