@@ -50,7 +50,8 @@ export async function acceptSegment(
   const accepted = await withFile(brought.disk, brought.name, async (source) => {
     const startLsn = segmentStart(place.number, identity.segmentSize);
     const lineage = await readLineage(acceptance, place.timeline);
-    const found = { acceptance, ...name, ...place, startLsn, lineage, source };
+    const state = acceptance.options.ahead?.state ?? await source.state();
+    const found = { acceptance, ...name, ...place, startLsn, lineage, source, state };
     await checkSource(found);
     const unfinished = unfinishedOf(found, await surveyInProgress(acceptance));
     return await acceptChecked({ ...found, unfinished });

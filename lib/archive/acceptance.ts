@@ -20,6 +20,8 @@ export interface AcceptOptions {
   readonly systemIdentifier: bigint | undefined;
   /** Lower-case letters and digits that no other push uses at the same time. */
   readonly suffix: string;
+  /** Wall clock, before anything of the file was read. */
+  readonly startedMs: number;
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */

@@ -4,7 +4,7 @@ import type { SegmentScan } from "../wal/scanner.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Acceptance } from "./acceptance.ts";
-import type { DiskFile } from "./disk.ts";
+import type { DiskFile, FileState } from "./disk.ts";
 import {
   firstDifferenceFrom,
   type PublishedComparison,
@@ -24,6 +24,8 @@ export interface BroughtSegment {
   /** A server calls it partial: it never gets its own name, whatever it holds. */
   readonly partial: boolean;
   readonly source: DiskFile;
+  /** Of the source, before any of it was read. */
+  readonly state: FileState;
   /** What `inprogress/` has of this segment. */
   readonly unfinished: readonly string[];
 }

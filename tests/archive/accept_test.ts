@@ -9,7 +9,7 @@ import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { buildWal, MIB } from "../wal/wal_builder.ts";
-import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
+import { bring, broughtFiles, growingFile, makeArchive } from "./brought_files.ts";
 import {
   IDENTITY,
   legAt,
@@ -50,6 +50,13 @@ function unfinished(bytes: number, wal = WAL): Uint8Array {
   const segment = new Uint8Array(MIB);
   segment.set(wal.subarray(0, bytes));
   return segment;
+}
+
+/** Bytes within a record that begins and ends before the last page are not written yet. */
+function withHole(segment: Uint8Array): Uint8Array {
+  const holed = segment.slice();
+  holed.fill(0, 100_000, 100_050);
+  return holed;
 }
 
 async function receiveSome(machine: Machine, bytes: number, wal = WAL): Promise<SegmentWriter> {
@@ -231,6 +238,31 @@ test("P8: what is not complete is kept where it grows, once, and never under its
     assert.deepEqual(await bring(machine.disk, FIRST, { [FIRST]: cut }), { outcome: "present", path: FIRST });
     assert.deepEqual(content(machine, FIRST), SEGMENT);
   }));
+
+for (
+  const [how, before, modifiedMs] of [
+    ["says so", SEGMENT, [1, 2]],
+    ["has one clock tick for both", unfinished(100_000), [1, 1]],
+    ["was written to just before", withHole(SEGMENT), [1e12 - 3, 1e12 - 3]],
+  ] as const
+) {
+  test(`P1: a segment that grows while it is read is not taken; its file ${how}`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      for (const ahead of [false, true]) {
+        const growing = growingFile(FIRST, { reads: 1, before, after: SEGMENT, modifiedMs });
+        const pieces = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)] as const;
+        const options = ahead ? { pieces, ahead: await readAhead(growing, FIRST, pieces[0]) } : {};
+        await assert.rejects(
+          bring(machine.disk, FIRST, growing, options),
+          /: it was written to while it was read; the server will ask again$/,
+        );
+        assertHolds(machine, []);
+      }
+      await bring(machine.disk, FIRST, { [FIRST]: SEGMENT });
+      assert.deepEqual(content(machine, FIRST), SEGMENT);
+    }));
+}
 
 test("a partial segment is never published, even when it is complete", () =>
   onSimDisk(async (machine) => {
@@ -487,6 +519,22 @@ for (const format of ["zstd", "gzip", "lz4"] as const) {
       await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
       await bring(disk, THIRD, { [THIRD]: segmentOf(WAL, 2) }, options);
       assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+    }));
+
+  test(`push --compress ${format} does not take a segment that grows while it is read`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      for (const [before, last] of [[SEGMENT, 2], [withHole(SEGMENT), 1]] as const) {
+        const modifiedMs = [1, last] as const;
+        const growing = growingFile(FIRST, { reads: 1, before, after: SEGMENT, modifiedMs });
+        await assert.rejects(
+          bring(disk, FIRST, growing, options),
+          /was written to while it was read|reads back with another byte/,
+        );
+        assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+      }
+      assert.deepEqual(fs.readdirSync(root).sort(), ["archive.json", "inprogress"]);
     }));
 
   test(`push --compress ${format} keeps what is not complete as it is`, () =>
