@@ -9,6 +9,7 @@ import {
   type Acceptance,
   type Accepted,
   BroughtFileError,
+  type DamagedForm,
   linkTemporary,
   surveyInProgress,
   withTemporary,
@@ -16,6 +17,7 @@ import {
 import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
+import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
 import { IN_PROGRESS_DIRECTORY, inProgressPath, parseInProgressName, savedPath } from "./layout.ts";
@@ -108,17 +110,20 @@ function unfinishedOf(
 async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
   const { acceptance } = found;
   // The usual case where a receiver runs too: it was first.
-  const published = await compareBrought(found, { file: found.source });
+  const forms = await compareForms(found, found.source);
+  const { published, damaged } = forms;
   if (published !== undefined && published.difference === undefined) {
-    return await present(found, published.path);
+    const moved = await moveDamagedAside(acceptance, damaged);
+    return withDamaged(await present(found, published.path), moved);
   }
   const { compression } = acceptance.options;
-  if (compression !== undefined && !found.partial) {
+  // In place of a damaged form a plain one: no name is taken away and given again.
+  if (compression !== undefined && !found.partial && damaged.length === 0) {
     const accepted = await withTemporary(acceptance, async (file) => {
       const scan = await compressAndScan(found, { file, compression });
       if (!isCompleteSegment(scan, scan.segmentSize)) return undefined;
       const form = FORM_OF_FORMAT[compression.format];
-      return await publish({ ...found, file: found.source, scan, form }, published);
+      return await publish({ ...found, file: found.source, scan, form }, forms);
     });
     if (accepted !== undefined) return accepted;
   }
@@ -126,11 +131,11 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
     const quick = await writeAndScan(found, file);
     const written = { ...found, file, form: "" } as const;
     const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
-    if (isComplete(quick)) return await publish({ ...written, scan: quick }, published);
+    if (isComplete(quick)) return await publish({ ...written, scan: quick }, forms);
     // Now it counts where exactly its valid WAL ends.
     const scan = await scanSegmentFile(file, quick);
     return isComplete(scan)
-      ? await publish({ ...written, scan }, published)
+      ? await publish({ ...written, scan }, forms)
       : await keepUnfinished({ ...written, scan }, published);
   });
 }
@@ -138,24 +143,30 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
 /** Gives a complete segment its name. */
 async function publish(
   written: WrittenSegment,
-  published: PublishedComparison | undefined,
+  { published, damaged }: PublishedForms,
 ): Promise<Accepted> {
   const { acceptance: { archive: { disk } }, segment, file, form } = written;
   const path = segment + form;
   if (published?.difference !== undefined) return await refusePublished(written, published);
+  if (damaged[0] !== undefined && !await isProven(written)) throw damaged[0].error;
   await refuseContradiction(written);
   await refuseBrokenLink(written);
+  const moved = await moveDamagedAside(written.acceptance, damaged);
   // Since the look before, somebody may have been first; in any form.
   const first = await compareBrought(written, { file });
-  if (first !== undefined) return await settle(written, first);
+  if (first !== undefined) return withDamaged(await settle(written, first), moved);
   if (!await linkTemporary(written.acceptance, path)) {
     const taken = await compareBrought(written, { file });
-    if (taken !== undefined) return await settle(written, taken);
+    if (taken !== undefined) return withDamaged(await settle(written, taken), moved);
     throw new Error(`Cannot archive ${segment}: its name was taken, and is free again`);
   }
   await disk.syncDirectory(".");
   await refuseOtherForms(written);
-  return { outcome: "archived", path };
+  return withDamaged({ outcome: "archived", path }, moved);
+}
+
+function withDamaged(accepted: Accepted, damaged: readonly DamagedForm[]): Accepted {
+  return accepted.outcome === "kept" || damaged.length === 0 ? accepted : { ...accepted, damaged };
 }
 
 async function settle(written: WrittenSegment, published: PublishedComparison): Promise<Accepted> {

@@ -5,6 +5,7 @@ import { checkBackLink, isContinuedByArchive, type LinkedSegment } from "./back_
 import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
 import { type Contradiction, findContradiction } from "./contradiction.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
@@ -63,11 +64,15 @@ export async function refusePublished(
 ): Promise<never> {
   const { acceptance: { archive: { disk }, identity: { segmentSize } }, startLsn, segment } = written;
   const differenceLsn = advance(startLsn, difference ?? 0);
+  const forms = SEGMENT_FORMS.filter((form) => path === segment + form);
   const text = await withPublishedBytes(
     disk,
-    { name: segment, segmentSize },
+    { name: segment, segmentSize, forms },
     (bytes) => explain(written, { differenceLsn, label: "the archive's file", bytes }),
-  );
+  ).catch((error) => {
+    // Behind the difference it may be damaged too: then there is less to tell.
+    if (!(error instanceof DamagedFileError)) throw error;
+  });
   return await refuse(
     written,
     `Cannot archive ${segment}: the archive has other bytes under this name ("${disk.root}/${path}"); ${

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { gzipSync } from "node:zlib";
 import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { readAhead } from "../../lib/archive/read_ahead.ts";
@@ -554,19 +555,83 @@ for (const format of ["zstd", "gzip", "lz4"] as const) {
     }));
 }
 
-test("a damaged compressed segment is told, and not taken for another content", () =>
+/** Cuts the end off a file, and tells what is left. */
+function damage(path: string): Uint8Array {
+  fs.truncateSync(path, fs.statSync(path).size - 10);
+  return new Uint8Array(fs.readFileSync(path));
+}
+
+const ZSTD = { compression: { format: "zstd", level: 1 } } as const;
+
+for (const options of [{}, ZSTD]) {
+  const how = options === ZSTD ? "also with --compress" : "and gets its name";
+  test(`a damaged compressed segment is moved aside when the server brings a good one, plain, ${how}`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      await bring(disk, FIRST, { [FIRST]: SEGMENT }, ZSTD);
+      const damaged = damage(join(root, `${FIRST}.zst`));
+      // It says nothing about the next one.
+      await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+      const accepted = await bring(disk, FIRST, { [FIRST]: SEGMENT }, options);
+      const [kept, ...more] = fs.readdirSync(join(root, "conflicts"));
+      assert.deepEqual(more, []);
+      assert.deepEqual(accepted, {
+        outcome: "archived",
+        path: FIRST,
+        damaged: [{ path: `${FIRST}.zst`, keptPath: `conflicts/${kept}` }],
+      });
+      assert.deepEqual(new Uint8Array(fs.readFileSync(join(root, "conflicts", kept!))), damaged);
+      const left = fs.readdirSync(root).filter((name) => name.startsWith(FIRST));
+      assert.deepEqual(left, [FIRST]);
+      assert.deepEqual(await bring(disk, FIRST, { [FIRST]: SEGMENT }, options), {
+        outcome: "present",
+        path: FIRST,
+      });
+      assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+    }));
+}
+
+test("a damaged compressed segment stays where the brought one proves less, or contradicts the archive", () =>
   inTemporaryDirectory(async (root) => {
     const disk = openDirectDisk(root);
     await makeArchive(disk);
-    await bring(disk, FIRST, { [FIRST]: SEGMENT }, { compression: { format: "zstd", level: 1 } });
-    const path = join(root, `${FIRST}.zst`);
-    fs.truncateSync(path, fs.statSync(path).size - 10);
+    await bring(disk, FIRST, { [FIRST]: SEGMENT });
+    await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) }, ZSTD);
+    const path = join(root, `${SECOND}.zst`);
+    const damaged = damage(path);
+    const broken = segmentOf(WAL, 1);
+    broken[300_000]! ^= 1;
     await assert.rejects(
-      bring(disk, FIRST, { [FIRST]: SEGMENT }),
+      bring(disk, SECOND, { [SECOND]: broken }),
       (error) => error instanceof DamagedFileError,
     );
-    // It says nothing about the next one.
-    await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+    await assert.rejects(
+      bring(disk, SECOND, { [SECOND]: segmentOf(OTHER_WAL, 1) }),
+      /does not continue this archive's/,
+    );
+    const cut = await bring(disk, SECOND, { [SECOND]: unfinished(300_000, WAL.subarray(MIB)) });
+    assert.equal(cut.outcome, "kept");
+    assert.deepEqual(new Uint8Array(fs.readFileSync(path)), damaged);
+  }));
+
+test("a damaged compressed segment goes aside also when a good form of it is here", () =>
+  inTemporaryDirectory(async (root) => {
+    const disk = openDirectDisk(root);
+    await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: SEGMENT }, ZSTD);
+    damage(join(root, `${FIRST}.zst`));
+    const good = join(root, `${FIRST}.gz`);
+    fs.writeFileSync(good, gzipSync(segmentOf(OTHER_WAL, 0)), { mode: 0o600 });
+    await assert.rejects(
+      bring(disk, FIRST, { [FIRST]: SEGMENT }),
+      /the archive has other bytes under this name \(".*3\.gz"\)/,
+    );
+    assert.ok(fs.existsSync(join(root, `${FIRST}.zst`)));
+    fs.writeFileSync(good, gzipSync(SEGMENT));
+    const { outcome, path } = await bring(disk, FIRST, { [FIRST]: SEGMENT });
+    assert.deepEqual({ outcome, path }, { outcome: "present", path: `${FIRST}.gz` });
+    assert.ok(!fs.existsSync(join(root, `${FIRST}.zst`)));
   }));
 
 test("readAhead() finds a segment's start, and nothing in other files", async () => {
