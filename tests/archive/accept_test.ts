@@ -9,6 +9,7 @@ import { readAhead } from "../../lib/archive/read_ahead.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
+import { SegmentScanner } from "../../lib/wal/scanner.ts";
 import { buildWal, MIB } from "../wal/wal_builder.ts";
 import { bring, broughtFiles, growingFile, makeArchive } from "./brought_files.ts";
 import {
@@ -20,6 +21,7 @@ import {
   NAMING,
   onSimDisk,
   recordEvents,
+  SEGMENT_SIZE,
   START,
   walOf,
 } from "./on_sim_disk.ts";
@@ -193,6 +195,55 @@ test("P5: a segment that does not continue the archive's last one is refused", (
     await bring(machine.disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
     await bring(machine.disk, THIRD, { [THIRD]: segmentOf(WAL, 2) });
   }));
+
+test("P5: a segment that the archive's next one does not continue is refused", () =>
+  onSimDisk(async (machine) => {
+    await makeArchive(machine.disk);
+    await bring(machine.disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+    await assert.rejects(
+      bring(machine.disk, FIRST, { [FIRST]: segmentOf(OTHER_WAL, 0) }),
+      (error: Error) => {
+        assert.ok(error instanceof ArchiveConflictError);
+        assert.match(
+          error.message,
+          /^Cannot archive 0+10+3: this archive's 000000010000000000000004 does not continue it; nothing was/,
+        );
+        return true;
+      },
+    );
+    assert.equal(content(machine, FIRST), undefined);
+    assert.equal(names(machine, "conflicts").length, 1);
+    await bring(machine.disk, FIRST, { [FIRST]: SEGMENT });
+    assertHolds(machine, [FIRST, SECOND, "conflicts"]);
+  }));
+
+/** The segment with another word in its first record for where the one before it begins. */
+function misleading(segment: Uint8Array, startLsn: bigint): Uint8Array {
+  const scanner = new SegmentScanner({ startLsn: lsn(startLsn), segmentSize: SEGMENT_SIZE });
+  scanner.push(segment);
+  const { firstRecordLsn } = scanner.result();
+  const changed = segment.slice();
+  changed[Number(firstRecordLsn! - startLsn) + 8]! ^= 0x80;
+  return changed;
+}
+
+function torn(segment: Uint8Array): Uint8Array {
+  return segment.slice().fill(0xff, 600_000, 600_100);
+}
+
+for (
+  const [side, own, next] of [
+    ["the segment", torn(SEGMENT), segmentOf(WAL, 1)],
+    ["the archive's next one", SEGMENT, misleading(segmentOf(WAL, 1), START + BigInt(MIB))],
+  ] as const
+) {
+  test(`P5: damage in ${side} proves nothing against the segment`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      await bring(machine.disk, SECOND, { [SECOND]: next });
+      assert.equal((await bring(machine.disk, FIRST, { [FIRST]: own })).outcome, "archived");
+    }));
+}
 
 test("stream and push heal each other: whoever comes second compares and agrees", () =>
   onSimDisk(async (machine) => {
