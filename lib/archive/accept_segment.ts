@@ -1,5 +1,5 @@
 import { WrongClusterError } from "../wal/errors.ts";
-import { parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { parseHistory } from "../wal/history.ts";
 import { advance } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
@@ -14,13 +14,19 @@ import {
   surveyInProgress,
   withTemporary,
 } from "./acceptance.ts";
-import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
+import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
 import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
-import { IN_PROGRESS_DIRECTORY, inProgressPath, parseInProgressName, savedPath } from "./layout.ts";
+import {
+  IN_PROGRESS_DIRECTORY,
+  inProgressPath,
+  parseInProgressName,
+  pushedPath,
+  savedPath,
+} from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
 import {
   contradictionOf,
@@ -51,9 +57,9 @@ export async function acceptSegment(
   }
   const accepted = await withFile(brought.disk, brought.name, async (source) => {
     const startLsn = segmentStart(place.number, identity.segmentSize);
-    const lineage = await readLineage(acceptance, place.timeline);
+    const known = await readLineage(acceptance, place.timeline);
     const state = acceptance.options.ahead?.state ?? await source.state();
-    const found = { acceptance, ...name, ...place, startLsn, lineage, source, state };
+    const found = { acceptance, ...name, ...place, startLsn, ...known, source, state };
     await checkSource(found);
     const unfinished = unfinishedOf(found, await surveyInProgress(acceptance));
     return await acceptChecked({ ...found, unfinished });
@@ -66,12 +72,29 @@ export async function acceptSegment(
 async function readLineage(
   { archive, brought }: Acceptance,
   timeline: TimelineId,
-): Promise<TimelineHistory | undefined> {
-  if (timeline === 1) return undefined;
+): Promise<Pick<BroughtSegment, "lineage" | "missingHistory">> {
+  const unknown = { lineage: undefined, missingHistory: undefined };
+  if (timeline === 1) return unknown;
   const name = historyFileName(timeline);
-  const bytes = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES) ??
-    await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
-  return bytes === undefined ? undefined : parseHistory(timeline, bytes);
+  const own = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES);
+  if (own !== undefined) return { ...unknown, lineage: parseHistory(timeline, own) };
+  const beside = await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
+  if (beside === undefined) return unknown;
+  return { lineage: parseHistory(timeline, beside), missingHistory: beside };
+}
+
+/**
+ * Archives the history that lies beside a segment, when the archive has none of that timeline.
+ *
+ * Its server handed that over long ago, to another archive or to none, and no restore finds the way without it.
+ */
+async function archiveHistory({ acceptance, timeline, missingHistory }: BroughtSegment): Promise<void> {
+  const { brought, options: { suffix, systemIdentifier } } = acceptance;
+  // A history does not say whose it is.
+  if (missingHistory === undefined || systemIdentifier === undefined) return;
+  const name = historyFileName(timeline);
+  const temporary = pushedPath(name, suffix);
+  await acceptText({ ...acceptance, brought: { disk: brought.disk, name }, temporary }, missingHistory);
 }
 
 async function checkSource(found: Omit<BroughtSegment, "unfinished">): Promise<void> {
@@ -151,6 +174,7 @@ async function publish(
   if (damaged[0] !== undefined && !await isProven(written)) throw damaged[0].error;
   await refuseContradiction(written);
   await refuseBrokenLink(written);
+  await archiveHistory(written);
   const moved = await moveDamagedAside(written.acceptance, damaged);
   // Since the look before, somebody may have been first; in any form.
   const first = await compareBrought(written, { file });

@@ -21,6 +21,8 @@ export interface BroughtSegment {
   readonly number: SegmentNumber;
   readonly startLsn: Lsn;
   readonly lineage: TimelineHistory | undefined;
+  /** What `lineage` was read from, when the archive has no such file. */
+  readonly missingHistory: Uint8Array | undefined;
   /** A server calls it partial: it never gets its own name, whatever it holds. */
   readonly partial: boolean;
   readonly source: DiskFile;

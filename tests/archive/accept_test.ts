@@ -434,6 +434,27 @@ test("P5: the first segment of a timeline continues the one that it came from", 
     await bring(machine.disk, name, { [name]: segmentOf(WAL, 1) });
   }));
 
+test("the history beside a segment of its timeline is archived with it, if the archive has none", () =>
+  onSimDisk(async (machine) => {
+    await makeArchive(machine.disk);
+    const name = `00000002${FIRST.slice(8)}`;
+    const text = new TextEncoder().encode("1\t0/300100\tno recovery target specified\n");
+    const files = { [name]: segmentOf(WAL, 0), "00000002.history": text };
+    // Nothing but the segment tells whose it is, and that does not tell of the history.
+    await bring(machine.disk, name, files, { systemIdentifier: undefined });
+    assertHolds(machine, [name]);
+    const next = `00000002${SECOND.slice(8)}`;
+    await assert.rejects(
+      bring(machine.disk, next, { ...files, [next]: segmentOf(OTHER_WAL, 1) }),
+      /does not continue/,
+    );
+    assert.equal(content(machine, "00000002.history"), undefined, "a refused one's is not");
+    const accepted = await bring(machine.disk, next, { ...files, [next]: segmentOf(WAL, 1) });
+    assert.deepEqual(accepted, { outcome: "archived", path: next });
+    assertHolds(machine, [name, next, "00000002.history", "conflicts"]);
+    assert.deepEqual(content(machine, "00000002.history"), text);
+  }));
+
 test("histories and backup labels: the same again is success, others are refused and kept", () =>
   onSimDisk(async (machine) => {
     await makeArchive(machine.disk);
