@@ -40,7 +40,14 @@ export async function acceptFile(
   }
   refuseOtherCluster(brought.name, { name, identity, systemIdentifier: options.systemIdentifier });
   const temporary = pushedPath(brought.name, options.suffix);
-  const acceptance: Acceptance = { archive, identity, brought, options, temporary };
+  const accepted = await acceptNamed({ archive, identity, brought, options, temporary }, name);
+  // Its disk may have been taken away while we worked: then all of that went into what lies below the mount point.
+  await archive.confirm();
+  return accepted;
+}
+
+async function acceptNamed(acceptance: Acceptance, name: BroughtName): Promise<Accepted> {
+  const { identity, brought } = acceptance;
   if (name.kind === "segment") return await acceptSegment(acceptance, name);
   const bytes = await readBroughtText(acceptance);
   if (name.kind === "history") parseHistory(name.timeline, bytes);

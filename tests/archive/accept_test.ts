@@ -495,6 +495,29 @@ test("what a killed push left goes when the file comes again, or a receiver star
     assertHolds(machine, [FIRST]);
   }));
 
+for (
+  const [name, bytes] of [[FIRST, SEGMENT], [
+    "00000002.history",
+    new TextEncoder().encode("1\t0/300100\tx\n"),
+  ]] as const
+) {
+  test(`P5: a push of ${name} fails when its archive goes away while it works`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      machine.operations.length = 0;
+      const identity = machine.sim.file("archive.json");
+      assert.ok(identity !== undefined);
+      const rejected = assert.rejects(
+        bring(machine.disk, name, { [name]: bytes }),
+        /archive\.json is gone; look whether its disk is still mounted there/,
+      );
+      while (!machine.operations.some((line) => line.startsWith("list inprogress"))) await machine.sleep(0.1);
+      identity.published = false;
+      await machine.disk.unlink("archive.json");
+      await rejected;
+    }));
+}
+
 test("a push whose file is taken away while it writes fails, and leaves nothing", () =>
   onSimDisk(async (machine) => {
     await makeArchive(machine.disk);
