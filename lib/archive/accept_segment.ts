@@ -1,5 +1,5 @@
 import { WrongClusterError } from "../wal/errors.ts";
-import { parseHistory } from "../wal/history.ts";
+import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
 import { advance } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
@@ -80,7 +80,9 @@ async function readLineage(
   if (own !== undefined) return { ...unknown, lineage: parseHistory(timeline, own) };
   const beside = await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
   if (beside === undefined) return unknown;
-  return { lineage: parseHistory(timeline, beside), missingHistory: beside };
+  const lineage = parseHistory(timeline, beside);
+  const isWhole = cutHistoryProblem(lineage, beside) === undefined;
+  return { lineage, missingHistory: isWhole ? beside : undefined };
 }
 
 /**

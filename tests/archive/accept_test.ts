@@ -377,6 +377,12 @@ test("P5: what is not of this cluster is refused before anything is written", ()
       ["00000002.history", history, /no global\/pg_control here$/, undefined],
       [labelName, label, /no global\/pg_control here$/, undefined],
       ["00000002.history", label, /Cannot parse history of timeline 2, line 1/],
+      [
+        "00000002.history",
+        history.subarray(0, -1),
+        /Cannot parse history of timeline 2: its last line is cut off/,
+      ],
+      ["00000002.history", new TextEncoder().encode("# x\n"), /history of timeline 2: it names no ancestor/],
       [labelName, history, /does not say where the backup began/],
       [`${FIRST}.00000030.backup`, label, /does not say where the backup began/],
       [`${SECOND}.00000028.backup`, label, /does not say where the backup began/],
@@ -449,9 +455,13 @@ test("the history beside a segment of its timeline is archived with it, if the a
       /does not continue/,
     );
     assert.equal(content(machine, "00000002.history"), undefined, "a refused one's is not");
+    const third = `00000002${THIRD.slice(8)}`;
+    const cut = { [third]: segmentOf(WAL, 2), "00000002.history": text.subarray(0, -1) };
+    await bring(machine.disk, third, cut);
+    assertHolds(machine, [name, third, "conflicts"]);
     const accepted = await bring(machine.disk, next, { ...files, [next]: segmentOf(WAL, 1) });
     assert.deepEqual(accepted, { outcome: "archived", path: next });
-    assertHolds(machine, [name, next, "00000002.history", "conflicts"]);
+    assertHolds(machine, [name, next, third, "00000002.history", "conflicts"]);
     assert.deepEqual(content(machine, "00000002.history"), text);
   }));
 
