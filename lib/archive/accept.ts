@@ -1,7 +1,8 @@
 import { WrongClusterError } from "../wal/errors.ts";
-import { parseHistory } from "../wal/history.ts";
+import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
 import { parseLsn } from "../wal/lsn.ts";
 import { segmentOffset } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import {
   type Acceptance,
   type Accepted,
@@ -40,10 +41,17 @@ export async function acceptFile(
   }
   refuseOtherCluster(brought.name, { name, identity, systemIdentifier: options.systemIdentifier });
   const temporary = pushedPath(brought.name, options.suffix);
-  const acceptance: Acceptance = { archive, identity, brought, options, temporary };
+  const accepted = await acceptNamed({ archive, identity, brought, options, temporary }, name);
+  // Its disk may have been taken away while we worked: then all of that went into what lies below the mount point.
+  await archive.confirm();
+  return accepted;
+}
+
+async function acceptNamed(acceptance: Acceptance, name: BroughtName): Promise<Accepted> {
+  const { identity, brought } = acceptance;
   if (name.kind === "segment") return await acceptSegment(acceptance, name);
   const bytes = await readBroughtText(acceptance);
-  if (name.kind === "history") parseHistory(name.timeline, bytes);
+  if (name.kind === "history") checkHistory(name.timeline, bytes);
   else checkLabel(brought.name, { name, identity, bytes });
   return await acceptText(acceptance, bytes);
 }
@@ -66,6 +74,13 @@ function refuseOtherCluster(file: string, { name, identity, systemIdentifier }: 
     `Cannot archive ${file}: nothing tells whose it is, as there is no global/pg_control here`,
     "Run it in the data directory of its server, as the server itself does with its archive_command",
   );
+}
+
+/** What is archived now is what a restore takes the way from. */
+function checkHistory(timeline: TimelineId, bytes: Uint8Array): void {
+  const problem = cutHistoryProblem(parseHistory(timeline, bytes), bytes);
+  if (problem === undefined) return;
+  throw new SyntaxError(`Cannot parse history of timeline ${timeline}: ${problem}`);
 }
 
 /** A backup label says where the backup began, as its name does. */

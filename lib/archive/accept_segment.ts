@@ -1,5 +1,5 @@
 import { WrongClusterError } from "../wal/errors.ts";
-import { parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
 import { advance } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
@@ -9,16 +9,24 @@ import {
   type Acceptance,
   type Accepted,
   BroughtFileError,
+  type DamagedForm,
   linkTemporary,
   surveyInProgress,
   withTemporary,
 } from "./acceptance.ts";
-import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
+import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
+import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
-import { IN_PROGRESS_DIRECTORY, inProgressPath, parseInProgressName, savedPath } from "./layout.ts";
+import {
+  IN_PROGRESS_DIRECTORY,
+  inProgressPath,
+  parseInProgressName,
+  pushedPath,
+  savedPath,
+} from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
 import {
   contradictionOf,
@@ -49,8 +57,9 @@ export async function acceptSegment(
   }
   const accepted = await withFile(brought.disk, brought.name, async (source) => {
     const startLsn = segmentStart(place.number, identity.segmentSize);
-    const lineage = await readLineage(acceptance, place.timeline);
-    const found = { acceptance, ...name, ...place, startLsn, lineage, source };
+    const known = await readLineage(acceptance, place.timeline);
+    const state = acceptance.options.ahead?.state ?? await source.state();
+    const found = { acceptance, ...name, ...place, startLsn, ...known, source, state };
     await checkSource(found);
     const unfinished = unfinishedOf(found, await surveyInProgress(acceptance));
     return await acceptChecked({ ...found, unfinished });
@@ -63,12 +72,31 @@ export async function acceptSegment(
 async function readLineage(
   { archive, brought }: Acceptance,
   timeline: TimelineId,
-): Promise<TimelineHistory | undefined> {
-  if (timeline === 1) return undefined;
+): Promise<Pick<BroughtSegment, "lineage" | "missingHistory">> {
+  const unknown = { lineage: undefined, missingHistory: undefined };
+  if (timeline === 1) return unknown;
   const name = historyFileName(timeline);
-  const bytes = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES) ??
-    await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
-  return bytes === undefined ? undefined : parseHistory(timeline, bytes);
+  const own = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES);
+  if (own !== undefined) return { ...unknown, lineage: parseHistory(timeline, own) };
+  const beside = await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
+  if (beside === undefined) return unknown;
+  const lineage = parseHistory(timeline, beside);
+  const isWhole = cutHistoryProblem(lineage, beside) === undefined;
+  return { lineage, missingHistory: isWhole ? beside : undefined };
+}
+
+/**
+ * Archives the history that lies beside a segment, when the archive has none of that timeline.
+ *
+ * Its server handed that over long ago, to another archive or to none, and no restore finds the way without it.
+ */
+async function archiveHistory({ acceptance, timeline, missingHistory }: BroughtSegment): Promise<void> {
+  const { brought, options: { suffix, systemIdentifier } } = acceptance;
+  // A history does not say whose it is.
+  if (missingHistory === undefined || systemIdentifier === undefined) return;
+  const name = historyFileName(timeline);
+  const temporary = pushedPath(name, suffix);
+  await acceptText({ ...acceptance, brought: { disk: brought.disk, name }, temporary }, missingHistory);
 }
 
 async function checkSource(found: Omit<BroughtSegment, "unfinished">): Promise<void> {
@@ -107,17 +135,20 @@ function unfinishedOf(
 async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
   const { acceptance } = found;
   // The usual case where a receiver runs too: it was first.
-  const published = await compareBrought(found, { file: found.source });
+  const forms = await compareForms(found, found.source);
+  const { published, damaged } = forms;
   if (published !== undefined && published.difference === undefined) {
-    return await present(found, published.path);
+    const moved = await moveDamagedAside(acceptance, damaged);
+    return withDamaged(await present(found, published.path), moved);
   }
   const { compression } = acceptance.options;
-  if (compression !== undefined && !found.partial) {
+  // In place of a damaged form a plain one: no name is taken away and given again.
+  if (compression !== undefined && !found.partial && damaged.length === 0) {
     const accepted = await withTemporary(acceptance, async (file) => {
       const scan = await compressAndScan(found, { file, compression });
       if (!isCompleteSegment(scan, scan.segmentSize)) return undefined;
       const form = FORM_OF_FORMAT[compression.format];
-      return await publish({ ...found, file: found.source, scan, form }, published);
+      return await publish({ ...found, file: found.source, scan, form }, forms);
     });
     if (accepted !== undefined) return accepted;
   }
@@ -125,11 +156,11 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
     const quick = await writeAndScan(found, file);
     const written = { ...found, file, form: "" } as const;
     const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
-    if (isComplete(quick)) return await publish({ ...written, scan: quick }, published);
+    if (isComplete(quick)) return await publish({ ...written, scan: quick }, forms);
     // Now it counts where exactly its valid WAL ends.
     const scan = await scanSegmentFile(file, quick);
     return isComplete(scan)
-      ? await publish({ ...written, scan }, published)
+      ? await publish({ ...written, scan }, forms)
       : await keepUnfinished({ ...written, scan }, published);
   });
 }
@@ -137,24 +168,31 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
 /** Gives a complete segment its name. */
 async function publish(
   written: WrittenSegment,
-  published: PublishedComparison | undefined,
+  { published, damaged }: PublishedForms,
 ): Promise<Accepted> {
   const { acceptance: { archive: { disk } }, segment, file, form } = written;
   const path = segment + form;
   if (published?.difference !== undefined) return await refusePublished(written, published);
+  if (damaged[0] !== undefined && !await isProven(written)) throw damaged[0].error;
   await refuseContradiction(written);
   await refuseBrokenLink(written);
+  await archiveHistory(written);
+  const moved = await moveDamagedAside(written.acceptance, damaged);
   // Since the look before, somebody may have been first; in any form.
   const first = await compareBrought(written, { file });
-  if (first !== undefined) return await settle(written, first);
+  if (first !== undefined) return withDamaged(await settle(written, first), moved);
   if (!await linkTemporary(written.acceptance, path)) {
     const taken = await compareBrought(written, { file });
-    if (taken !== undefined) return await settle(written, taken);
+    if (taken !== undefined) return withDamaged(await settle(written, taken), moved);
     throw new Error(`Cannot archive ${segment}: its name was taken, and is free again`);
   }
   await disk.syncDirectory(".");
   await refuseOtherForms(written);
-  return { outcome: "archived", path };
+  return withDamaged({ outcome: "archived", path }, moved);
+}
+
+function withDamaged(accepted: Accepted, damaged: readonly DamagedForm[]): Accepted {
+  return accepted.outcome === "kept" || damaged.length === 0 ? accepted : { ...accepted, damaged };
 }
 
 async function settle(written: WrittenSegment, published: PublishedComparison): Promise<Accepted> {

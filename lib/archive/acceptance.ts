@@ -20,6 +20,8 @@ export interface AcceptOptions {
   readonly systemIdentifier: bigint | undefined;
   /** Lower-case letters and digits that no other push uses at the same time. */
   readonly suffix: string;
+  /** Wall clock, before anything of the file was read. */
+  readonly startedMs: number;
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */
@@ -36,7 +38,12 @@ export interface AcceptOptions {
  * - `kept`: no complete segment; it is at `path` until the whole one comes.
  */
 export type Accepted =
-  | { readonly outcome: "archived" | "present"; readonly path: string }
+  | {
+    readonly outcome: "archived" | "present";
+    readonly path: string;
+    /** Absent when there were none. */
+    readonly damaged?: readonly DamagedForm[];
+  }
   | {
     readonly outcome: "kept";
     readonly path: string;
@@ -44,6 +51,12 @@ export type Accepted =
     /** Where other bytes of the same segment are, which differ below the end of valid WAL of both. */
     readonly contradicted: { readonly path: string; readonly differenceLsn: Lsn } | undefined;
   };
+
+/** A published form that could not be read, and made room for a good one; paths are below the archive's root. */
+export interface DamagedForm {
+  readonly path: string;
+  readonly keptPath: string;
+}
 
 /** A file that cannot be archived, whatever the archive holds; `hint` is one line. */
 export class BroughtFileError extends Error {

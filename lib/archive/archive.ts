@@ -169,6 +169,16 @@ export class Archive {
     return own;
   }
 
+  /**
+   * Looks once more whether this is still the archive that was opened: whoever says that something is durable in it
+   * does that last.
+   *
+   * @throws {WrongClusterError} when the archive is gone, or is another one.
+   */
+  async confirm(): Promise<void> {
+    await this.#refuseExchange(this.#identity);
+  }
+
   /** What another receiver left is this cluster's, and lies where an archive has it, before there is an archive. */
   async #adopt(server: ArchiveIdentity): Promise<Adoption | undefined> {
     const { naming, onAdopted } = this.options;

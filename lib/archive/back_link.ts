@@ -8,13 +8,7 @@ import {
 } from "../wal/page.ts";
 import { nextRecordLsn, RecordWalk } from "../wal/record_walk.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
-import {
-  type SegmentNumber,
-  segmentNumberAt,
-  segmentOffset,
-  type SegmentSize,
-  segmentStart,
-} from "../wal/segment.ts";
+import { type SegmentNumber, segmentOffset, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
@@ -54,7 +48,8 @@ export async function checkBackLink(disk: Disk, segment: LinkedSegment): Promise
         const problem = await linkProblem(segment, bytes);
         if (problem === undefined) return { kind: "continues", before: name };
         // Damage in there says nothing about what comes now.
-        return await isSound(bytes, segment.scan) ? { kind: "broken", before: name, problem } : UNKNOWN;
+        const start = { startLsn: advance(startLsn, -segmentSize), segmentSize };
+        return await isSound(bytes, start) ? { kind: "broken", before: name, problem } : UNKNOWN;
       });
       if (link !== undefined) return link;
     } catch (error) {
@@ -119,33 +114,44 @@ async function isFilledFromEarlier(bytes: SegmentBytes, size: SegmentSize): Prom
   return header !== undefined && header.isContinuation && header.remainingBytes >= room;
 }
 
-/** Whether the records of the segment before can be believed to its end. */
-async function isSound(bytes: SegmentBytes, after: SegmentScan): Promise<boolean> {
-  const { segmentSize } = after;
-  const number = segmentNumberAt(after.startLsn, segmentSize) - 1n as SegmentNumber;
-  const scanner = new SegmentScanner({ startLsn: segmentStart(number, segmentSize), segmentSize });
+/** Whether a segment's records can be believed to its end. */
+async function isSound(
+  bytes: SegmentBytes,
+  segment: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
+): Promise<boolean> {
+  const scanner = new SegmentScanner(segment);
   await bytes(0, (piece) => {
     scanner.push(piece);
     return "more";
   });
-  const { end } = scanner.result();
+  return endsAsItShould(scanner.result());
+}
+
+function endsAsItShould({ end }: SegmentScan): boolean {
   return end === "segment-end" || end === "switch";
+}
+
+/** The name of the segment after, of the same timeline. */
+export function nameAfter(
+  { timeline, number, scan: { segmentSize } }: Pick<LinkedSegment, "timeline" | "number" | "scan">,
+): string {
+  return nameOf({ timeline, number: number + 1n as SegmentNumber }, segmentSize);
 }
 
 /**
  * Whether a segment is the one that the archive's next segment continues; `undefined` when that can't be told.
  *
- * The other direction of `checkBackLink`, for telling two that differ apart.
+ * The other direction of `checkBackLink`. Damage in either of them tells nothing.
  */
 export async function isContinuedByArchive(disk: Disk, segment: LinkedSegment): Promise<boolean | undefined> {
-  const { scan, timeline } = segment;
+  const { scan } = segment;
   const { segmentSize } = scan;
-  const number = segment.number + 1n as SegmentNumber;
+  if (!endsAsItShould(scan)) return undefined;
   const startLsn = advance(scan.startLsn, segmentSize);
   try {
     return await withPublishedBytes(
       disk,
-      { name: nameOf({ timeline, number }, segmentSize), segmentSize },
+      { name: nameAfter(segment), segmentSize },
       async (bytes) => {
         const scanner = new SegmentScanner({ startLsn, segmentSize });
         let prevLsn: Lsn | undefined;
@@ -155,8 +161,11 @@ export async function isContinuedByArchive(disk: Disk, segment: LinkedSegment): 
           return prevLsn === undefined && !scanner.done ? "more" : "enough";
         });
         const last = scan.openRecordLsn ?? scan.lastRecordLsn;
-        return prevLsn === undefined || last === undefined ? undefined : prevLsn === last ||
+        if (prevLsn === undefined || last === undefined) return undefined;
+        const isContinued = prevLsn === last ||
           prevLsn === scan.lastRecordLsn && scanner.result().firstPage?.overwritesContrecord === true;
+        if (isContinued) return true;
+        return await isSound(bytes, { startLsn, segmentSize }) ? false : undefined;
       },
     );
   } catch (error) {

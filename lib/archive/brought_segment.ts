@@ -4,7 +4,7 @@ import type { SegmentScan } from "../wal/scanner.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Acceptance } from "./acceptance.ts";
-import type { DiskFile } from "./disk.ts";
+import type { DiskFile, FileState } from "./disk.ts";
 import {
   firstDifferenceFrom,
   type PublishedComparison,
@@ -21,9 +21,13 @@ export interface BroughtSegment {
   readonly number: SegmentNumber;
   readonly startLsn: Lsn;
   readonly lineage: TimelineHistory | undefined;
+  /** What `lineage` was read from, when the archive has no such file. */
+  readonly missingHistory: Uint8Array | undefined;
   /** A server calls it partial: it never gets its own name, whatever it holds. */
   readonly partial: boolean;
   readonly source: DiskFile;
+  /** Of the source, before any of it was read. */
+  readonly state: FileState;
   /** What `inprogress/` has of this segment. */
   readonly unfinished: readonly string[];
 }

@@ -25,6 +25,7 @@ export function openDirectDisk(root: string): Disk {
     sync: () => act(() => operations.sync(handle)),
     bytes: () => call({ kind: "bytes", handle }),
     inode: () => call({ kind: "inode", handle }),
+    state: () => call({ kind: "state", handle }),
     close: () => call({ kind: "close", handle }),
   });
   return {

@@ -12,6 +12,15 @@ export interface DiskEntry {
   readonly inode: number;
 }
 
+/** What changes when somebody writes to a file, as exactly as its file system and the runtime tell. */
+export interface FileState {
+  readonly inode: number;
+  readonly bytes: number;
+  /** Wall clock; the kernel's stands still for some milliseconds at a time. */
+  readonly modifiedMs: number;
+  readonly changedMs: number;
+}
+
 /** A name in a directory, and what stands under it. */
 export interface NamedEntry extends DiskEntry {
   readonly name: string;
@@ -61,6 +70,7 @@ export interface DiskFile {
   bytes(): Promise<number>;
   /** Which file it is, whatever its name has become. */
   inode(): Promise<number>;
+  state(): Promise<FileState>;
   close(): Promise<void>;
 }
 

@@ -47,7 +47,7 @@ export type DiskCall =
   | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
-  | { readonly kind: "bytes" | "inode" | "close"; readonly handle: number }
+  | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
   | { readonly kind: "freeBytes" };
 
 /** What else can be asked of the thread, in the same way. */
@@ -227,6 +227,10 @@ export function diskOperations(
         return fs.fstatSync(request.handle).size;
       case "inode":
         return fs.fstatSync(request.handle).ino;
+      case "state": {
+        const stat = fs.fstatSync(request.handle);
+        return { inode: stat.ino, bytes: stat.size, modifiedMs: stat.mtimeMs, changedMs: stat.ctimeMs };
+      }
       case "close":
         closeDirect(request.handle);
         return fs.closeSync(request.handle);

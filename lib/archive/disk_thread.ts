@@ -1,6 +1,6 @@
 import process from "node:process";
 import { Worker } from "node:worker_threads";
-import type { Disk, DiskEntry, DiskFile, NamedEntry, RoadStart, ShortRoad } from "./disk.ts";
+import type { Disk, DiskEntry, DiskFile, FileState, NamedEntry, RoadStart, ShortRoad } from "./disk.ts";
 import {
   DISK_PROTOCOL,
   type DiskMessage,
@@ -217,6 +217,7 @@ const parts = { data: workerData, parking, operations, takeRoad };
       ...(this.#hasRoad ? { takeShortRoad: (start: RoadStart) => this.#takeShortRoad(handle, start) } : {}),
       bytes: async () => await this.#call({ kind: "bytes", handle }) as number,
       inode: async () => await this.#call({ kind: "inode", handle }) as number,
+      state: async () => await this.#call({ kind: "state", handle }) as FileState,
       close: async () => {
         await this.#call({ kind: "close", handle });
       },

@@ -94,6 +94,7 @@ function lazyFile(
     },
     bytes: () => file.bytes(),
     inode: () => file.inode(),
+    state: () => file.state(),
     close: () => file.close(),
   };
 }

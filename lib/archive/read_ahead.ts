@@ -2,7 +2,7 @@ import { decodePageHeader, LONG_PAGE_HEADER_BYTES, PAGE_BYTES } from "../wal/pag
 import { SegmentScanner } from "../wal/scanner.ts";
 import { segmentOffset, type SegmentSize, segmentSize } from "../wal/segment.ts";
 import { advance, type Lsn } from "../wal/lsn.ts";
-import type { Disk } from "./disk.ts";
+import type { Disk, FileState } from "./disk.ts";
 import { withFile } from "./durable.ts";
 
 /**
@@ -25,6 +25,8 @@ export interface ReadAhead {
   /** A `completenessScanner` that has taken the first `bytes`. */
   readonly scanner: SegmentScanner;
   readonly bytes: number;
+  /** Of the file, before it was read. */
+  readonly state: FileState;
 }
 
 /**
@@ -34,6 +36,7 @@ export interface ReadAhead {
  */
 export async function readAhead(disk: Disk, name: string, piece: Uint8Array): Promise<ReadAhead | undefined> {
   return await withFile(disk, name, async (file) => {
+    const state = await file.state();
     const bytes = await file.read(piece, 0);
     const header = decodePageHeader(piece.subarray(0, Math.min(bytes, LONG_PAGE_HEADER_BYTES)));
     if (header?.segmentBytes === undefined) return undefined;
@@ -43,7 +46,7 @@ export async function readAhead(disk: Disk, name: string, piece: Uint8Array): Pr
       if (segmentOffset(startLsn, size) !== 0) return undefined;
       const scanner = completenessScanner({ startLsn, segmentSize: size });
       scanner.push(piece.subarray(0, bytes));
-      return { startLsn, segmentBytes, scanner, bytes };
+      return { startLsn, segmentBytes, scanner, bytes, state };
     } catch (error) {
       // No segment has this size: whoever knows the archive says what is wrong.
       if (!(error instanceof RangeError)) throw error;

@@ -1,10 +1,11 @@
 import { ArchiveConflictError } from "../wal/errors.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
 import { SegmentScanner } from "../wal/scanner.ts";
-import { checkBackLink, isContinuedByArchive, type LinkedSegment } from "./back_link.ts";
+import { checkBackLink, isContinuedByArchive, type LinkedSegment, nameAfter } from "./back_link.ts";
 import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
 import { type Contradiction, findContradiction } from "./contradiction.ts";
+import { DamagedFileError } from "./damaged_file.ts";
 import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
@@ -42,13 +43,21 @@ export async function contradictionOf(
   });
 }
 
-/** Refuses a segment that does not continue the one before it in the archive (P5). */
+/** Refuses a segment that does not continue the one before it in the archive, or that the one after does not (P5). */
 export async function refuseBrokenLink(written: WrittenSegment): Promise<void> {
-  const link = await checkBackLink(written.acceptance.archive.disk, linkedOf(written));
-  if (link.kind !== "broken") return;
+  const { disk } = written.acceptance.archive;
+  const linked = linkedOf(written);
+  const link = await checkBackLink(disk, linked);
+  if (link.kind === "broken") {
+    return await refuse(
+      written,
+      `Cannot archive ${written.segment}: it does not continue this archive's ${link.before}: ${link.problem}`,
+    );
+  }
+  if (await isContinuedByArchive(disk, linked) !== false) return;
   return await refuse(
     written,
-    `Cannot archive ${written.segment}: it does not continue this archive's ${link.before}: ${link.problem}`,
+    `Cannot archive ${written.segment}: this archive's ${nameAfter(linked)} does not continue it`,
   );
 }
 
@@ -63,11 +72,15 @@ export async function refusePublished(
 ): Promise<never> {
   const { acceptance: { archive: { disk }, identity: { segmentSize } }, startLsn, segment } = written;
   const differenceLsn = advance(startLsn, difference ?? 0);
+  const forms = SEGMENT_FORMS.filter((form) => path === segment + form);
   const text = await withPublishedBytes(
     disk,
-    { name: segment, segmentSize },
+    { name: segment, segmentSize, forms },
     (bytes) => explain(written, { differenceLsn, label: "the archive's file", bytes }),
-  );
+  ).catch((error) => {
+    // Behind the difference it may be damaged too: then there is less to tell.
+    if (!(error instanceof DamagedFileError)) throw error;
+  });
   return await refuse(
     written,
     `Cannot archive ${segment}: the archive has other bytes under this name ("${disk.root}/${path}"); ${

@@ -1,7 +1,7 @@
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { withFile } from "./durable.ts";
-import { withPublished } from "./published.ts";
+import { type SegmentForm, withPublished } from "./published.ts";
 import type { TakeBytes } from "./segment_file.ts";
 
 const READ_BYTES = 64 * 1024;
@@ -24,11 +24,16 @@ export function bytesOfFile(file: DiskFile): SegmentBytes {
 /** Gives `use` the bytes of a published segment; `undefined` when there is none. */
 export async function withPublishedBytes<T>(
   disk: Disk,
-  segment: { readonly name: string; readonly segmentSize: SegmentSize },
+  segment: {
+    readonly name: string;
+    readonly segmentSize: SegmentSize;
+    /** All, if it is not given. */
+    readonly forms?: readonly SegmentForm[];
+  },
   use: (bytes: SegmentBytes) => Promise<T>,
 ): Promise<T | undefined> {
   // The plain form needs no reading of what comes before; the compressed ones do.
-  const plain = await withFile(
+  const plain = segment.forms?.includes("") === false ? undefined : await withFile(
     disk,
     segment.name,
     async (file) => ({ result: await use(bytesOfFile(file)) }),

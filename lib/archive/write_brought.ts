@@ -5,7 +5,10 @@ import { type Compression, decompress, PieceCompressor } from "./compression.ts"
 import type { DiskFile } from "./disk.ts";
 import { firstDifferenceFrom } from "./published.ts";
 import { completenessScanner } from "./read_ahead.ts";
-import type { TakeBytes } from "./segment_file.ts";
+import { readThrough, type TakeBytes } from "./segment_file.ts";
+
+/** The kernel's clock stands still between two ticks: what is written in one of them has one time. */
+const CLOCK_TICK_MS = 20;
 
 /**
  * Copies a segment into a file, and syncs that.
@@ -42,7 +45,42 @@ export async function writeAndScan(found: BroughtSegment, file: DiskFile): Promi
       `Cannot archive ${brought.name}: it was cut to ${position} bytes while it was read`,
     );
   }
-  return scanner.result();
+  const scan = scanner.result();
+  await refuseGrowing(found);
+  if (provesItself(scan) && !mayGrowUnseen(found)) return scan;
+  // Old zeros with new pages behind them look like damage: then the second look finds what the first one missed.
+  const copied = { readThrough: (take: TakeBytes) => readThrough(source, take) };
+  if (await firstDifferenceFrom(copied, file, segmentSize) !== undefined) throw growingError(found);
+  return scan;
+}
+
+function provesItself({ end }: SegmentScan): boolean {
+  return end === "segment-end" || end === "switch";
+}
+
+/** Whether somebody may write to the file without a change of its times. */
+function mayGrowUnseen({ state, acceptance: { options: { startedMs } } }: BroughtSegment): boolean {
+  return state.modifiedMs > startedMs - CLOCK_TICK_MS;
+}
+
+/**
+ * A standby gives back a segment that its own receiver is still filling; what is read of that meanwhile may be old in
+ * front and new behind.
+ *
+ * @throws {BroughtFileError} when the file was written to since it was first looked at.
+ */
+async function refuseGrowing(found: BroughtSegment): Promise<void> {
+  const { source, state } = found;
+  const now = await source.state();
+  const isSame = now.inode === state.inode && now.bytes === state.bytes &&
+    now.modifiedMs === state.modifiedMs && now.changedMs === state.changedMs;
+  if (!isSame) throw growingError(found);
+}
+
+function growingError({ acceptance: { brought } }: BroughtSegment): BroughtFileError {
+  return new BroughtFileError(
+    `Cannot archive ${brought.name}: it was written to while it was read; the server will ask again`,
+  );
 }
 
 /** As `writeAndScan`, compressed; what was written is read back and held against the segment byte for byte. */
@@ -77,9 +115,10 @@ export async function compressAndScan(
   await write(compressor.end());
   await file.sync();
   const label = `${disk.root}/${temporary}`;
-  const readThrough = (take: TakeBytes) =>
+  const written = (take: TakeBytes) =>
     decompress(file, { format: compression.format, label, wantBytes: segmentSize }, take);
-  const difference = await firstDifferenceFrom({ readThrough }, source, segmentSize);
+  const difference = await firstDifferenceFrom({ readThrough: written }, source, segmentSize);
+  await refuseGrowing(found);
   if (difference === undefined) return scanner.result();
   throw new Error(
     `Cannot archive ${brought.name}: compressed it reads back with another byte at ${difference}; it is not published`,

@@ -7,7 +7,10 @@ import type { ArchiveIdentity } from "../archive/identity.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
 import { connect } from "../session/connect.ts";
+import type { Session } from "../session/session.ts";
+import { parseHistory } from "../wal/history.ts";
 import { formatSegmentSize, parseSegmentSize } from "../wal/segment.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { commandConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
@@ -27,13 +30,17 @@ export async function init(options: InitCommandOptions, context: CommandContext)
   try {
     const source = await connect(settings, { log, signal: context.signal });
     let server: ArchiveIdentity;
+    let histories: readonly ServerHistory[];
     try {
-      const { systemIdentifier } = await source.identifySystem();
+      const { systemIdentifier, timeline } = await source.identifySystem();
+      histories = await serverHistories(source, timeline);
       server = { systemIdentifier, segmentSize: parseSegmentSize(await source.show("wal_segment_size")) };
     } finally {
       await source.close();
     }
-    await makeArchive(directory, server);
+    for (const { timeline } of await makeArchive(directory, server, histories)) {
+      log.info("history archived", { history: historyFileName(timeline) });
+    }
     log.info("archive ready", {
       archive: directory,
       systemIdentifier: server.systemIdentifier,
@@ -48,21 +55,53 @@ export async function init(options: InitCommandOptions, context: CommandContext)
   }
 }
 
-async function makeArchive(directory: string, server: ArchiveIdentity): Promise<void> {
-  const archive = await openArchive(directory);
-  // Somebody may be at work in it: only the one who makes it needs the lock.
-  if (archive.identity !== undefined) {
-    archive.check(server);
-    return;
+interface ServerHistory {
+  readonly timeline: TimelineId;
+  readonly bytes: Uint8Array;
+}
+
+/** The histories of a server's timeline and those that it came from, as far as it has them; the oldest first. */
+async function serverHistories(source: Session, timeline: TimelineId): Promise<readonly ServerHistory[]> {
+  if (timeline === 1) return [];
+  const own = await source.timelineHistory(timeline);
+  // The archive may have it; and if not, push takes it from beside the first segment.
+  if (own === undefined) return [];
+  const histories: ServerHistory[] = [];
+  for (const { timeline: ancestor } of parseHistory(timeline, own).entries) {
+    const bytes = ancestor === 1 ? undefined : await source.timelineHistory(ancestor);
+    // Ancestors are told again in every younger history: one that the server no longer has is no loss.
+    if (bytes !== undefined) histories.push({ timeline: ancestor, bytes });
   }
+  return [...histories, { timeline, bytes: own }];
+}
+
+/** Resolves to the histories that were not there yet. */
+async function makeArchive(
+  directory: string,
+  server: ArchiveIdentity,
+  histories: readonly ServerHistory[],
+): Promise<readonly ServerHistory[]> {
+  const archive = await openArchive(directory);
+  const isMade = archive.identity !== undefined;
+  if (isMade) archive.check(server);
   const lock = lockFile(`${directory}/${LOCK_FILE}`, archive.modes.file);
   if (lock === undefined) {
+    // A receiver is at work in it, and stores the histories itself.
+    if (isMade) return [];
     throw new Error(
       `Cannot make an archive of "${directory}": another walvault is at work there; try again when it has made it`,
     );
   }
   try {
-    await (await openArchive(directory)).claim(server);
+    const own = await openArchive(directory);
+    // Another may have made it since; who pushes into it meanwhile is not to be disturbed.
+    if (own.identity === undefined) await own.claim(server);
+    else own.check(server);
+    const stored: ServerHistory[] = [];
+    for (const history of histories) {
+      if (await own.storeHistory(history.timeline, history.bytes) === "stored") stored.push(history);
+    }
+    return stored;
   } finally {
     lock.release();
   }

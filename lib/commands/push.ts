@@ -126,7 +126,16 @@ async function inTime<T>(
 }
 
 function tell(log: Log, accepted: Accepted): void {
-  if (accepted.outcome !== "kept") return log.debug(`file ${accepted.outcome}`, { path: accepted.path });
+  if (accepted.outcome !== "kept") {
+    for (const { path, keptPath } of accepted.damaged ?? []) {
+      log.error("damaged file moved aside, the server had a good one", {
+        path,
+        kept: keptPath,
+        hint: "look for the reason: the archive's disk may be failing",
+      });
+    }
+    return log.debug(`file ${accepted.outcome}`, { path: accepted.path });
+  }
   const { path, validEndLsn, contradicted } = accepted;
   const kept = { path, validEndLsn: formatLsn(validEndLsn) };
   if (contradicted === undefined) return log.warn("unfinished segment kept", kept);

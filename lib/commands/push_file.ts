@@ -17,6 +17,7 @@ export async function acceptBrought(
   { pieces, compression }: Pick<AcceptOptions, "pieces" | "compression">,
 ): Promise<Accepted> {
   const brought = { disk: openDirectDisk(dirname(path)), name: basename(path) };
+  const startedMs = Date.now();
   const opening = openArchive(disk);
   // Awaited below; until then it is nobody's loss.
   opening.catch(() => {});
@@ -26,6 +27,7 @@ export async function acceptBrought(
   return await acceptFile(archive, brought, {
     systemIdentifier: await systemIdentifierHere(),
     suffix,
+    startedMs,
     pieces,
     ahead,
     compression,

@@ -11,7 +11,7 @@ import {
   SEGMENT_FORMS,
 } from "../archive/layout.ts";
 import { readThrough, type TakeBytes } from "../archive/segment_file.ts";
-import { emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { cutHistoryProblem, emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import { type SegmentSize, segmentSize } from "../wal/segment.ts";
@@ -219,13 +219,8 @@ export class ArchiveDirectory {
     } catch (cause) {
       throw new DamagedFileError(`Cannot read "${path}"`, { cause });
     }
-    // The server writes none without ancestors, and ends each line: what is cut off would still parse.
-    if (history.entries.length === 0) {
-      throw new DamagedFileError(`Cannot read "${path}": it names no ancestor`);
-    }
-    if (bytes.at(-1) !== 0x0a) {
-      throw new DamagedFileError(`Cannot read "${path}": its last line is cut off`);
-    }
+    const problem = cutHistoryProblem(history, bytes);
+    if (problem !== undefined) throw new DamagedFileError(`Cannot read "${path}": ${problem}`);
     return history;
   }
 }

@@ -55,6 +55,15 @@ export function parseHistory(timeline: TimelineId, content: Uint8Array | string)
 }
 
 /**
+ * What shows that a history file that parses is not whole: no server writes one without ancestors, and each line has
+ * its end, so what is cut off would still parse. `undefined` when nothing does.
+ */
+export function cutHistoryProblem(history: TimelineHistory, content: Uint8Array): string | undefined {
+  if (history.entries.length === 0) return "it names no ancestor";
+  return content.at(-1) === 0x0a ? undefined : "its last line is cut off";
+}
+
+/**
  * Writes a history file's text as the server does: tabs between the fields, a blank line between the ancestors.
  *
  * @see writeTimeLineHistory(), src/backend/access/transam/timeline.c

@@ -2,14 +2,16 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { gzipSync } from "node:zlib";
 import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { readAhead } from "../../lib/archive/read_ahead.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { ArchiveConflictError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
+import { SegmentScanner } from "../../lib/wal/scanner.ts";
 import { buildWal, MIB } from "../wal/wal_builder.ts";
-import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
+import { bring, broughtFiles, growingFile, makeArchive } from "./brought_files.ts";
 import {
   IDENTITY,
   legAt,
@@ -19,6 +21,7 @@ import {
   NAMING,
   onSimDisk,
   recordEvents,
+  SEGMENT_SIZE,
   START,
   walOf,
 } from "./on_sim_disk.ts";
@@ -50,6 +53,13 @@ function unfinished(bytes: number, wal = WAL): Uint8Array {
   const segment = new Uint8Array(MIB);
   segment.set(wal.subarray(0, bytes));
   return segment;
+}
+
+/** Bytes within a record that begins and ends before the last page are not written yet. */
+function withHole(segment: Uint8Array): Uint8Array {
+  const holed = segment.slice();
+  holed.fill(0, 100_000, 100_050);
+  return holed;
 }
 
 async function receiveSome(machine: Machine, bytes: number, wal = WAL): Promise<SegmentWriter> {
@@ -186,6 +196,55 @@ test("P5: a segment that does not continue the archive's last one is refused", (
     await bring(machine.disk, THIRD, { [THIRD]: segmentOf(WAL, 2) });
   }));
 
+test("P5: a segment that the archive's next one does not continue is refused", () =>
+  onSimDisk(async (machine) => {
+    await makeArchive(machine.disk);
+    await bring(machine.disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+    await assert.rejects(
+      bring(machine.disk, FIRST, { [FIRST]: segmentOf(OTHER_WAL, 0) }),
+      (error: Error) => {
+        assert.ok(error instanceof ArchiveConflictError);
+        assert.match(
+          error.message,
+          /^Cannot archive 0+10+3: this archive's 000000010000000000000004 does not continue it; nothing was/,
+        );
+        return true;
+      },
+    );
+    assert.equal(content(machine, FIRST), undefined);
+    assert.equal(names(machine, "conflicts").length, 1);
+    await bring(machine.disk, FIRST, { [FIRST]: SEGMENT });
+    assertHolds(machine, [FIRST, SECOND, "conflicts"]);
+  }));
+
+/** The segment with another word in its first record for where the one before it begins. */
+function misleading(segment: Uint8Array, startLsn: bigint): Uint8Array {
+  const scanner = new SegmentScanner({ startLsn: lsn(startLsn), segmentSize: SEGMENT_SIZE });
+  scanner.push(segment);
+  const { firstRecordLsn } = scanner.result();
+  const changed = segment.slice();
+  changed[Number(firstRecordLsn! - startLsn) + 8]! ^= 0x80;
+  return changed;
+}
+
+function torn(segment: Uint8Array): Uint8Array {
+  return segment.slice().fill(0xff, 600_000, 600_100);
+}
+
+for (
+  const [side, own, next] of [
+    ["the segment", torn(SEGMENT), segmentOf(WAL, 1)],
+    ["the archive's next one", SEGMENT, misleading(segmentOf(WAL, 1), START + BigInt(MIB))],
+  ] as const
+) {
+  test(`P5: damage in ${side} proves nothing against the segment`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      await bring(machine.disk, SECOND, { [SECOND]: next });
+      assert.equal((await bring(machine.disk, FIRST, { [FIRST]: own })).outcome, "archived");
+    }));
+}
+
 test("stream and push heal each other: whoever comes second compares and agrees", () =>
   onSimDisk(async (machine) => {
     await makeArchive(machine.disk);
@@ -231,6 +290,31 @@ test("P8: what is not complete is kept where it grows, once, and never under its
     assert.deepEqual(await bring(machine.disk, FIRST, { [FIRST]: cut }), { outcome: "present", path: FIRST });
     assert.deepEqual(content(machine, FIRST), SEGMENT);
   }));
+
+for (
+  const [how, before, modifiedMs] of [
+    ["says so", SEGMENT, [1, 2]],
+    ["has one clock tick for both", unfinished(100_000), [1, 1]],
+    ["was written to just before", withHole(SEGMENT), [1e12 - 3, 1e12 - 3]],
+  ] as const
+) {
+  test(`P1: a segment that grows while it is read is not taken; its file ${how}`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      for (const ahead of [false, true]) {
+        const growing = growingFile(FIRST, { reads: 1, before, after: SEGMENT, modifiedMs });
+        const pieces = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)] as const;
+        const options = ahead ? { pieces, ahead: await readAhead(growing, FIRST, pieces[0]) } : {};
+        await assert.rejects(
+          bring(machine.disk, FIRST, growing, options),
+          /: it was written to while it was read; the server will ask again$/,
+        );
+        assertHolds(machine, []);
+      }
+      await bring(machine.disk, FIRST, { [FIRST]: SEGMENT });
+      assert.deepEqual(content(machine, FIRST), SEGMENT);
+    }));
+}
 
 test("a partial segment is never published, even when it is complete", () =>
   onSimDisk(async (machine) => {
@@ -293,6 +377,12 @@ test("P5: what is not of this cluster is refused before anything is written", ()
       ["00000002.history", history, /no global\/pg_control here$/, undefined],
       [labelName, label, /no global\/pg_control here$/, undefined],
       ["00000002.history", label, /Cannot parse history of timeline 2, line 1/],
+      [
+        "00000002.history",
+        history.subarray(0, -1),
+        /Cannot parse history of timeline 2: its last line is cut off/,
+      ],
+      ["00000002.history", new TextEncoder().encode("# x\n"), /history of timeline 2: it names no ancestor/],
       [labelName, history, /does not say where the backup began/],
       [`${FIRST}.00000030.backup`, label, /does not say where the backup began/],
       [`${SECOND}.00000028.backup`, label, /does not say where the backup began/],
@@ -350,6 +440,31 @@ test("P5: the first segment of a timeline continues the one that it came from", 
     await bring(machine.disk, name, { [name]: segmentOf(WAL, 1) });
   }));
 
+test("the history beside a segment of its timeline is archived with it, if the archive has none", () =>
+  onSimDisk(async (machine) => {
+    await makeArchive(machine.disk);
+    const name = `00000002${FIRST.slice(8)}`;
+    const text = new TextEncoder().encode("1\t0/300100\tno recovery target specified\n");
+    const files = { [name]: segmentOf(WAL, 0), "00000002.history": text };
+    // Nothing but the segment tells whose it is, and that does not tell of the history.
+    await bring(machine.disk, name, files, { systemIdentifier: undefined });
+    assertHolds(machine, [name]);
+    const next = `00000002${SECOND.slice(8)}`;
+    await assert.rejects(
+      bring(machine.disk, next, { ...files, [next]: segmentOf(OTHER_WAL, 1) }),
+      /does not continue/,
+    );
+    assert.equal(content(machine, "00000002.history"), undefined, "a refused one's is not");
+    const third = `00000002${THIRD.slice(8)}`;
+    const cut = { [third]: segmentOf(WAL, 2), "00000002.history": text.subarray(0, -1) };
+    await bring(machine.disk, third, cut);
+    assertHolds(machine, [name, third, "conflicts"]);
+    const accepted = await bring(machine.disk, next, { ...files, [next]: segmentOf(WAL, 1) });
+    assert.deepEqual(accepted, { outcome: "archived", path: next });
+    assertHolds(machine, [name, next, third, "00000002.history", "conflicts"]);
+    assert.deepEqual(content(machine, "00000002.history"), text);
+  }));
+
 test("histories and backup labels: the same again is success, others are refused and kept", () =>
   onSimDisk(async (machine) => {
     await makeArchive(machine.disk);
@@ -389,6 +504,29 @@ test("what a killed push left goes when the file comes again, or a receiver star
     await makeArchive(machine.disk);
     assertHolds(machine, [FIRST]);
   }));
+
+for (
+  const [name, bytes] of [[FIRST, SEGMENT], [
+    "00000002.history",
+    new TextEncoder().encode("1\t0/300100\tx\n"),
+  ]] as const
+) {
+  test(`P5: a push of ${name} fails when its archive goes away while it works`, () =>
+    onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      machine.operations.length = 0;
+      const identity = machine.sim.file("archive.json");
+      assert.ok(identity !== undefined);
+      const rejected = assert.rejects(
+        bring(machine.disk, name, { [name]: bytes }),
+        /archive\.json is gone; look whether its disk is still mounted there/,
+      );
+      while (!machine.operations.some((line) => line.startsWith("list inprogress"))) await machine.sleep(0.1);
+      identity.published = false;
+      await machine.disk.unlink("archive.json");
+      await rejected;
+    }));
+}
 
 test("a push whose file is taken away while it writes fails, and leaves nothing", () =>
   onSimDisk(async (machine) => {
@@ -489,6 +627,22 @@ for (const format of ["zstd", "gzip", "lz4"] as const) {
       assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
     }));
 
+  test(`push --compress ${format} does not take a segment that grows while it is read`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      for (const [before, last] of [[SEGMENT, 2], [withHole(SEGMENT), 1]] as const) {
+        const modifiedMs = [1, last] as const;
+        const growing = growingFile(FIRST, { reads: 1, before, after: SEGMENT, modifiedMs });
+        await assert.rejects(
+          bring(disk, FIRST, growing, options),
+          /was written to while it was read|reads back with another byte/,
+        );
+        assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+      }
+      assert.deepEqual(fs.readdirSync(root).sort(), ["archive.json", "inprogress"]);
+    }));
+
   test(`push --compress ${format} keeps what is not complete as it is`, () =>
     inTemporaryDirectory(async (root) => {
       const disk = openDirectDisk(root);
@@ -506,19 +660,83 @@ for (const format of ["zstd", "gzip", "lz4"] as const) {
     }));
 }
 
-test("a damaged compressed segment is told, and not taken for another content", () =>
+/** Cuts the end off a file, and tells what is left. */
+function damage(path: string): Uint8Array {
+  fs.truncateSync(path, fs.statSync(path).size - 10);
+  return new Uint8Array(fs.readFileSync(path));
+}
+
+const ZSTD = { compression: { format: "zstd", level: 1 } } as const;
+
+for (const options of [{}, ZSTD]) {
+  const how = options === ZSTD ? "also with --compress" : "and gets its name";
+  test(`a damaged compressed segment is moved aside when the server brings a good one, plain, ${how}`, () =>
+    inTemporaryDirectory(async (root) => {
+      const disk = openDirectDisk(root);
+      await makeArchive(disk);
+      await bring(disk, FIRST, { [FIRST]: SEGMENT }, ZSTD);
+      const damaged = damage(join(root, `${FIRST}.zst`));
+      // It says nothing about the next one.
+      await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+      const accepted = await bring(disk, FIRST, { [FIRST]: SEGMENT }, options);
+      const [kept, ...more] = fs.readdirSync(join(root, "conflicts"));
+      assert.deepEqual(more, []);
+      assert.deepEqual(accepted, {
+        outcome: "archived",
+        path: FIRST,
+        damaged: [{ path: `${FIRST}.zst`, keptPath: `conflicts/${kept}` }],
+      });
+      assert.deepEqual(new Uint8Array(fs.readFileSync(join(root, "conflicts", kept!))), damaged);
+      const left = fs.readdirSync(root).filter((name) => name.startsWith(FIRST));
+      assert.deepEqual(left, [FIRST]);
+      assert.deepEqual(await bring(disk, FIRST, { [FIRST]: SEGMENT }, options), {
+        outcome: "present",
+        path: FIRST,
+      });
+      assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
+    }));
+}
+
+test("a damaged compressed segment stays where the brought one proves less, or contradicts the archive", () =>
   inTemporaryDirectory(async (root) => {
     const disk = openDirectDisk(root);
     await makeArchive(disk);
-    await bring(disk, FIRST, { [FIRST]: SEGMENT }, { compression: { format: "zstd", level: 1 } });
-    const path = join(root, `${FIRST}.zst`);
-    fs.truncateSync(path, fs.statSync(path).size - 10);
+    await bring(disk, FIRST, { [FIRST]: SEGMENT });
+    await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) }, ZSTD);
+    const path = join(root, `${SECOND}.zst`);
+    const damaged = damage(path);
+    const broken = segmentOf(WAL, 1);
+    broken[300_000]! ^= 1;
     await assert.rejects(
-      bring(disk, FIRST, { [FIRST]: SEGMENT }),
+      bring(disk, SECOND, { [SECOND]: broken }),
       (error) => error instanceof DamagedFileError,
     );
-    // It says nothing about the next one.
-    await bring(disk, SECOND, { [SECOND]: segmentOf(WAL, 1) });
+    await assert.rejects(
+      bring(disk, SECOND, { [SECOND]: segmentOf(OTHER_WAL, 1) }),
+      /does not continue this archive's/,
+    );
+    const cut = await bring(disk, SECOND, { [SECOND]: unfinished(300_000, WAL.subarray(MIB)) });
+    assert.equal(cut.outcome, "kept");
+    assert.deepEqual(new Uint8Array(fs.readFileSync(path)), damaged);
+  }));
+
+test("a damaged compressed segment goes aside also when a good form of it is here", () =>
+  inTemporaryDirectory(async (root) => {
+    const disk = openDirectDisk(root);
+    await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: SEGMENT }, ZSTD);
+    damage(join(root, `${FIRST}.zst`));
+    const good = join(root, `${FIRST}.gz`);
+    fs.writeFileSync(good, gzipSync(segmentOf(OTHER_WAL, 0)), { mode: 0o600 });
+    await assert.rejects(
+      bring(disk, FIRST, { [FIRST]: SEGMENT }),
+      /the archive has other bytes under this name \(".*3\.gz"\)/,
+    );
+    assert.ok(fs.existsSync(join(root, `${FIRST}.zst`)));
+    fs.writeFileSync(good, gzipSync(SEGMENT));
+    const { outcome, path } = await bring(disk, FIRST, { [FIRST]: SEGMENT });
+    assert.deepEqual({ outcome, path }, { outcome: "present", path: `${FIRST}.gz` });
+    assert.ok(!fs.existsSync(join(root, `${FIRST}.zst`)));
   }));
 
 test("readAhead() finds a segment's start, and nothing in other files", async () => {

@@ -14,6 +14,7 @@ export function memoryFile(content: Uint8Array): DiskFile {
     },
     bytes: () => Promise.resolve(content.length),
     inode: () => Promise.resolve(1),
+    state: () => Promise.resolve({ inode: 1, bytes: content.length, modifiedMs: 0, changedMs: 0 }),
     close: () => Promise.resolve(),
   };
 }

@@ -128,6 +128,19 @@ test("walvault push is silent when all is well, and tells with --verbose", { tim
   assert.deepEqual(readdirSync(place.archive).sort(), [SEGMENT, "archive.json", "inprogress"]);
 });
 
+test("walvault push replaces a damaged compressed segment, and tells even with --quiet", { timeout }, () => {
+  using place = new Place();
+  writeFileSync(join(place.archive, `${SEGMENT}.zst`), "nothing of the kind", { mode: 0o600 });
+  const words = ["push", "--archive", "archive", "--quiet", FILE];
+  const { code, stderr } = walvault(words, place.path);
+  assert.equal(code, 0, stderr);
+  const line =
+    /error damaged file moved aside, the server had a good one path=0+10+3\.zst kept=conflicts\/0+10+3\.zst-/;
+  assert.match(stderr, line);
+  assert.deepEqual(walvault(words, place.path), { code: 0, stdout: "", stderr: "" });
+  assert.deepEqual(readdirSync(place.archive).sort(), [SEGMENT, "archive.json", "conflicts", "inprogress"]);
+});
+
 test("walvault push gives up in time when the archive's disk does not answer", { timeout }, () => {
   using place = new Place();
   const identity = join(place.archive, "archive.json");

@@ -397,6 +397,42 @@ test("init makes an archive once, and agrees afterwards; also beside a receiver"
 });
 
 test(
+  "init stores the histories of a promoted server; beside a receiver that is its work",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    await using cluster = await startCluster({ segmentBytes, settings });
+    for (let promotions = 0; promotions < 2; promotions++) {
+      await cluster.stop("fast");
+      fs.writeFileSync(join(cluster.dataDirectory, "standby.signal"), "");
+      fs.chmodSync(join(cluster.dataDirectory, "standby.signal"), 0o644);
+      await cluster.start();
+      await cluster.promote();
+    }
+    const path = directory.archive();
+    const words = ["init", "--archive", path, "--connection", cluster.conninfo()];
+    const made = walvault(words);
+    assert.equal(made.code, 0, made.stderr);
+    const histories = ["00000002.history", "00000003.history"];
+    const assertStored = () => {
+      for (const name of histories) {
+        const server = fs.readFileSync(join(cluster.dataDirectory, "pg_wal", name));
+        assert.deepEqual(fs.readFileSync(join(path, name)), server);
+      }
+    };
+    assertStored();
+    assert.match(made.stderr, /info +history archived history=00000003\.history/);
+    // An archive that was made without them gets them.
+    for (const name of histories) fs.rmSync(join(path, name));
+    assert.equal(walvault(words).code, 0);
+    assertStored();
+    await using receiver = startReceiver({ connection: cluster.conninfo(), archive: path });
+    await receiver.next("streaming");
+    assert.equal(walvault(words).code, 0);
+  },
+);
+
+test(
   "a receiver and push, both compressing, share one archive; the server's files are in it",
   { timeout },
   async () => {

@@ -135,6 +135,7 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
         const accepted = await acceptFile(archive, { disk: broughtFiles(Object.fromEntries(FILES)), name }, {
           systemIdentifier: IDENTITY.systemIdentifier,
           suffix: `${++suffix}`,
+          startedMs: 1e12,
           pieces: [new Uint8Array(300_000), new Uint8Array(300_000)],
           compression: plan.compress ? COMPRESSION : undefined,
         });

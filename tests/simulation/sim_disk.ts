@@ -734,6 +734,8 @@ class ProcessDisk implements Disk {
       sync: () => call("sync", "", () => disk.sync(inode), () => inode.failSync()),
       bytes: () => call("bytes", "", () => inode.bytes),
       inode: () => call("bytes", "", () => inode.number),
+      state: () =>
+        call("bytes", "", () => ({ inode: inode.number, bytes: inode.bytes, modifiedMs: 0, changedMs: 0 })),
       close: () =>
         call("close", "", () => {
           closed = true;

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
+  cutHistoryProblem,
   emptyHistory,
   formatHistory,
   isInLineage,
@@ -112,6 +113,14 @@ test("timelineAt() gives the byte at the switch point to the newer timeline", ()
   ];
   for (const [at, timeline] of cases) assert.equal(timelineAt(HISTORY, parseLsn(at)), timeline, at);
   assert.equal(timelineAt(emptyHistory(timelineId(1)), lsn(5n)), 1);
+});
+
+test("cutHistoryProblem() finds a history without ancestors, and a last line without its end", () => {
+  const problemOf = (text: string) =>
+    cutHistoryProblem(parseHistory(FOUR, text), new TextEncoder().encode(text));
+  assert.equal(problemOf(TEXT), undefined);
+  assert.equal(problemOf(TEXT.slice(0, -1)), "its last line is cut off");
+  for (const text of ["", "\n", "# x\n"]) assert.equal(problemOf(text), "it names no ancestor");
 });
 
 test("parseHistory() reads what formatHistory() writes", () => {
