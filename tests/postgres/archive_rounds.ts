@@ -240,7 +240,7 @@ class Road {
       assert.deepEqual(missing, [], "acknowledged commits are missing");
       this.#count("synchronous rounds");
     } else {
-      this.#note(round, { missing, ledger, killedMs, ended, flushLsn: watch.highest });
+      this.#note(round, { missing, ledger, killedMs, ended });
     }
     if (watch.highest > 0n) {
       const promised = this.#lastRecordBelow(watch.highest);
@@ -376,22 +376,20 @@ class Road {
 
   #note(
     round: number,
-    { missing, ledger, killedMs, ended, flushLsn }: {
+    { missing, ledger, killedMs, ended }: {
       readonly missing: readonly string[];
       readonly ledger: Ledger;
       readonly killedMs: number;
       readonly ended: Lsn;
-      readonly flushLsn: Lsn;
     },
   ): void {
     const told = missing.map((id) => ledger.acknowledged.get(id));
     assert.ok(told.every((ms) => ms !== undefined), `commits of earlier rounds are missing: ${missing}`);
     const first = Math.min(killedMs, ...told.map((ms) => ms ?? 0));
-    const written = this.#endOfWal(flushLsn);
     const loss = {
       commits: missing.length,
       milliseconds: Math.round(Math.max(0, killedMs - first)),
-      bytes: Math.max(0, Number(written - ended)),
+      bytes: Number(this.#endOfWal(ended) - ended),
     };
     this.#losses.push(loss);
     this.#count("asynchronous rounds");
@@ -425,7 +423,7 @@ class Road {
     }
   }
 
-  /** Where the killed primary's WAL ends. */
+  /** Where the killed primary's WAL ends, which goes up to some place at least. */
   #endOfWal(known: Lsn): Lsn {
     let end = known;
     for (let at = known;;) {
@@ -525,8 +523,12 @@ async function killCommand(
     if (pid !== undefined) {
       await sleep(killAfterMs);
       if (!commandsOf(directory, verb).includes(pid)) return false;
-      process.kill(pid, "SIGKILL");
-      return true;
+      try {
+        process.kill(pid, "SIGKILL");
+        return true;
+      } catch {
+        return false; // it ended between the two lines
+      }
     }
     await sleep(3);
   }
