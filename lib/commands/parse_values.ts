@@ -11,10 +11,10 @@ export function lsnOption(text: string): Lsn {
   }
 }
 
-/** For commander: a format to compress with, and a level; `undefined` for "none". */
-export function compressionOption(text: string): Compression | undefined {
+/** For commander, which would make `undefined` an empty text: a format to compress with, and a level; or "none". */
+export function compressionOption(text: string): Compression | "none" {
   try {
-    return parseCompression(text);
+    return parseCompression(text) ?? "none";
   } catch (error) {
     const reason = (error as Error).message.replace(/^Cannot compress with "[^"]*": /, "");
     throw new InvalidArgumentError(`${reason}.`);

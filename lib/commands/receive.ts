@@ -122,7 +122,7 @@ async function receiveInto(
     // The look before was without the lock: somebody may have made it an archive meanwhile.
     const claimed = await openArchive(disk, { options, log });
     await claimed.removeCompressing();
-    if (options.compress !== undefined) {
+    if (options.compress !== undefined && options.compress !== "none") {
       // Only now: who does not compress needs none of it.
       const { Compressing } = await import("./compressing.ts");
       compressing = new Compressing(claimed, options.compress, log);

@@ -17,8 +17,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
   readonly hardLinks: boolean;
-  /** `undefined`: segments stay as the server wrote them. */
-  readonly compress?: Compression | undefined;
+  /** "none", as without it: segments stay as the server wrote them. */
+  readonly compress?: Compression | "none";
   readonly json?: boolean;
 }
 

@@ -127,6 +127,23 @@ function quietCommand(run: Parameters<typeof receiveCommand>[0] = () => Promise.
   return receiveCommand(run).exitOverride().configureOutput({ writeErr: () => {}, writeOut: () => {} });
 }
 
+test("receive takes --compress with a format, a level, or none", async () => {
+  for (
+    const [word, want] of [
+      ["none", "none"],
+      ["zstd", { format: "zstd", level: 1 }],
+      ["gzip:9", { format: "gzip", level: 9 }],
+    ] as const
+  ) {
+    let seen: unknown;
+    await quietCommand((options) => {
+      seen = options.compress;
+      return Promise.resolve();
+    }).parseAsync([`--compress=${word}`], { from: "user" });
+    assert.deepEqual(seen, want);
+  }
+});
+
 test("receive's options have the documented defaults", async () => {
   let seen: unknown;
   await quietCommand((options) => {
