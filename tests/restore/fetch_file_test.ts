@@ -630,6 +630,30 @@ test("a receiver at work moves files while they are looked at: no answer is wron
   }
 });
 
+test("a growing file that is read while it is written is no damage: the second look finds it whole", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const growing = join(scene.archive, `inprogress/${nameOf(LAST)}`);
+  // One page was read before it was written, the pages behind it after.
+  for (const [bytes, kind] of [[flipped(segments[3]!, 100_000), "tail"], [segments[3]!, "damage"]] as const) {
+    fs.writeFileSync(growing, bytes);
+    const server = {
+      data: openDirectDisk(scene.data),
+      wal: openDirectDisk(join(scene.data, "pg_wal")),
+      targetName: "RECOVERYXLOG",
+    };
+    const written = kind === "tail" ? segments[3]! : flipped(segments[3]!, 100_000);
+    const pause = () => Promise.resolve(fs.writeFileSync(growing, written));
+    const archive = await ArchiveDirectory.open(openDirectDisk(scene.archive));
+    const restore = await prepareRestore(archive, server, { proof: "records", pause });
+    const outcome = await fetchFile(restore, parseRequestedName(nameOf(LAST))!, { tail: "allowed" }).then(
+      (outcome) => outcome.kind,
+      (error) => obstacleOf(error),
+    );
+    assert.equal(outcome, kind);
+  }
+});
+
 /** A disk whose listings lack what `lacks` tells: Deno's end without an error where reading a directory fails half way. */
 function shortListing(root: string, lacks: (name: string) => boolean): Disk {
   const disk = openDirectDisk(root);
