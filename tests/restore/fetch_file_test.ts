@@ -343,6 +343,10 @@ test("a standby never gets WAL of its old timeline past the fork, whoever knows 
   scene.put("00000003.history", forkAt(BigInt((FIRST + 1) * MIB)));
   assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
   await refused(scene, nameOf(FIRST + 1), "outage", /timeline 3 left timeline 1 at 0\/400000/);
+  // Where it is can't be read: then no copy of it is delivered either.
+  scene.put("00000002.history", "1\t0/3");
+  scene.put(`inprogress/${nameOf(FIRST + 1)}`, segments[1]!);
+  await refused(scene, nameOf(FIRST + 1), "damage", /00000002\.history/);
 });
 
 test("the first segment of a timeline begins with pages of the old one, and of no other", async () => {
