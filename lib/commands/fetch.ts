@@ -7,6 +7,7 @@ import { messageChain } from "../log.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { fetchComplete, fetchFile, type FetchOutcome, prepareRestore } from "../restore/fetch_file.ts";
 import { exitCodeOf, type Obstacle, obstacleOf, RESTORE_EXIT } from "../restore/obstacle.ts";
+import { outlastOutage } from "../restore/outlast_outage.ts";
 import { parseRequestedName, type RequestedFile } from "../restore/requested_file.ts";
 import { isStandby, type RestoringServer } from "../restore/server_directory.ts";
 import { type Look, type Trigger, waitForFile } from "../restore/wait_for_file.ts";
@@ -15,6 +16,9 @@ import { type CommandContext, hintOf, UsageError } from "./context.ts";
 import type { FetchCommandOptions } from "./fetch_options.ts";
 
 const POLL_INTERVAL_MS = 1000;
+/** For how long, and how often, the history that a standby asks for is tried again in an outage. */
+const HISTORY_PATIENCE_MS = 5000;
+const HISTORY_INTERVAL_MS = 250;
 const LINE = "walvault fetch --archive DIRECTORY %f %p";
 
 const HINTS: Readonly<Partial<Record<Obstacle, string>>> = {
@@ -55,10 +59,13 @@ export async function fetch(
       if (how === "thorough") return await fetchFile(restore, file, { tail });
       return await fetchComplete(restore, file) ?? { kind: "absent", reason: "a tail is withheld" };
     };
+    const lookOnce = () => look({ how: "thorough", tail: "allowed" });
     // Histories and backup labels come before what they tell of, or never.
     const outcome = options.wait && file.kind === "segment"
       ? await waitForFile(look, waitingOf(options, context))
-      : await look({ how: "thorough", tail: "allowed" });
+      : file.kind === "history" && await isStandby(server.data)
+      ? await outlastOutage(lookOnce, patienceOf(context))
+      : await lookOnce();
     if (outcome.kind === "tail") {
       say(
         `${file.name} is delivered up to ${
@@ -87,6 +94,15 @@ export async function fetch(
     if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
     if (exitCode === absentExit) say(`${file.name}: the standby goes on and asks again`);
     return exitCode;
+  }
+
+  function patienceOf({ signal }: CommandContext) {
+    return {
+      nowMs: () => performance.now(),
+      sleep: (ms: number) => sleep(ms, undefined, { signal }),
+      limitMs: HISTORY_PATIENCE_MS,
+      intervalMs: HISTORY_INTERVAL_MS,
+    };
   }
 
   function waitingOf({ trigger, timeout, pollInterval }: FetchCommandOptions, { signal }: CommandContext) {

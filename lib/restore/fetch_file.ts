@@ -184,6 +184,7 @@ async function publishedSegment(
     if (file.timeline !== wanted.timeline || file.number !== wanted.number) continue;
     const readFile = (take: TakeBytes) => archive.readUnfinished(file, take);
     if ((await readUnfinished(file.path, wanted, readFile))?.state !== "complete") continue;
+    await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
     await deliverSegment(restore, { path: file.path, readThrough: readFile }, wanted);
     return deliveredFrom(file.path, damages);
   }

@@ -197,6 +197,29 @@ test("fetch: help is no file", { timeout }, () => {
   assert.equal(run(scene.data, ["fetch", "--help"]).code, 0);
 });
 
+test(
+  "fetch: in a short outage a standby is not told that there is no newer timeline",
+  { timeout },
+  async () => {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    scene.put("00000002.history", "1\t0/6000000\tno recovery target specified\n");
+    fs.writeFileSync(join(scene.data, "standby.signal"), "");
+    fs.renameSync(scene.archive, `${scene.archive}.away`);
+    const asked = started(scene.data, [
+      "fetch",
+      "-d",
+      scene.archive,
+      "00000002.history",
+      "pg_wal/RECOVERYHISTORY",
+    ]);
+    await sleep(2500);
+    assert.equal(asked.child.exitCode, null, asked.said());
+    fs.renameSync(`${scene.archive}.away`, scene.archive);
+    assert.deepEqual(await asked.ended(), { code: 0, stderr: "" });
+  },
+);
+
 test("fetch --wait: the file, a trigger, or the time limit", { timeout }, async () => {
   using scene = new Scene();
   scene.fill(segments, 3);

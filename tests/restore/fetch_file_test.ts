@@ -343,6 +343,10 @@ test("a standby never gets WAL of its old timeline past the fork, whoever knows 
   scene.put("00000003.history", forkAt(BigInt((FIRST + 1) * MIB)));
   assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
   await refused(scene, nameOf(FIRST + 1), "outage", /timeline 3 left timeline 1 at 0\/400000/);
+  // Where it is can't be read: then no copy of it is delivered either.
+  scene.put("00000002.history", "1\t0/3");
+  scene.put(`inprogress/${nameOf(FIRST + 1)}`, segments[1]!);
+  await refused(scene, nameOf(FIRST + 1), "damage", /00000002\.history/);
 });
 
 test("the first segment of a timeline begins with pages of the old one, and of no other", async () => {
@@ -627,6 +631,30 @@ test("a receiver at work moves files while they are looked at: no answer is wron
       if (step > looks) break;
       assert.ok(step < 300);
     }
+  }
+});
+
+test("a growing file that is read while it is written is no damage: the second look finds it whole", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const growing = join(scene.archive, `inprogress/${nameOf(LAST)}`);
+  // One page was read before it was written, the pages behind it after.
+  for (const [bytes, kind] of [[flipped(segments[3]!, 100_000), "tail"], [segments[3]!, "damage"]] as const) {
+    fs.writeFileSync(growing, bytes);
+    const server = {
+      data: openDirectDisk(scene.data),
+      wal: openDirectDisk(join(scene.data, "pg_wal")),
+      targetName: "RECOVERYXLOG",
+    };
+    const written = kind === "tail" ? segments[3]! : flipped(segments[3]!, 100_000);
+    const pause = () => Promise.resolve(fs.writeFileSync(growing, written));
+    const archive = await ArchiveDirectory.open(openDirectDisk(scene.archive));
+    const restore = await prepareRestore(archive, server, { proof: "records", pause });
+    const outcome = await fetchFile(restore, parseRequestedName(nameOf(LAST))!, { tail: "allowed" }).then(
+      (outcome) => outcome.kind,
+      (error) => obstacleOf(error),
+    );
+    assert.equal(outcome, kind);
   }
 });
 
