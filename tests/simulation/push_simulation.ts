@@ -182,6 +182,10 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
   if (powerCut) sim.cutPower();
   assertPublished(sim);
 
+  // One comes alone: nobody else's sync helps it.
+  await runAll([push(plan.pushes[0]!, 20)]);
+  assertPublished(sim);
+
   // Everybody comes again; whatever happened, nobody is stuck.
   await runAll([...FILES.keys()].map((name) => push(name, 20)));
   assertPublished(sim);
