@@ -8,7 +8,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseHistory } from "../../lib/wal/history.ts";
 import type { Lsn } from "../../lib/wal/lsn.ts";
-import { timelineId } from "../../lib/wal/timeline.ts";
+import { historyFileName, timelineId } from "../../lib/wal/timeline.ts";
 import { denoCommand } from "../../tasks/install_locked.ts";
 import { type BackupCopy, Cluster, type Settings } from "./cluster.ts";
 import { until, type WorkDirectory } from "./receiver.ts";
@@ -140,7 +140,7 @@ export class RecoveringServer {
 
   /** Where it left its old timeline. */
   switchPoint(timeline: number): Lsn {
-    const bytes = fs.readFileSync(this.#wal(`0000000${timeline}.history`));
+    const bytes = fs.readFileSync(this.#wal(historyFileName(timelineId(timeline))));
     return parseHistory(timelineId(timeline), bytes).entries.at(-1)!.endLsn;
   }
 

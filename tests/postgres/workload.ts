@@ -10,7 +10,8 @@ export const TABLE = "CREATE TABLE work (id text PRIMARY KEY, payload text NOT N
 
 /** Clients that commit row after row, and remember what they were told is committed. */
 export class Ledger {
-  readonly acknowledged = new Set<string>();
+  /** Each commit with the moment, by `performance.now()`, when its client was told. */
+  readonly acknowledged = new Map<string, number>();
   /** Why clients ended, when not by `stop()`. */
   readonly problems: string[] = [];
   #running = true;
@@ -44,7 +45,7 @@ export class Ledger {
         // Random, so that it stays as large in WAL as it is.
         const payload = randomBytes(Math.max(1, payloadBytes / 2)).toString("hex");
         await sql.unsafe("INSERT INTO work VALUES ($1, $2)", [id, payload]);
-        this.acknowledged.add(id);
+        this.acknowledged.set(id, performance.now());
         if (pauseMs !== undefined) await sleep(pauseMs);
       }
     } catch (error) {
@@ -70,7 +71,7 @@ export class Ledger {
 export async function missingOn(cluster: Cluster, ledgers: readonly Ledger[]): Promise<readonly string[]> {
   const rows = await cluster.sql<{ id: string }>("SELECT id FROM work");
   const there = new Set(rows.map((row) => row.id));
-  return ledgers.flatMap((ledger) => [...ledger.acknowledged]).filter((id) => !there.has(id));
+  return ledgers.flatMap((ledger) => [...ledger.acknowledged.keys()]).filter((id) => !there.has(id));
 }
 
 /** The content of the table, as one text. */
