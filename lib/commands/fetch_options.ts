@@ -50,8 +50,9 @@ Examples, in postgresql.conf:
   Recover to the last byte that was received:
     restore_command = 'walvault fetch --archive /srv/archive/main %f %p'
 
-  A warm standby that waits for its next segment, with recovery.signal:
+  A warm standby that waits for its next segment, with recovery.signal (the second line from PostgreSQL 15 on):
     restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'
+    recovery_prefetch = off
 
 Exit codes:
   0 delivered   1 there is no such file, which is proven   200 everything else
