@@ -28,7 +28,9 @@ export function executable(): string {
   if (given !== undefined && given.includes("/")) return given;
   if (built !== undefined) return built;
   const directory = fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
-  process.once("exit", () => fs.rmSync(directory, { recursive: true, force: true }));
+  const remove = () => fs.rmSync(directory, { recursive: true, force: true });
+  process.once("exit", remove);
+  globalThis.addEventListener("unload", remove); // `deno test` ends without the other
   fs.chmodSync(directory, 0o755);
   const output = join(directory, "walvault");
   const [command, ...first] = denoCommand();
