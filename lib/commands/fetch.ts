@@ -23,8 +23,9 @@ const LINE = "walvault fetch --archive DIRECTORY %f %p";
 
 const HINTS: Readonly<Partial<Record<Obstacle, string>>> = {
   hole:
-    "Bring the missing WAL back, or end recovery before it on purpose, with recovery_target_lsn or recovery_target_timeline",
-  damage: "Bring it back from another copy, or end recovery before it on purpose, with recovery_target_lsn",
+    "Bring the missing WAL back, or end recovery before it on purpose, with recovery_target_timeline or recovery_target_lsn; for the latter a server of 15 or newer needs recovery_prefetch = off",
+  damage:
+    "Bring it back from another copy, or end recovery before it on purpose, with recovery_target_lsn; for that a server of 15 or newer needs recovery_prefetch = off",
   "wrong cluster": "Name the archive of this cluster",
 };
 

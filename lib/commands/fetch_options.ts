@@ -56,8 +56,9 @@ Examples, in postgresql.conf:
   Recover to the last byte that was received:
     restore_command = 'walvault fetch --archive /srv/archive/main %f %p'
 
-  A warm standby that waits for its next segment, with recovery.signal:
+  A warm standby that waits for its next segment, with recovery.signal (the second line from PostgreSQL 15 on):
     restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'
+    recovery_prefetch = off
 
   The same, where not even a runtime that can't start (no memory, no file descriptors) may end the recovery:
     restore_command = 'walvault fetch --archive /srv/archive/main --absent-exit 66 %f %p; r=$?; [ $r = 66 ] && exit 1; [ $r = 0 ] || exit 200'

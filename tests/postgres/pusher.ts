@@ -2,13 +2,12 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { denoCommand } from "../../tasks/install_locked.ts";
 import type { Cluster } from "./cluster.ts";
 import { ArchiveFiles, type ProgramRun, programWords, until, type WorkDirectory } from "./receiver.ts";
+import { executable } from "./restorer.ts";
 import { serverAccount } from "./servers.ts";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
@@ -38,38 +37,9 @@ export function walvault(words: readonly string[], options: { readonly cwd?: str
   return { code: status, stdout, stderr };
 }
 
-let built: string | undefined;
-
-/**
- * One executable that the server's account can run: a checkout and Deno's cache may be closed for it.
- *
- * Built once in a process, and removed with it.
- */
+/** The executable, as the server's account runs it. */
 export function serverRun(): ProgramRun {
-  const given = process.env["WALVAULT_EXECUTABLE"];
-  if (given !== undefined && given !== "" && given !== "bun") {
-    return { executable: given, account: serverAccount() };
-  }
-  if (built === undefined) {
-    const directory = fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
-    removeAfterUs(directory);
-    fs.chmodSync(directory, 0o755);
-    const output = join(directory, "walvault");
-    const [command, ...first] = denoCommand();
-    const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${output}`];
-    const run = spawnSync(command, words, { cwd: ROOT, encoding: "utf8" });
-    assert.equal(run.status, 0, run.stderr);
-    fs.chmodSync(output, 0o755);
-    built = output;
-  }
-  return { executable: built, account: serverAccount() };
-}
-
-/** A shell that sees the end of the pipe that only we hold: test runners run no handlers at their end. */
-function removeAfterUs(directory: string): void {
-  const words = ["-c", 'read -r _; rm -rf "$1"', "sh", directory];
-  const shell = spawn("sh", words, { cwd: "/", stdio: ["pipe", "ignore", "ignore"], detached: true });
-  shell.unref();
+  return { executable: executable(), account: serverAccount() };
 }
 
 /** Runs the executable as the server's account, in a data directory. */

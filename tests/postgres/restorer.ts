@@ -1,7 +1,6 @@
 /** `walvault fetch` as the restore_command of real servers. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
+import { spawn, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -22,27 +21,29 @@ let built: string | undefined;
 /**
  * One executable that the server's account can run: a checkout and Deno's cache may be closed for it.
  *
- * Built once in a process, always in the same place. `WALVAULT_EXECUTABLE` with a path takes its place.
+ * Built once in a process, and removed with it. `WALVAULT_EXECUTABLE` with a path takes its place.
  */
 export function executable(): string {
   const given = process.env["WALVAULT_EXECUTABLE"];
   if (given !== undefined && given.includes("/")) return given;
   if (built !== undefined) return built;
-  const checkout = createHash("sha256").update(ROOT).digest("hex").slice(0, 8);
-  const directory = join(tmpdir(), `walvault-fetch-${checkout}`);
-  fs.mkdirSync(directory, { recursive: true });
-  // Not somebody else's directory waiting under a name that can be guessed.
-  assert.equal(fs.lstatSync(directory).uid, process.getuid?.() ?? 0);
+  const directory = fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
+  removeAfterUs(directory);
   fs.chmodSync(directory, 0o755);
-  const fresh = join(directory, `fresh-${process.pid}`);
+  const path = join(directory, "walvault");
   const [command, ...first] = denoCommand();
-  const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${fresh}`];
+  const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${path}`];
   const run = spawnSync(command, words, { cwd: ROOT, encoding: "utf8" });
   assert.equal(run.status, 0, run.stderr);
-  fs.chmodSync(fresh, 0o755);
-  const path = join(directory, "walvault");
-  fs.renameSync(fresh, path);
+  fs.chmodSync(path, 0o755);
   return built = path;
+}
+
+/** A shell that sees the end of the pipe that only we hold: test runners run no handlers at their end. */
+function removeAfterUs(directory: string): void {
+  const words = ["-c", 'read -r _; rm -rf "$1"', "sh", directory];
+  const shell = spawn("sh", words, { cwd: "/", stdio: ["pipe", "ignore", "ignore"], detached: true });
+  shell.unref();
 }
 
 /** The setting; `options` stand before the two names. */
