@@ -254,11 +254,20 @@ async function serverTakesTls(
     // More than one byte here would be read as if it had come encrypted (CVE-2021-23222).
     if (answer.length === 1 && answer[0] === 0x53) return true;
     if (answer.length === 1 && answer[0] === 0x4e) return false;
+    // An error instead of an answer, as from a server that can start no session just now. Who says so is not proven, so
+    // its words are not told; libpq does the same.
+    if (answer[0] === 0x45) {
+      throw new ConnectionError(
+        "refused",
+        `Cannot connect to ${formatAddress(host)}: the server can start no session now`,
+        { hint: "it may be starting, stopping, or out of processes or memory: look at its log" },
+      );
+    }
     throw new ProtocolError(
       `Cannot decode answer to SSLRequest: ${answer.length} bytes, the first ${answer[0]}, want S or N`,
     );
   } catch (cause) {
-    throw signal.aborted ? cause : connectFailure(cause, host);
+    throw signal.aborted || cause instanceof ConnectionError ? cause : connectFailure(cause, host);
   }
 }
 

@@ -431,6 +431,19 @@ describe("connect() to something that is no good server", () => {
     );
   });
 
+  it("an error in place of the answer to SSLRequest is a refusal, which time may mend", SLOW, async () => {
+    await using server = await startFakeServer(async ({ receive, send, socket }) => {
+      await receive();
+      send("Ecould not fork new process for connection: Resource temporarily unavailable\n\0");
+      socket.end();
+    });
+    await assert.rejects(
+      attempt(server.port, WITH_TLS),
+      isConnectionError("refused", /the server can start no session now$/),
+    );
+    assert.equal(server.connections, 1);
+  });
+
   it("FATAL at the start is the server's word", SLOW, async () => {
     await using server = await startFakeServer(async ({ receive, send, socket }) => {
       await receive();
