@@ -177,7 +177,7 @@ test(`${NAME} is the only one in its directory`, { timeout }, async () => {
 });
 
 test(`${NAME} tells a hole that nobody can fill, and goes on behind it`, { timeout }, async () => {
-  await using cluster = await start({ wal_keep_size: "0", max_wal_size: "2MB", min_wal_size: "2MB" });
+  await using cluster = await start({ max_wal_size: "2MB", min_wal_size: "2MB" });
   using directory = temporaryDirectory();
   const first = running(["-D", directory.path, ...connection(cluster)]);
   await until(
@@ -190,6 +190,8 @@ test(`${NAME} tells a hole that nobody can fill, and goes on behind it`, { timeo
   const hole = complete.at(-2)!;
   fs.rmSync(join(directory.path, hole));
   const newest = complete.at(-1)!;
+  // Only now: before, the server could remove what the first run had not received yet.
+  await cluster.configure({ wal_keep_size: "0" });
   await cluster.sql("CHECKPOINT");
   await cluster.sql("CHECKPOINT");
   const removed = !cluster.walFiles().includes(hole);
