@@ -94,14 +94,15 @@ test("stream and push into one archive: they agree on every segment", { timeout 
   using directory = new WorkDirectory();
   await using cluster = await startCluster({ segmentBytes, settings: { ...settings, archive_mode: "on" } });
   const archive = initArchive(directory, cluster, segmentBytes);
-  await cluster.configure({ archive_command: archiveCommand(archive) });
-  await cluster.sql(TABLE);
   await using receiver = startReceiver({
     connection: cluster.conninfo(),
     archive: archive.directory,
     runBy: serverRun(),
   });
   await receiver.next("streaming");
+  // After the receiver's start: that takes the temporary file of a push under way for one of a killed push.
+  await cluster.configure({ archive_command: archiveCommand(archive) });
+  await cluster.sql(TABLE);
   await using ledger = new Ledger(cluster, { clients: 3, payloadBytes: 12_000 });
   await sleep(4000);
   await ledger.stop();
@@ -439,8 +440,6 @@ test(
     using directory = new WorkDirectory();
     await using cluster = await startCluster({ segmentBytes, settings: { ...settings, archive_mode: "on" } });
     const archive = initArchive(directory, cluster, segmentBytes);
-    await cluster.configure({ archive_command: archiveCommand(archive, ["--compress=zstd"]) });
-    await cluster.sql(TABLE);
     await using receiver = startReceiver({
       connection: cluster.conninfo(),
       archive: archive.directory,
@@ -448,6 +447,9 @@ test(
       runBy: serverRun(),
     });
     await receiver.next("streaming");
+    // After the receiver's start: that takes the temporary file of a push under way for one of a killed push.
+    await cluster.configure({ archive_command: archiveCommand(archive, ["--compress=zstd"]) });
+    await cluster.sql(TABLE);
     await using ledger = new Ledger(cluster, { clients: 3, payloadBytes: 12_000 });
     await sleep(3000);
     await ledger.stop();
