@@ -7,6 +7,7 @@ import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
 import { pushCommand } from "./lib/commands/push_options.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
+import { statusCommand } from "./lib/commands/status_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { asCommand } from "./lib/compat/as_options.ts";
 import { originalCall, runOriginal } from "./lib/compat/originals.ts";
@@ -95,6 +96,10 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       failOnUncaught();
       const { fetch } = await import("./lib/commands/fetch.ts");
       settle(await fetch(words, options, context));
+    }),
+    statusCommand(async (files, options) => {
+      const { status } = await import("./lib/commands/status.ts");
+      settle(await status(files, options, context));
     }),
     asCommand(),
   ];

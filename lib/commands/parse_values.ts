@@ -30,6 +30,17 @@ export function secondsOption(text: string): number {
   return seconds * 1000;
 }
 
+const BYTES_OF_UNIT = { B: 1n, kB: 1n << 10n, MB: 1n << 20n, GB: 1n << 30n, TB: 1n << 40n } as const;
+
+/** For commander: a size in PostgreSQL's units, where 1kB is 1024 bytes; a bare number counts bytes. */
+export function bytesOption(text: string): bigint {
+  const [, number, unit = "B"] = /^([0-9]{1,15})(B|kB|MB|GB|TB)?$/.exec(text) ?? [];
+  if (number === undefined) {
+    throw new InvalidArgumentError(`want a size such as 64MB, in B, kB, MB, GB or TB, got "${text}".`);
+  }
+  return BigInt(number) * BYTES_OF_UNIT[unit as keyof typeof BYTES_OF_UNIT];
+}
+
 /** For commander: an exit code that a server takes for the end of all WAL. */
 export function absentExitOption(text: string): number {
   const code = Number(text);
