@@ -1,4 +1,4 @@
-import { SEGMENT_FORMS, nameOf } from "../archive/layout.ts";
+import { nameOf, SEGMENT_FORMS } from "../archive/layout.ts";
 import { withFile } from "../archive/durable.ts";
 import { type Hole, holeBetween, type TailPlace, tailPlaces } from "../observe/lineage_cover.ts";
 import type { ArchiveDirectory } from "../restore/archive_directory.ts";

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { hasReached } from "../observe/lag.ts";
 import { emptyHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
-import { findEnd, type EndOfLineage } from "./archive_end.ts";
+import { type EndOfLineage, findEnd } from "./archive_end.ts";
 import { type ArchiveSurvey, type LineageSurvey, surveyLineage } from "./archive_survey.ts";
 import type { ServerLook } from "./server_look.ts";
 

@@ -1,16 +1,19 @@
 import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
-import { CONFLICTS_DIRECTORY, parseBroughtName } from "../archive/layout.ts";
+import { CONFLICTS_DIRECTORY, nameOf, parseBroughtName } from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
-import { timelineHoldings, type TimelineHoldings } from "../observe/timeline_holdings.ts";
+import { type TimelineHoldings, timelineHoldings } from "../observe/timeline_holdings.ts";
 import { type Hole, holesBetween, type Stretch, stretchesOf } from "../observe/lineage_cover.ts";
 import { segmentRuns } from "../observe/segment_runs.ts";
 import type { ArchiveDirectory, ArchiveNames } from "../restore/archive_directory.ts";
 import { type BackupHistory, parseBackupHistory } from "../wal/backup_history.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import type { SegmentSize } from "../wal/segment.ts";
+import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
 import { type EndOfLineage, findEnd } from "./archive_end.ts";
+
+/** Holes and timelines are few, in an archive that is well. */
+const MAXIMUM_RUNS_LOOKED_AT = 100;
 
 /** A base backup that the archive has the label of. */
 export interface KnownBackup extends BackupHistory {
@@ -69,6 +72,7 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
     const again = await directory.names();
     runs = segmentRuns([...names.root, ...again.root], segmentSize);
   }
+  defects.push(...await shortSegments(directory, runs, segmentSize));
   const unfinished = await directory.unfinishedFiles(segmentSize);
   const newestTimeline = maximum([...runs, ...histories, ...unfinished].map(({ timeline }) => timeline));
   return {
@@ -106,6 +110,27 @@ export async function surveyLineage(
   });
   const holes = holesBetween(stretches, lineage, segmentSize);
   return { lineage, stretches, holes: [...holes, ...end.holes], end };
+}
+
+/**
+ * What stands under the last name of each run and can be no complete segment.
+ *
+ * There it is that an interrupted copy leaves one; to look at all of them would take too long, and is for verify.
+ */
+async function shortSegments(
+  directory: ArchiveDirectory,
+  runs: readonly SegmentRun[],
+  size: SegmentSize,
+): Promise<readonly string[]> {
+  const defects: string[] = [];
+  for (const { timeline, endNumber } of runs.slice(-MAXIMUM_RUNS_LOOKED_AT)) {
+    const name = nameOf({ timeline, number: endNumber - 1n as SegmentNumber }, size);
+    const entry = await directory.disk.entry(name);
+    if (entry === undefined) continue;
+    if (entry.kind !== "file") defects.push(`"${name}" is a ${entry.kind}, want a file`);
+    else if (entry.bytes !== size) defects.push(`"${name}" has ${entry.bytes} bytes, want ${size}`);
+  }
+  return defects;
 }
 
 function hasHole(runs: readonly SegmentRun[]): boolean {

@@ -29,7 +29,11 @@ export interface ServerLook {
 /** Asks a server where it is. */
 export async function lookAtServer(
   settings: ConnectionSettings,
-  { log, signal, slot }: { readonly log: Log; readonly signal: AbortSignal; readonly slot: string | undefined },
+  { log, signal, slot }: {
+    readonly log: Log;
+    readonly signal: AbortSignal;
+    readonly slot: string | undefined;
+  },
 ): Promise<ServerLook> {
   await using session = await connect(settings, { log, signal });
   let views: ReplicationViews | undefined;
@@ -40,7 +44,9 @@ export async function lookAtServer(
     // A role that may only replicate: what the replication connection tells is worth having without it.
     viewsProblem = error;
   }
-  const slotRestartLsn = views === undefined && slot !== undefined ? await restartOf(session, slot) : undefined;
+  const slotRestartLsn = views === undefined && slot !== undefined
+    ? await restartOf(session, slot)
+    : undefined;
   // Before the position is told: it must not be older than it has to.
   const { timeline } = await session.identifySystem();
   const lineage = await lineageOf(session, timeline);

@@ -49,7 +49,11 @@ export function statusCommand(
       new Option("--max-lag <seconds>", "with --check: WAL may be missing for this long at most")
         .argParser(secondsOption).default(DEFAULT_MAX_LAG_SECONDS * 1000, String(DEFAULT_MAX_LAG_SECONDS)),
     )
-    .option("--max-lag-bytes <size>", "with --check: the server may be this far ahead (no limit)", bytesOption)
+    .option(
+      "--max-lag-bytes <size>",
+      "with --check: the server may be this far ahead (no limit)",
+      bytesOption,
+    )
     .option(
       "--max-age <seconds>",
       "with --check: the newest WAL may be this old, whatever the server has (no limit)",
@@ -60,7 +64,11 @@ export function statusCommand(
       "with --check: the slot must be this far from losing WAL, safe_wal_size (no limit)",
       bytesOption,
     )
-    .option("--min-free <size>", "with --check: this much must be free in the archive (no limit)", bytesOption)
+    .option(
+      "--min-free <size>",
+      "with --check: this much must be free in the archive (no limit)",
+      bytesOption,
+    )
     .option("--require-backup", "with --check: a base backup known here must be recoverable to the end")
     .option("--json", "print one JSON object; docs/json.md describes it")
     .option("-v, --verbose", "log also the connection")

@@ -61,9 +61,7 @@ function judgeOn(
   size: SegmentSize,
 ): BackupJudgement {
   const number = segmentNumberAt(startLsn, size);
-  const index = stretches.findIndex((stretch) =>
-    stretch.firstNumber <= number && number < stretch.endNumber
-  );
+  const index = stretches.findIndex((stretch) => stretch.firstNumber <= number && number < stretch.endNumber);
   const isLast = index === stretches.length - 1;
   const stretch = stretches[index];
   // With nothing complete, or from the tail's own segment on, the tail is all there is.

@@ -1,26 +1,17 @@
-import type { Lsn } from "../wal/lsn.ts";
+import type { TransactionMark } from "../archive/segment_index.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
-
-/** A commit, as its record tells it. */
-export interface Commit {
-  /** Where the record begins. */
-  readonly lsn: Lsn;
-  readonly xid: number;
-  /** Microseconds since 1970 by the server's clock. */
-  readonly timeUs: bigint;
-}
 
 /** The first and the last commit of one segment, by LSN. */
 export interface SegmentCommits {
-  readonly first: Commit | undefined;
-  readonly last: Commit | undefined;
+  readonly first: TransactionMark | undefined;
+  readonly last: TransactionMark | undefined;
 }
 
 /** Tells the commits of a segment of one lineage; `undefined` when they can't be told. */
 export type CommitsOf = (number: SegmentNumber) => Promise<SegmentCommits | undefined>;
 
 /** What a look for a commit found; `unknown` when there was too much to look at, or something could not be read. */
-export type CommitLook = Commit | "none" | "unknown";
+export type CommitLook = TransactionMark | "none" | "unknown";
 
 /** Segments of one lineage, `firstNumber` up to, not including, `endNumber`; and how many of them may be looked at. */
 export interface CommitRange {
@@ -30,27 +21,28 @@ export interface CommitRange {
 }
 
 /** The first commit in a range of segments. */
-export async function firstCommit(range: CommitRange, commitsOf: CommitsOf): Promise<CommitLook> {
-  const { firstNumber, endNumber, maximumLooks } = range;
-  let looks = 0;
-  for (let number = firstNumber; number < endNumber; number = number + 1n as SegmentNumber) {
-    if (looks++ === maximumLooks) return "unknown";
-    const commits = await commitsOf(number);
-    if (commits === undefined) return "unknown";
-    if (commits.first !== undefined) return commits.first;
-  }
-  return "none";
+export function firstCommit(range: CommitRange, commitsOf: CommitsOf): Promise<CommitLook> {
+  return look(range, "first", commitsOf);
 }
 
 /** The last commit in a range of segments. */
-export async function lastCommit(range: CommitRange, commitsOf: CommitsOf): Promise<CommitLook> {
-  const { firstNumber, endNumber, maximumLooks } = range;
-  let looks = 0;
-  for (let number = endNumber - 1n as SegmentNumber; number >= firstNumber; number--) {
-    if (looks++ === maximumLooks) return "unknown";
-    const commits = await commitsOf(number);
+export function lastCommit(range: CommitRange, commitsOf: CommitsOf): Promise<CommitLook> {
+  return look(range, "last", commitsOf);
+}
+
+async function look(
+  { firstNumber, endNumber, maximumLooks }: CommitRange,
+  which: "first" | "last",
+  commitsOf: CommitsOf,
+): Promise<CommitLook> {
+  const count = endNumber - firstNumber;
+  for (let step = 0n; step < count; step++) {
+    if (step >= maximumLooks) return "unknown";
+    const number = which === "first" ? firstNumber + step : endNumber - 1n - step;
+    const commits = await commitsOf(number as SegmentNumber);
     if (commits === undefined) return "unknown";
-    if (commits.last !== undefined) return commits.last;
+    const found = commits[which];
+    if (found !== undefined) return found;
   }
   return "none";
 }

@@ -54,14 +54,18 @@ function holeProblems(facts: HealthFacts): readonly string[] {
   return holesThatMatter(facts).slice(0, 1).map(({ segments, firstName, startLsn, endLsn }) => {
     const others = holesThatMatter(facts).length - 1;
     const more = others > 0 ? `, and ${others} more ${others === 1 ? "hole" : "holes"}` : "";
-    const what = segments === 1n ? `${firstName} is missing` : `${segments} segments from ${firstName} on are missing`;
+    const what = segments === 1n
+      ? `${firstName} is missing`
+      : `${segments} segments from ${firstName} on are missing`;
     return `${what} (${formatLsn(startLsn)} to ${formatLsn(endLsn)})${more}`;
   });
 }
 
 function conflictProblems({ conflicts }: HealthFacts): readonly string[] {
   if (conflicts === 0) return [];
-  return [`${conflicts} ${conflicts === 1 ? "file" : "files"} in conflicts/: look at them, then move them away`];
+  return [
+    `${conflicts} ${conflicts === 1 ? "file" : "files"} in conflicts/: look at them, then move them away`,
+  ];
 }
 
 function lagProblems({ lag, sinceChangeMs }: HealthFacts, thresholds: Thresholds): readonly string[] {
@@ -99,7 +103,9 @@ function slotProblems({ slot }: HealthFacts, { minSafeWalBytes }: Thresholds): r
 }
 
 function roomProblems({ freeBytes }: HealthFacts, { minFreeBytes }: Thresholds): readonly string[] {
-  if (freeBytes === undefined || minFreeBytes === undefined || BigInt(Math.floor(freeBytes)) >= minFreeBytes) return [];
+  if (
+    freeBytes === undefined || minFreeBytes === undefined || BigInt(Math.floor(freeBytes)) >= minFreeBytes
+  ) return [];
   return [`${Math.floor(freeBytes)} bytes free in the archive, want at least ${minFreeBytes}`];
 }
 

@@ -22,8 +22,8 @@ import {
   decodeClock,
   decodeSenders,
   decodeSlots,
-  type SenderView,
   sendersQuery,
+  type SenderView,
   slotsQuery,
   type SlotView,
 } from "../protocol/replication_views.ts";
