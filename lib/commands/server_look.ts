@@ -26,6 +26,8 @@ export interface ServerLook {
   readonly slotRestartLsn: Lsn | "absent" | undefined;
 }
 
+const APPLICATION_NAME = "walvault status";
+
 /** Asks a server where it is. */
 export async function lookAtServer(
   settings: ConnectionSettings,
@@ -35,7 +37,8 @@ export async function lookAtServer(
     readonly slot: string | undefined;
   },
 ): Promise<ServerLook> {
-  await using session = await connect(settings, { log, signal });
+  // Under the receiver's own name we would be taken for it, by ourselves and by synchronous_standby_names.
+  await using session = await connect({ ...settings, applicationName: APPLICATION_NAME }, { log, signal });
   let views: ReplicationViews | undefined;
   let viewsProblem: unknown;
   try {
