@@ -194,11 +194,16 @@ async function readTail(
   let writtenBytes = 0;
   await archive.readUnfinished(file, (bytes, position) => {
     scanner.push(bytes);
-    if (isAllZero(bytes)) return "more";
-    let length = bytes.length;
-    while (bytes[length - 1] === 0) length--;
-    writtenBytes = position + length;
-    return "more";
+    if (!isAllZero(bytes)) {
+      let length = bytes.length;
+      while (bytes[length - 1] === 0) length--;
+      writtenBytes = position + length;
+    }
+    if (!scanner.done) return "more";
+    const { end, contentEndLsn } = scanner.result();
+    // The rest is of no interest, unless it has to be empty.
+    const neededBytes = Number(contentEndLsn - startLsn) + PAGE_BYTES;
+    return end !== "switch" && position + bytes.length >= neededBytes ? "enough" : "more";
   });
   const modifiedMs = await withFile(archive.disk, file.path, async (open) => (await open.state()).modifiedMs);
   if (modifiedMs === undefined) throw new VanishedError(`"${archive.disk.root}/${file.path}" is gone`);
