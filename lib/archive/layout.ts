@@ -8,6 +8,8 @@ export const IDENTITY_FILE = "archive.json";
 export const LOCK_FILE = "lock";
 export const IN_PROGRESS_DIRECTORY = "inprogress";
 export const CONFLICTS_DIRECTORY = "conflicts";
+/** A cache: what the segments hold, for `find`, `status` and `verify`. May be removed at will. */
+export const INDEX_DIRECTORY = "index";
 
 /** Ends of names under which a complete segment may stand; the plain one first. */
 export const SEGMENT_FORMS = ["", ".zst", ".gz", ".lz4"] as const;
@@ -24,7 +26,7 @@ const OWN_NAMES: ReadonlySet<string> = new Set([
   IN_PROGRESS_DIRECTORY,
   CONFLICTS_DIRECTORY,
   "backups",
-  "index",
+  INDEX_DIRECTORY,
   "gaps.jsonl",
 ]);
 
@@ -45,6 +47,11 @@ export function pushedPath(name: string, suffix: string): string {
 export function isPushedName(entry: string, name?: string): boolean {
   const brought = /^(.+)\.push-[0-9a-z]+$/.exec(entry)?.[1];
   return brought !== undefined && (name === undefined || brought === name);
+}
+
+/** Where the index of a segment stands. */
+export function indexPath(name: string): string {
+  return `${INDEX_DIRECTORY}/${name}.idx`;
 }
 
 /** Where a segment grows. */
