@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { openDirectDisk } from "../archive/direct_disk.ts";
+import { RangeBoundError } from "../archive/verify/plan.ts";
 import { openDirectProver, openProofThreads, type Prover } from "../archive/verify/prover.ts";
 import { verifyDirectory } from "../archive/verify/verify.ts";
 import type { Log } from "../log.ts";
@@ -40,7 +41,7 @@ export async function verify(options: VerifyCommandOptions, context: CommandCont
     context.stdout.write(format(report, run));
     return report.problemCount === 0 ? EXIT.done : EXIT.no;
   } catch (error) {
-    if (error instanceof RangeError) {
+    if (error instanceof RangeBoundError) {
       throw new UsageError(error.message, "Look at --from and --to; the segment size counts in both");
     }
     throw error;

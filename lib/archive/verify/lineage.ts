@@ -2,6 +2,7 @@ import { ancestorHistory, cutHistoryProblem, parseHistory, type TimelineHistory 
 import { formatLsn, type Lsn } from "../../wal/lsn.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Finding } from "./finding.ts";
+import type { TimelineMark } from "./timeline_starts.ts";
 
 /** A timeline's history, as its file tells it, or what is wrong with the file. */
 export type ReadHistory = { readonly history: TimelineHistory } | { readonly finding: Finding };
@@ -58,12 +59,8 @@ function differenceOf(told: TimelineHistory, own: TimelineHistory): string | und
   return undefined;
 }
 
-/** The first record of a timeline's own: an end of recovery, or a checkpoint in its place. */
-export interface TimelineStart {
-  /** Where the timeline's first own record begins: this one, or one that the end of recovery wrote before it. */
-  readonly lsn: Lsn;
-  readonly timeline: TimelineId;
-  readonly previousTimeline: TimelineId;
+/** Where a timeline begins, by the records of a file. */
+export interface TimelineStart extends TimelineMark {
   readonly path: string;
 }
 

@@ -29,6 +29,11 @@ import type { SegmentRole } from "./segment_verdict.ts";
  */
 export type DirectoryLayout = "archive" | "plain" | "server";
 
+/** A range that is none. */
+export class RangeBoundError extends RangeError {
+  override readonly name = "RangeBoundError";
+}
+
 /** All entries of a directory, and of its `inprogress/`. */
 export interface DirectoryEntries {
   readonly root: readonly NamedEntry[];
@@ -184,7 +189,7 @@ export interface NumberRange {
 /**
  * The segments of a range.
  *
- * @throws {RangeError} when a name is none of a segment of this size, or the range ends before it begins.
+ * @throws {RangeBoundError} when a name is none of a segment of this size, or the range ends before it begins.
  */
 export function numbersOf({ from, to }: VerifyRange, size: SegmentSize): NumberRange {
   const numberOf = (bound: RangeBound, isEnd: boolean): SegmentNumber => {
@@ -193,14 +198,14 @@ export function numbersOf({ from, to }: VerifyRange, size: SegmentSize): NumberR
     }
     const parsed = parseSegmentName(bound.segment, size);
     if (parsed === undefined) {
-      throw new RangeError(`"${bound.segment}" is no name of a segment of ${size} bytes`);
+      throw new RangeBoundError(`"${bound.segment}" is no name of a segment of ${size} bytes`);
     }
     return parsed.number;
   };
   const first = from === undefined ? undefined : numberOf(from, false);
   const last = to === undefined ? undefined : numberOf(to, true);
   if (first !== undefined && last !== undefined && last < first) {
-    throw new RangeError("The range ends before it begins");
+    throw new RangeBoundError("The range ends before it begins");
   }
   return { first, last };
 }

@@ -70,6 +70,7 @@ export class SegmentChain {
     if (this.#lastKey !== undefined && !this.#forks.has(this.#lastKey)) this.#behind.delete(this.#lastKey);
     this.#lastKey = key;
     if (extent === "none") return;
+    this.timelineStarts.push(...proof.timelineStarts.map((mark) => ({ ...mark, path: held.path })));
     const segment: JoinableSegment = {
       path: held.path,
       scan: proof.scan,

@@ -14,6 +14,7 @@ import { withFile } from "../durable.ts";
 import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
 import { zlib } from "../zlib.ts";
+import { isTimelineRecord, type TimelineMark, TimelineStarts } from "./timeline_starts.ts";
 import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_verdict.ts";
 
 /** Kept of both ends of each segment: most records that span two can be proven from that. */
@@ -47,6 +48,8 @@ export interface SegmentProof extends SegmentVerdict {
   readonly bytes: number;
   /** CRC-32 of the content. */
   readonly digest: number | undefined;
+  /** Where a timeline begins in it, by the records. */
+  readonly timelineStarts: readonly TimelineMark[];
   /** The first bytes of the content, and the last ones of a whole segment. */
   readonly head: Uint8Array<ArrayBuffer>;
   readonly tail: Uint8Array<ArrayBuffer>;
@@ -93,11 +96,16 @@ function isSame(one: Look, other: Look): boolean {
 async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise<Look> {
   const state = await file.state();
   const { startLsn, segmentSize, systemIdentifier, role } = task;
+  const starts = new TimelineStarts();
   const scanner = new SegmentScanner({
     startLsn,
     segmentSize,
     ...(systemIdentifier === undefined ? {} : { systemIdentifier }),
     allowedTimeline: (timeline, pageLsn) => isTimelineOf(task, timeline, pageLsn),
+    records: {
+      wants: isTimelineRecord,
+      take: (record) => starts.take(record, scanner.majorVersion),
+    },
   });
   const notes = role === "complete" ? undefined : new PageNotes(task);
   const ends = new SegmentEnds(segmentSize);
@@ -122,8 +130,9 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const scan = scanner.result();
   const { head, tail } = ends;
   const verdict = judgeSegment({ scan, notes, bytes, role, damage, head });
-  const proof = { ...verdict, scan, bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
-  return { proof, state };
+  const timelineStarts = starts.marks;
+  const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
+  return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
 }
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {

@@ -71,7 +71,7 @@ export interface VerifyOptions {
  *
  * Nothing is changed, and no lock is taken: others may add, compress and remove files meanwhile.
  * @throws {NothingToVerifyError} when it holds no WAL and is no archive.
- * @throws {RangeError} when the range is none.
+ * @throws {RangeBoundError} when the range is none.
  */
 export async function verifyDirectory(disk: Disk, options: VerifyOptions): Promise<VerifyReport> {
   // The growing ones first: what is published in between is then found among the published ones.
@@ -150,7 +150,7 @@ class Verification {
     await this.#refuseShortListing(holes);
     tally.add(...holes.map(({ finding }) => finding));
     for (const start of chain.timelineStarts) {
-      const history = this.#histories.get(start.timeline);
+      const history = this.#histories.get(start.timeline as TimelineId);
       const finding = history === undefined ? undefined : startProblem(start, history);
       if (finding !== undefined) tally.add(finding);
     }
