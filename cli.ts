@@ -8,6 +8,7 @@ import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
 import { pushCommand } from "./lib/commands/push_options.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
+import { verifyCommand } from "./lib/commands/verify_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { asCommand } from "./lib/compat/as_options.ts";
 import { originalCall, runOriginal } from "./lib/compat/originals.ts";
@@ -100,6 +101,11 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
     findCommand(async (options) => {
       const { find } = await import("./lib/commands/find.ts");
       settle(await find(options, context));
+    }),
+    verifyCommand(async (options) => {
+      stopBySignals();
+      const { verify } = await import("./lib/commands/verify.ts");
+      settle(await verify(options, context));
     }),
     asCommand(),
   ];

@@ -1,9 +1,10 @@
-/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress|verify [PART]…`. */
 import process from "node:process";
 import { benchCompress } from "../tests/bench/compress.ts";
 import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
 import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
+import { benchVerify } from "../tests/bench/verify.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
@@ -11,6 +12,7 @@ const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<
   fetch: benchFetch,
   recovery: benchRecovery,
   compress: benchCompress,
+  verify: benchVerify,
 };
 
 const [name, ...parts] = process.argv.slice(2);
