@@ -1,10 +1,11 @@
-/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress|status [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress|verify|status [PART]…`. */
 import process from "node:process";
 import { benchCompress } from "../tests/bench/compress.ts";
 import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
 import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 import { benchStatus } from "../tests/bench/status.ts";
+import { benchVerify } from "../tests/bench/verify.ts";
 
 const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<void>>> = {
   receive: benchReceive,
@@ -13,6 +14,7 @@ const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<
   recovery: benchRecovery,
   compress: benchCompress,
   status: benchStatus,
+  verify: benchVerify,
 };
 
 const [name, ...parts] = process.argv.slice(2);

@@ -38,7 +38,17 @@ if (values.sandboxed !== (values.archive !== undefined)) {
   // Beside it first: a compile that fails must not take away the program that is there.
   const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  const options = ["compile", "--frozen", ...permissionOptions(reach), "--output", fresh, "cli.ts"];
+  // A thread's module is in no other one's imports.
+  const threads = ["--include", "lib/archive/verify/proof_thread.ts"];
+  const options = [
+    "compile",
+    "--frozen",
+    ...permissionOptions(reach),
+    ...threads,
+    "--output",
+    fresh,
+    "cli.ts",
+  ];
   process.exitCode = spawnSync(command, [...first, ...options], { cwd: ROOT, stdio: "inherit" }).status ?? 1;
   if (process.exitCode === 0) renameSync(fresh, output);
   else rmSync(fresh, { force: true });

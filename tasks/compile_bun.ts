@@ -22,6 +22,7 @@ mkdirSync(dirname(output), { recursive: true });
 const options = [
   "build",
   "cli.ts",
+  "lib/archive/verify/proof_thread.ts", // a thread's module is an entry point of its own
   "--compile",
   "--minify",
   "--bytecode",

@@ -1,6 +1,8 @@
 import { InvalidArgumentError } from "commander";
 import { type Compression, parseCompression } from "../archive/compression_format.ts";
+import type { RangeBound } from "../archive/verify/plan.ts";
 import { type Lsn, parseLsn } from "../wal/lsn.ts";
+import { type TimelineId, timelineId } from "../wal/timeline.ts";
 
 /** For commander: an LSN such as 16/B374D848. */
 export function lsnOption(text: string): Lsn {
@@ -56,4 +58,35 @@ export function slotNameOption(text: string): string {
     throw new InvalidArgumentError(`want 1 to 63 lower-case letters, digits and underscores, got "${text}".`);
   }
   return text;
+}
+
+/** For commander: an LSN, or the name of a segment. */
+export function rangeBoundOption(text: string): RangeBound {
+  if (/^[0-9A-F]{24}$/.test(text)) return { segment: text };
+  try {
+    return { lsn: parseLsn(text) };
+  } catch {
+    throw new InvalidArgumentError(
+      `want an LSN such as 16/B374D848 or a segment such as 0000000100000016000000B3, got "${text}".`,
+    );
+  }
+}
+
+/** For commander: a timeline as PostgreSQL's own tools take it, in decimal digits. */
+export function timelineOption(text: string): TimelineId {
+  try {
+    if (/^[0-9]{1,10}$/.test(text)) return timelineId(Number(text));
+  } catch {
+    // As any other text.
+  }
+  throw new InvalidArgumentError(`want a timeline from 1 to 4294967295, got "${text}".`);
+}
+
+/** For commander: how many at a time. */
+export function jobsOption(text: string): number {
+  const jobs = Number(text);
+  if (!/^[0-9]{1,3}$/.test(text) || jobs < 1 || jobs > 256) {
+    throw new InvalidArgumentError(`want a number from 1 to 256, got "${text}".`);
+  }
+  return jobs;
 }

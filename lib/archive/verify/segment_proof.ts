@@ -1,0 +1,170 @@
+import { timelineAt, type TimelineHistory } from "../../wal/history.ts";
+import type { Lsn } from "../../wal/lsn.ts";
+import { type SegmentScan, SegmentScanner } from "../../wal/scanner.ts";
+import type { SegmentSize } from "../../wal/segment.ts";
+import type { TimelineId } from "../../wal/timeline.ts";
+import {
+  type CompressionFormat,
+  DamagedFileError,
+  decompress,
+  decompressUnfinished,
+} from "../compression.ts";
+import type { Disk, DiskFile, FileState } from "../disk.ts";
+import { withFile } from "../durable.ts";
+import { PageNotes } from "../page_notes.ts";
+import { readThrough, type TakeBytes } from "../segment_file.ts";
+import { zlib } from "../zlib.ts";
+import { isTimelineRecord, type TimelineMark, TimelineStarts } from "./timeline_starts.ts";
+import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_verdict.ts";
+
+/** Kept of both ends of each segment: most records that span two can be proven from that. */
+const KEPT_BYTES = 64 * 1024;
+/** A file that grows while it is read may look damaged; it is looked at again so often, with a pause between. */
+const LOOKS = 5;
+const PAUSE_MS = 200;
+
+/** A file of WAL that is to be proven. Plain data: it travels to threads. */
+export interface SegmentTask {
+  /** Below the directory. */
+  readonly path: string;
+  /** `undefined`: as the server wrote it. */
+  readonly format: CompressionFormat | undefined;
+  readonly role: SegmentRole;
+  readonly timeline: TimelineId;
+  readonly startLsn: Lsn;
+  readonly segmentSize: SegmentSize;
+  /** `undefined` when nobody knows it. */
+  readonly systemIdentifier: bigint | undefined;
+  /** Of `timeline`; `undefined` when nobody knows it: then pages of any older one will do. */
+  readonly history: TimelineHistory | undefined;
+  /** The content's CRC-32 is wanted. */
+  readonly digest: boolean;
+}
+
+/** What a file of WAL proves. Plain data, as the task. */
+export interface SegmentProof extends SegmentVerdict {
+  readonly scan: SegmentScan;
+  /** Of content, whatever the file's own length. */
+  readonly bytes: number;
+  /** CRC-32 of the content. */
+  readonly digest: number | undefined;
+  /** Where a timeline begins in it, by the records. */
+  readonly timelineStarts: readonly TimelineMark[];
+  /** The first bytes of the content, and the last ones of a whole segment. */
+  readonly head: Uint8Array<ArrayBuffer>;
+  readonly tail: Uint8Array<ArrayBuffer>;
+}
+
+/** Reads a file of WAL to its end and tells what it proves; `undefined` when it is gone. */
+export async function proveSegment(disk: Disk, task: SegmentTask): Promise<SegmentProof | undefined> {
+  let last: Look | undefined;
+  for (let looks = 1;; looks++) {
+    const look = await withFile(disk, task.path, (file) => lookAt(file, task, `${disk.root}/${task.path}`));
+    if (look === undefined) return undefined;
+    // What is published never changes; of the rest, what is seen twice and does not move is no file that grows.
+    const settled = task.role === "complete" || look.proof.state !== "damaged" || looks === LOOKS ||
+      (last !== undefined && isSame(last, look));
+    if (settled) return look.proof;
+    last = look;
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+}
+
+/** Hands over the content of a file of WAL, as far as it can be read. */
+export async function readContent(
+  file: DiskFile,
+  { format, role, segmentSize, label }: Pick<SegmentTask, "format" | "role" | "segmentSize"> & {
+    readonly label: string;
+  },
+  take: TakeBytes,
+): Promise<void> {
+  if (format === undefined) await readThrough(file, take);
+  else if (role === "complete") await decompress(file, { format, label, wantBytes: segmentSize }, take);
+  else await decompressUnfinished(file, { format, label, maximumBytes: segmentSize }, take);
+}
+
+interface Look {
+  readonly proof: SegmentProof;
+  readonly state: FileState;
+}
+
+function isSame(one: Look, other: Look): boolean {
+  return one.state.inode === other.state.inode && one.state.bytes === other.state.bytes &&
+    one.state.modifiedMs === other.state.modifiedMs && one.proof.problemLsn === other.proof.problemLsn;
+}
+
+async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise<Look> {
+  const state = await file.state();
+  const { startLsn, segmentSize, systemIdentifier, role } = task;
+  const starts = new TimelineStarts();
+  const scanner = new SegmentScanner({
+    startLsn,
+    segmentSize,
+    ...(systemIdentifier === undefined ? {} : { systemIdentifier }),
+    allowedTimeline: (timeline, pageLsn) => isTimelineOf(task, timeline, pageLsn),
+    records: {
+      wants: isTimelineRecord,
+      take: (record) => starts.take(record, scanner.majorVersion),
+    },
+  });
+  const notes = role === "complete" ? undefined : new PageNotes(task);
+  const ends = new SegmentEnds(segmentSize);
+  const crc32 = task.digest ? zlib().crc32 : undefined;
+  let digest = 0;
+  let bytes = 0;
+  let damage: string | undefined;
+  try {
+    await readContent(file, { ...task, label }, (piece, position) => {
+      scanner.push(piece);
+      notes?.take(piece);
+      ends.take(piece, position);
+      if (crc32 !== undefined) digest = crc32(piece, digest);
+      bytes = position + piece.length;
+      return "more";
+    });
+  } catch (error) {
+    if (!(error instanceof DamagedFileError)) throw error;
+    damage = error.message.replace(/^Cannot read ".*?": /s, "");
+  }
+  notes?.end();
+  const scan = scanner.result();
+  const { head, tail } = ends;
+  const verdict = judgeSegment({ scan, notes, bytes, role, damage, head });
+  const timelineStarts = starts.marks;
+  const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
+  return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
+}
+
+function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {
+  return history === undefined ? ofPage <= timeline : ofPage === timelineAt(history, pageLsn);
+}
+
+/** Keeps both ends of a segment's content. */
+class SegmentEnds {
+  readonly #head: Uint8Array<ArrayBuffer>;
+  readonly #tail: Uint8Array<ArrayBuffer>;
+  #bytes = 0;
+
+  constructor(private readonly segmentSize: SegmentSize) {
+    this.#head = new Uint8Array(KEPT_BYTES);
+    this.#tail = new Uint8Array(KEPT_BYTES);
+  }
+
+  get head(): Uint8Array<ArrayBuffer> {
+    return this.#head.slice(0, this.#bytes);
+  }
+
+  /** Empty when the content ends before the segment does. */
+  get tail(): Uint8Array<ArrayBuffer> {
+    return this.#bytes < this.segmentSize ? new Uint8Array(0) : this.#tail;
+  }
+
+  take(piece: Uint8Array, position: number): void {
+    if (position < KEPT_BYTES) this.#head.set(piece.subarray(0, KEPT_BYTES - position), position);
+    const tailStart = this.segmentSize - KEPT_BYTES;
+    const end = Math.min(this.segmentSize, position + piece.length);
+    const start = Math.max(tailStart, position);
+    if (start < end) this.#tail.set(piece.subarray(start - position, end - position), start - tailStart);
+    this.#bytes = position + piece.length;
+  }
+}
