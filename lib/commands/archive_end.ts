@@ -25,6 +25,8 @@ export interface Tail {
 
 /** Where a lineage ends in an archive. */
 export interface EndOfLineage {
+  /** From here to the end nothing is missing, as far as that was looked at: the segment that the look began with. */
+  readonly beginNumber: SegmentNumber;
   /** The first segment of which not all is here. */
   readonly endNumber: SegmentNumber;
   /** Everything below it lies in complete segments; `undefined` when there are none. */
@@ -33,6 +35,8 @@ export interface EndOfLineage {
   readonly endLsn: Lsn | undefined;
   readonly receivedLsn: Lsn | undefined;
   readonly tail: Tail | undefined;
+  /** Files of segments before it that were whole and had not got their own names yet. */
+  readonly whole: readonly UnfinishedFile[];
   /** When something was last written here, by the file's own time. */
   readonly modifiedMs: number | undefined;
   /** Before WAL that is not complete and does not follow on what is. */
@@ -74,11 +78,13 @@ async function lookForEnd(archive: ArchiveDirectory, search: EndSearch): Promise
   const begin = search.completeEnd ?? least(unfinished.map(({ file }) => file.number));
   if (begin === undefined) {
     return {
+      beginNumber: 0n as SegmentNumber,
       endNumber: 0n as SegmentNumber,
       completeEndLsn: undefined,
       endLsn: undefined,
       receivedLsn: undefined,
       tail: undefined,
+      whole: [],
       modifiedMs: undefined,
       holes: [],
     };
@@ -89,7 +95,8 @@ async function lookForEnd(archive: ArchiveDirectory, search: EndSearch): Promise
   // What lies behind a hole is the archive's end all the same; the hole is told.
   const after = await follow(archive, { ...search, completeEnd: undefined, begin: beyond, unfinished });
   const hole = holeBetween({ startNumber: end.endNumber, endNumber: beyond }, lineage, size);
-  return { ...after, completeEndLsn: end.completeEndLsn, holes: [hole] };
+  const whole = [...end.whole, ...after.whole];
+  return { ...after, whole, completeEndLsn: end.completeEndLsn, holes: [hole] };
 }
 
 interface Candidate {
@@ -107,6 +114,7 @@ async function follow(
   let publishedEnd = completeEnd;
   let number = begin;
   let modifiedMs: number | undefined;
+  const whole: UnfinishedFile[] = [];
   for (;; number = number + 1n as SegmentNumber) {
     const published = await publishedPath(archive, tailPlaces(lineage, number, size)[0]!, number, size);
     if (published !== undefined) {
@@ -115,15 +123,20 @@ async function follow(
     }
     const tail = await bestTail(archive, unfinished.filter(({ file }) => file.number === number), size);
     modifiedMs = tail?.modifiedMs ?? modifiedMs;
-    if (tail !== undefined && isWhole(tail.scan) && tail.endLsn === wholeEnd(tail, size)) continue;
+    if (tail !== undefined && isWhole(tail.scan) && tail.endLsn === wholeEnd(tail, size)) {
+      whole.push(tail.file);
+      continue;
+    }
     const completeEndLsn = publishedEnd === undefined ? undefined : segmentStart(publishedEnd, size);
     const startLsn = number === begin && completeEnd === undefined ? undefined : segmentStart(number, size);
     return {
+      beginNumber: begin,
       endNumber: number,
       completeEndLsn,
       endLsn: tail?.endLsn ?? startLsn,
       receivedLsn: tail?.receivedLsn ?? startLsn,
       tail,
+      whole,
       modifiedMs: modifiedMs ?? await lastModified(archive, lineage, number, size),
       holes: [],
     };

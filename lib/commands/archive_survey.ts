@@ -43,7 +43,13 @@ export interface ArchiveSurvey {
 /** One timeline with its ancestors. */
 export interface LineageSurvey {
   readonly lineage: TimelineHistory;
+  /** Of segments under their own names. */
   readonly stretches: readonly Stretch[];
+  /** As `stretches`, with whole segments that have no name of their own yet; the last one leads to `end`, even if empty. */
+  readonly wholeStretches: readonly Stretch[];
+  /** Between `stretches`. */
+  readonly publishedHoles: readonly Hole[];
+  /** These, and one before WAL that is not complete. */
   readonly holes: readonly Hole[];
   readonly end: EndOfLineage;
 }
@@ -108,8 +114,33 @@ export async function surveyLineage(
     segmentSize,
     completeEnd: stretches.at(-1)?.endNumber,
   });
-  const holes = holesBetween(stretches, lineage, segmentSize);
-  return { lineage, stretches, holes: [...holes, ...end.holes], end };
+  const publishedHoles = holesBetween(stretches, lineage, segmentSize);
+  return withLatestEnd({ lineage, stretches, publishedHoles }, end);
+}
+
+/** The same lineage, of which the end was looked for anew. */
+export function withLatestEnd(
+  survey: Pick<LineageSurvey, "lineage" | "stretches" | "publishedHoles">,
+  end: EndOfLineage,
+): LineageSurvey {
+  const { lineage, stretches, publishedHoles } = survey;
+  return {
+    lineage,
+    stretches,
+    publishedHoles,
+    wholeStretches: withEnd(stretches, end),
+    holes: [...publishedHoles, ...end.holes],
+    end,
+  };
+}
+
+function withEnd(stretches: readonly Stretch[], end: EndOfLineage): readonly Stretch[] {
+  const last = stretches.at(-1);
+  const { beginNumber, endNumber } = end;
+  if (last === undefined || end.holes.length > 0) {
+    return [...stretches, { firstNumber: beginNumber, endNumber }];
+  }
+  return [...stretches.slice(0, -1), { firstNumber: last.firstNumber, endNumber }];
 }
 
 /**

@@ -7,6 +7,7 @@ import type { TransactionMark } from "../archive/segment_index.ts";
 import type { CommitsOf, SegmentCommits } from "../observe/commit_window.ts";
 import { timelineOfSegment } from "../observe/lineage_cover.ts";
 import { VanishedError } from "../restore/obstacle.ts";
+import type { UnfinishedFile } from "../restore/stock.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { type Lsn, minLsn } from "../wal/lsn.ts";
 import { decodeRecordBody } from "../wal/record_body.ts";
@@ -25,6 +26,8 @@ export interface CommitPlace {
   readonly survey: ArchiveSurvey;
   readonly lineage: TimelineHistory;
   readonly tail: Tail | undefined;
+  /** Files of whole segments that had not got their own names yet. */
+  readonly whole: readonly UnfinishedFile[];
   /** Nothing from here on counts. */
   readonly endLsn: Lsn;
 }
@@ -148,16 +151,29 @@ class CommitFinder {
 }
 
 /** Hands over a segment's bytes, complete or not; false when it is not there. */
-async function readSegment(
-  { survey, lineage, tail }: CommitPlace,
+async function readSegment(place: CommitPlace, number: SegmentNumber, take: TakeBytes): Promise<boolean> {
+  const { survey, tail, whole } = place;
+  const file = tail?.file.number === number ? tail.file : whole.find((each) => each.number === number);
+  if (file === undefined) return await readPublished(place, number, take);
+  let taken = 0;
+  try {
+    await survey.directory.readUnfinished(file, (bytes, position) => {
+      taken = position + bytes.length;
+      return take(bytes, position);
+    });
+    return true;
+  } catch (error) {
+    // It got its own name since.
+    if (!(error instanceof VanishedError) || taken > 0) throw error;
+    return await readPublished(place, number, take);
+  }
+}
+
+async function readPublished(
+  { survey: { directory, segmentSize }, lineage }: CommitPlace,
   number: SegmentNumber,
   take: TakeBytes,
 ): Promise<boolean> {
-  const { directory, segmentSize } = survey;
-  if (tail?.file.number === number) {
-    await directory.readUnfinished(tail.file, take);
-    return true;
-  }
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
   const found = await withPublished(directory.disk, { name, segmentSize }, async ({ readThrough }) => {
     await readThrough(take);

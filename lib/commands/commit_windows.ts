@@ -24,11 +24,12 @@ export async function newestWindow(survey: ArchiveSurvey): Promise<CommitWindow 
   return { startLsn, endLsn, firstCommit: await look.first(), lastCommit: await look.last() };
 }
 
-/** Where the last stretch begins: from there to the end nothing is missing. */
-function lastStart({ stretches, end }: LineageSurvey, { segmentSize }: ArchiveSurvey): Lsn | undefined {
-  const stretch = stretches.at(-1);
-  if (stretch !== undefined && end.holes.length === 0) return segmentStart(stretch.firstNumber, segmentSize);
-  return end.holes.at(-1)?.endLsn ?? end.tail?.startLsn;
+/** Where the newest WAL without a hole begins: what is here of it, complete or not, leads to the end. */
+function lastStart({ wholeStretches, end }: LineageSurvey, { segmentSize }: ArchiveSurvey): Lsn | undefined {
+  const stretch = wholeStretches.at(-1);
+  return stretch === undefined || end.endLsn === undefined
+    ? undefined
+    : segmentStart(stretch.firstNumber, segmentSize);
 }
 
 /** The commits that recovery can stop at, from the oldest base backup that leads to the end. */
@@ -51,11 +52,11 @@ export async function recoverableWindow(
 
 function windowLook(
   survey: ArchiveSurvey,
-  { lineage, end: { tail } }: LineageSurvey,
+  { lineage, end: { tail, whole } }: LineageSurvey,
   { startLsn, endLsn }: { readonly startLsn: Lsn; readonly endLsn: Lsn },
 ): { first(): Promise<CommitLook>; last(): Promise<CommitLook> } {
   const { segmentSize } = survey;
-  const place = { survey, lineage, tail, endLsn };
+  const place = { survey, lineage, tail, whole, endLsn };
   const commitsOf = commitsOnLineage(place);
   const firstNumber = segmentNumberAt(startLsn, segmentSize);
   const isWhole = startLsn === segmentStart(firstNumber, segmentSize);

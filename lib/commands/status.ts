@@ -13,7 +13,7 @@ import { segmentStart } from "../wal/segment.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
-import { type ArchiveSurvey, surveyArchive } from "./archive_survey.ts";
+import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_survey.ts";
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
 import { commandConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
@@ -126,7 +126,7 @@ async function makeReport(
   if (
     catchUp !== undefined && survey.newest?.lineage.timeline === look?.timeline && survey.newest !== undefined
   ) {
-    survey = { ...survey, newest: { ...survey.newest, end: catchUp.end } };
+    survey = { ...survey, newest: withLatestEnd(survey.newest, catchUp.end) };
   }
   const nowMs = Date.now();
   const modifiedMs = survey.newest?.end.modifiedMs;
@@ -247,7 +247,7 @@ function judgeBackups(
   const states: readonly LineageState[] = [
     ...(newest === undefined
       ? []
-      : [{ lineage: newest.lineage, stretches: newest.stretches, endLsn: newest.end.endLsn }]),
+      : [{ lineage: newest.lineage, stretches: newest.wholeStretches, endLsn: newest.end.endLsn }]),
     ...older.map((lineage) => {
       const stretches = stretchesOf(runs, lineage, segmentSize);
       const last = stretches.at(-1);

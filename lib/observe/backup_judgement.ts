@@ -9,7 +9,7 @@ import { type Stretch, timelineOfSegment } from "./lineage_cover.ts";
 /** What the archive has of one timeline and its ancestors. */
 export interface LineageState {
   readonly lineage: TimelineHistory;
-  /** By number. */
+  /** By number; `endLsn` lies in the last one or right behind it. */
   readonly stretches: readonly Stretch[];
   /** The end of the last stretch, or of the valid records behind it. */
   readonly endLsn: Lsn | undefined;

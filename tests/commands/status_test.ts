@@ -122,6 +122,25 @@ test("status tells holes, also one before WAL in progress; --check says so", asy
   );
 });
 
+test("status calls no backup recoverable to the end over a hole before WAL in progress", async () => {
+  using scene = filled();
+  const label = `${nameOf(FIRST)}.00000028.backup`;
+  scene.put(
+    label,
+    `START WAL LOCATION: ${at(FIRST)} (file ${nameOf(FIRST)})\n` +
+      `STOP WAL LOCATION: ${formatLsn(lsn(BigInt(FIRST * MIB + 5000)))} (file ${nameOf(FIRST)})\nLABEL: x\n`,
+  );
+  const backupOf = async () => {
+    const { backups } = await statusObject(["-d", scene.archive]);
+    const [{ endLsn, toEnd } = {}] = backups as readonly { endLsn?: string; toEnd?: boolean }[];
+    return [endLsn, toEnd];
+  };
+  assert.deepEqual(await backupOf(), [END, true]);
+  scene.remove(nameOf(FIRST + 2));
+  assert.deepEqual(await backupOf(), [at(FIRST + 2), false]);
+  assert.equal((await tellStatus(["-d", scene.archive, "--check", "--require-backup"])).code, 1);
+});
+
 test("status reads compressed segments, and each form of a directory of pg_receivewal", async () => {
   using scene = filled();
   scene.remove(nameOf(FIRST + 1));

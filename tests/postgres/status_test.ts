@@ -188,6 +188,46 @@ test("status judges a receiver by what comes: one that stands still is stalled, 
   assert.equal(dead.slot?.name, "walvault", "the usual name stands in for one that is in use");
 });
 
+test("status beside a receiver that publishes and compresses under load tells no hole and no error", {
+  timeout,
+}, async () => {
+  await using cluster = await start();
+  using directory = new WorkDirectory();
+  const archive = directory.archive();
+  await cluster.sql(TABLE);
+  await using receiver = startReceiver({
+    connection: cluster.conninfo(),
+    archive,
+    options: ["--slot=walvault", "--create-slot", "--compress=zstd"],
+  });
+  await receiver.next("streaming");
+  await caughtUp(cluster, receiver);
+  const ledger = new Ledger(cluster, { clients: 2, payloadBytes: 20_000 });
+  let latest = 0n;
+  let first = "";
+  try {
+    for (let look = 0; look < 40; look++) {
+      const told = await answer([
+        "-d",
+        archive,
+        ...(look % 2 === 0 ? ["-c", cluster.conninfo()] : []),
+        "--check",
+      ]);
+      assert.deepEqual(told.holes, []);
+      assert.notEqual(told.receiver?.state, "stalled", JSON.stringify(told));
+      assert.equal(told.window.commits, "known", JSON.stringify(told.window));
+      const lsn = parseLsn(told.latest.lsn);
+      assert.ok(lsn >= latest, "it never goes back");
+      latest = lsn;
+      first ||= told.window.firstCommit!.lsn;
+      assert.equal(told.window.firstCommit?.lsn, first);
+    }
+  } finally {
+    await ledger.stop();
+  }
+  assert.ok(fs.readdirSync(archive).some((name) => name.endsWith(".zst")), "some were compressed meanwhile");
+});
+
 test("status tells a slot that loses its WAL", { timeout }, async () => {
   await using cluster = await start({
     wal_keep_size: "0",
