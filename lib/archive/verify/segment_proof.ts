@@ -1,5 +1,6 @@
 import { timelineAt, type TimelineHistory } from "../../wal/history.ts";
-import type { Lsn } from "../../wal/lsn.ts";
+import { advance, type Lsn } from "../../wal/lsn.ts";
+import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../../wal/page.ts";
 import { type SegmentScan, SegmentScanner } from "../../wal/scanner.ts";
 import type { SegmentSize } from "../../wal/segment.ts";
 import type { TimelineId } from "../../wal/timeline.ts";
@@ -14,11 +15,14 @@ import { withFile } from "../durable.ts";
 import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
 import { zlib } from "../zlib.ts";
+import { findRecordBehind } from "./record_behind.ts";
 import { isTimelineRecord, type TimelineMark, TimelineStarts } from "./timeline_starts.ts";
 import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_verdict.ts";
 
 /** Kept of both ends of each segment: most records that span two can be proven from that. */
 const KEPT_BYTES = 64 * 1024;
+/** Behind the end of valid WAL, so much is searched for a record that shows that it is none. */
+const SEARCHED_BYTES = 64 * 1024;
 /** A file that grows while it is read may look damaged; it is looked at again so often, with a pause between. */
 const LOOKS = 5;
 const PAUSE_MS = 200;
@@ -55,8 +59,16 @@ export interface SegmentProof extends SegmentVerdict {
   readonly tail: Uint8Array<ArrayBuffer>;
 }
 
-/** Reads a file of WAL to its end and tells what it proves; `undefined` when it is gone. */
-export async function proveSegment(disk: Disk, task: SegmentTask): Promise<SegmentProof | undefined> {
+/**
+ * Reads a file of WAL to its end and tells what it proves; `undefined` when it is gone.
+ *
+ * `pauseMs` lies between two looks at a file that may grow.
+ */
+export async function proveSegment(
+  disk: Disk,
+  task: SegmentTask,
+  pauseMs = PAUSE_MS,
+): Promise<SegmentProof | undefined> {
   let last: Look | undefined;
   for (let looks = 1;; looks++) {
     const look = await withFile(disk, task.path, (file) => lookAt(file, task, `${disk.root}/${task.path}`));
@@ -66,7 +78,7 @@ export async function proveSegment(disk: Disk, task: SegmentTask): Promise<Segme
       (last !== undefined && isSame(last, look));
     if (settled) return look.proof;
     last = look;
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
 }
 
@@ -129,7 +141,10 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   notes?.end();
   const scan = scanner.result();
   const { head, tail } = ends;
-  const verdict = judgeSegment({ scan, notes, bytes, role, damage, head });
+  const recordBehind = role === "complete" || task.format !== undefined
+    ? undefined
+    : await recordBehindEnd(file, scan);
+  const verdict = judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind });
   const timelineStarts = starts.marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
   return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
@@ -137,6 +152,23 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {
   return history === undefined ? ofPage <= timeline : ofPage === timelineAt(history, pageLsn);
+}
+
+/** A record that follows the one at which valid WAL ends, or the last one before that. */
+async function recordBehindEnd(file: DiskFile, scan: SegmentScan): Promise<Lsn | undefined> {
+  const endLsn = scan.contentEndLsn;
+  const position = Number(endLsn - scan.startLsn);
+  if (scan.end === "segment-end" || scan.end === "switch" || position >= scan.segmentSize) return undefined;
+  const bytes = new Uint8Array(Math.min(SEARCHED_BYTES, scan.segmentSize - position));
+  const count = await file.read(bytes, position);
+  // A record at a page's start stands behind the page's header.
+  const inPage = endLsn % BigInt(PAGE_BYTES);
+  const headerBytes = position === 0 ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES;
+  const ended = inPage === 0n ? advance(endLsn, headerBytes) : endLsn;
+  const before = [scan.endLsn, ended, scan.lastRecordLsn ?? scan.firstRecordPrevLsn].filter((lsn) =>
+    lsn !== undefined
+  );
+  return findRecordBehind(bytes.subarray(0, count), endLsn, before);
 }
 
 /** Keeps both ends of a segment's content. */
