@@ -3,7 +3,7 @@ import { advance, type Lsn } from "../../wal/lsn.ts";
 import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../../wal/page.ts";
 import { type SegmentScan, SegmentScanner } from "../../wal/scanner.ts";
 import type { SegmentSize } from "../../wal/segment.ts";
-import type { TimelineId } from "../../wal/timeline.ts";
+import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import {
   type CompressionFormat,
   DamagedFileError,
@@ -144,7 +144,7 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const recordBehind = role === "complete" || task.format !== undefined
     ? undefined
     : await recordBehindEnd(file, scan);
-  const verdict = judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind });
+  const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
   const timelineStarts = starts.marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
   return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
@@ -152,6 +152,15 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {
   return history === undefined ? ofPage <= timeline : ofPage === timelineAt(history, pageLsn);
+}
+
+/** The scanner knows no names: which timeline a page should be of, and who says so. */
+function named(verdict: SegmentVerdict, history: TimelineHistory | undefined): SegmentVerdict {
+  const { problem, problemLsn } = verdict;
+  if (history === undefined || problem === undefined || problemLsn === undefined) return verdict;
+  const source = history.entries.length === 0 ? "" : ` as "${historyFileName(history.timeline)}" says`;
+  const want = `want ${timelineAt(history, problemLsn)}${source}`;
+  return { ...verdict, problem: problem.replace("want one of the lineage", want) };
 }
 
 /** A record that follows the one at which valid WAL ends, or the last one before that. */

@@ -183,7 +183,10 @@ class Verification {
       if ("finding" in read) this.#tally.add(read.finding);
       else this.#histories.set(timeline, read.history);
     }
-    this.#tally.add(...contradictions(this.#histories));
+    const contradicting = contradictions(this.#histories);
+    this.#tally.add(...contradicting);
+    // Nobody knows which of the two is right: no file is held against them.
+    for (const { timeline } of contradicting) this.#histories.delete(timeline);
   }
 
   /** Without its history nobody can find a timeline, nor tell where it began. */
@@ -350,7 +353,8 @@ class Verification {
       for (let number = firstNumber; number < endNumber && asked < MAXIMUM_ASKED; number++, asked++) {
         const name = nameOf({ timeline, number }, segmentSize);
         for (const path of SEGMENT_FORMS.map((form) => name + form)) {
-          if (await this.disk.entry(path) === undefined || this.#tally.hasSeen(path)) continue;
+          const isThere = (await this.disk.entry(path))?.kind === "file";
+          if (!isThere || this.#tally.hasSeen(path)) continue;
           throw new Error(
             `Cannot verify "${this.disk.root}": "${path}" was not there when it was listed, and is there now; try again`,
           );
