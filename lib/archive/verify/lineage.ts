@@ -2,7 +2,7 @@ import { ancestorHistory, cutHistoryProblem, parseHistory, type TimelineHistory 
 import { formatLsn, type Lsn } from "../../wal/lsn.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Finding } from "./finding.ts";
-import type { TimelineMark } from "./timeline_starts.ts";
+import type { TimelineMark } from "./recovery_marks.ts";
 
 /** A timeline's history, as its file tells it, or what is wrong with the file. */
 export type ReadHistory = { readonly history: TimelineHistory } | { readonly finding: Finding };

@@ -16,7 +16,7 @@ import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
 import { zlib } from "../zlib.ts";
 import { findRecordBehind } from "./record_behind.ts";
-import { isTimelineRecord, type TimelineMark, TimelineStarts } from "./timeline_starts.ts";
+import { isRecoveryMark, RecoveryMarks, type TimelineMark } from "./recovery_marks.ts";
 import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_verdict.ts";
 
 /** Kept of both ends of each segment: most records that span two can be proven from that. */
@@ -54,6 +54,8 @@ export interface SegmentProof extends SegmentVerdict {
   readonly digest: number | undefined;
   /** Where a timeline begins in it, by the records. */
   readonly timelineStarts: readonly TimelineMark[];
+  /** Where its last checkpoint lets a recovery begin. */
+  readonly redoLsn: Lsn | undefined;
   /** The first bytes of the content, and the last ones of a whole segment. */
   readonly head: Uint8Array<ArrayBuffer>;
   readonly tail: Uint8Array<ArrayBuffer>;
@@ -108,15 +110,15 @@ function isSame(one: Look, other: Look): boolean {
 async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise<Look> {
   const state = await file.state();
   const { startLsn, segmentSize, systemIdentifier, role } = task;
-  const starts = new TimelineStarts();
+  const marks = new RecoveryMarks();
   const scanner = new SegmentScanner({
     startLsn,
     segmentSize,
     ...(systemIdentifier === undefined ? {} : { systemIdentifier }),
     allowedTimeline: (timeline, pageLsn) => isTimelineOf(task, timeline, pageLsn),
     records: {
-      wants: isTimelineRecord,
-      take: (record) => starts.take(record, scanner.majorVersion),
+      wants: isRecoveryMark,
+      take: (record) => marks.take(record, scanner.majorVersion),
     },
   });
   const notes = role === "complete" ? undefined : new PageNotes(task);
@@ -145,9 +147,9 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
     ? undefined
     : await recordBehindEnd(file, scan);
   const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
-  const timelineStarts = starts.marks;
+  const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
-  return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
+  return { proof: { ...verdict, scan, timelineStarts, redoLsn, ...content }, state };
 }
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {

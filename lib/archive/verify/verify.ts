@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { emptyHistory, type TimelineHistory } from "../../wal/history.ts";
-import { advance, minLsn } from "../../wal/lsn.ts";
+import { advance, type Lsn, minLsn } from "../../wal/lsn.ts";
 import { type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Disk, NamedEntry } from "../disk.ts";
@@ -13,6 +13,7 @@ import {
   savedPath,
   SEGMENT_FORMS,
 } from "../layout.ts";
+import { PARTIAL_SUFFIX } from "../plain_layout.ts";
 import { bytesOfFile, type SegmentBytes } from "../segment_bytes.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
@@ -138,23 +139,31 @@ class Verification {
       bytesOf: (task) => this.#bytesOf(task),
     });
     const held: HeldSegment[] = [];
+    let redoLsn: Lsn | undefined;
     for await (const proven of this.#proveAll(segments)) {
       tally.count(proven);
       const best = await this.#judge(proven);
       if (best === undefined) continue;
       await chain.add(best);
+      redoLsn = best.proof.redoLsn ?? redoLsn;
       const { timeline, number, extent, endLsn, path } = best;
       held.push({ timeline, number, extent, endLsn, path }); // without the bytes that the chain needs
     }
     const holes = findHoles(held, { histories: this.#histories, segmentSize, range });
     await this.#refuseShortListing(holes);
-    tally.add(...holes.map(({ finding }) => finding));
+    tally.add(...holes.map((hole) => this.#isRemoved(hole, redoLsn) ? asNote(hole) : hole.finding));
     for (const start of chain.timelineStarts) {
       const history = this.#histories.get(start.timeline as TimelineId);
       const finding = history === undefined ? undefined : startProblem(start, history);
       if (finding !== undefined) tally.add(finding);
     }
     return tally.report(held, chain.usable());
+  }
+
+  /** A server removes what it needs no more in no order, and may be killed in the midst of that. */
+  #isRemoved({ endNumber }: Hole, redoLsn: Lsn | undefined): boolean {
+    return this.layout === "server" && redoLsn !== undefined &&
+      segmentStart(endNumber, this.origin.segmentSize) <= redoLsn;
   }
 
   /** Of the timeline that is asked for. */
@@ -210,6 +219,7 @@ class Verification {
   async *#proveAll(segments: readonly PlannedSegment[]): AsyncGenerator<ProvenSegment> {
     if (segments.length === 0) return;
     const prover = this.options.openProver(segments.length);
+    let last: ProvenSegment | undefined;
     try {
       const ahead: Promise<ProvenSegment>[] = [];
       for (let started = 0, done = 0; done < segments.length; done++) {
@@ -221,11 +231,20 @@ class Verification {
         }
         const proven = await ahead.shift()!;
         this.options.signal.throwIfAborted();
-        yield proven;
+        if (last !== undefined && isWrittenPast(last, proven)) last = await this.#proveAgain(prover, last);
+        if (last !== undefined) yield last;
+        last = proven;
       }
+      if (last !== undefined) yield last;
     } finally {
       await prover.close();
     }
+  }
+
+  /** What was unfinished when it was read may have been finished since. */
+  async #proveAgain(prover: Prover, proven: ProvenSegment): Promise<ProvenSegment> {
+    const files = await this.#filesNow(proven.segment);
+    return await this.#proveFiles(prover, { ...proven.segment, files });
   }
 
   async #proveFiles(prover: Prover, segment: PlannedSegment): Promise<ProvenSegment> {
@@ -268,7 +287,11 @@ class Verification {
 
   async #filesNow(segment: PlannedSegment): Promise<readonly PlannedFile[]> {
     const name = segmentNameOf(segment, this.origin.segmentSize);
-    const paths = [...SEGMENT_FORMS.map((form) => name + form), inProgressPath(name), savedPath(name, 1)];
+    const forms = SEGMENT_FORMS.map((form) => name + form);
+    const unfinished = this.layout === "archive"
+      ? [inProgressPath(name), savedPath(name, 1)]
+      : forms.map((path) => path + PARTIAL_SUFFIX);
+    const paths = [...forms, ...unfinished];
     const root: NamedEntry[] = [];
     const inProgress: NamedEntry[] = [];
     for (const path of paths) {
@@ -362,4 +385,16 @@ class Verification {
       }
     }
   }
+}
+
+/** WAL goes on behind a segment that was unfinished when it was read. */
+function isWrittenPast({ segment, files }: ProvenSegment, next: ProvenSegment): boolean {
+  const { timeline, number } = next.segment;
+  if (segment.timeline !== timeline || segment.number + 1n !== number) return false;
+  const isUnfinished = files.every(({ proof: { state } }) => state !== "complete" && state !== "damaged");
+  return isUnfinished && next.files.some(({ proof: { state } }) => state !== "empty" && state !== "earlier");
+}
+
+function asNote({ finding }: Hole): Finding {
+  return { ...finding, kind: "note", hint: "A checkpoint behind it shows that the server needs it no more" };
 }
