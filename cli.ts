@@ -2,6 +2,7 @@ import process from "node:process";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
 import { fetchCommand } from "./lib/commands/fetch_options.ts";
+import { findCommand } from "./lib/commands/find_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
@@ -96,6 +97,10 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       failOnUncaught();
       const { fetch } = await import("./lib/commands/fetch.ts");
       settle(await fetch(words, options, context));
+    }),
+    findCommand(async (options) => {
+      const { find } = await import("./lib/commands/find.ts");
+      settle(await find(options, context));
     }),
     verifyCommand(async (options) => {
       stopBySignals();

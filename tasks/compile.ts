@@ -38,8 +38,9 @@ if (values.sandboxed !== (values.archive !== undefined)) {
   // Beside it first: a compile that fails must not take away the program that is there.
   const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  // A thread's module is in no other one's imports.
-  const threads = ["--include", "lib/archive/verify/proof_thread.ts"];
+  // The modules of threads are in no other one's imports.
+  const threads = ["lib/archive/index_thread.ts", "lib/archive/verify/proof_thread.ts"]
+    .flatMap((path) => ["--include", path]);
   const options = [
     "compile",
     "--frozen",

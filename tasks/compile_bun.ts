@@ -22,7 +22,9 @@ mkdirSync(dirname(output), { recursive: true });
 const options = [
   "build",
   "cli.ts",
-  "lib/archive/verify/proof_thread.ts", // a thread's module is an entry point of its own
+  // A thread's module is an entry point of its own.
+  "lib/archive/index_thread.ts",
+  "lib/archive/verify/proof_thread.ts",
   "--compile",
   "--minify",
   "--bytecode",

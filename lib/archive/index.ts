@@ -14,7 +14,7 @@ import {
   type SegmentIndex,
   type SegmentIndexHead,
 } from "./segment_index.ts";
-import { SegmentIndexer } from "./segment_indexer.ts";
+import { type PlacedTransactionEnd, SegmentIndexer } from "./segment_indexer.ts";
 import type { Modes } from "./segment_writer.ts";
 
 /** More than any segment gives: the xids of 1 GiB of nothing but the shortest commits. */
@@ -108,21 +108,22 @@ export type ReadSegment = (take: TakeBytes) => Promise<void>;
  * Makes a segment's index out of its bytes.
  *
  * `next` gives the segments behind it, one after the other, for the record that goes on there; `undefined` where one is
- * not there (yet). They are read only if that record has something to say.
+ * not there (yet). They are read only if that record has something to say. `onEnd` is told each transaction's end.
  * @throws {RangeError} when `read` does not hand over a whole segment.
  */
 export async function buildIndex(
   { name, identity }: IndexedName,
   read: ReadSegment,
-  next: () => ReadSegment | undefined = () => undefined,
+  { next = () => undefined, onEnd }: {
+    readonly next?: () => ReadSegment | undefined;
+    readonly onEnd?: (end: PlacedTransactionEnd) => void;
+  } = {},
 ): Promise<SegmentIndex> {
   const { systemIdentifier, segmentSize } = identity;
-  const indexer = new SegmentIndexer({
-    name,
-    startLsn: startOf(name, identity),
-    segmentSize,
-    systemIdentifier,
-  });
+  const indexer = new SegmentIndexer(
+    { name, startLsn: startOf(name, identity), segmentSize, systemIdentifier },
+    onEnd,
+  );
   await read((bytes) => {
     indexer.push(bytes);
     return "more";
@@ -156,13 +157,14 @@ export async function buildPublishedIndex(
   const { segmentSize } = segment.identity;
   return await withPublished(disk, { name: segment.name, segmentSize }, async ({ readThrough }) => {
     const names = [...following];
-    return await buildIndex(segment, readThrough, () => {
+    const next = (): ReadSegment | undefined => {
       const name = names.shift();
       if (name === undefined) return undefined;
       return async (take) => {
         await withPublished(disk, { name, segmentSize }, (published) => published.readThrough(take));
       };
-    });
+    };
+    return await buildIndex(segment, readThrough, { next });
   });
 }
 

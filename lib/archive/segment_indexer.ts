@@ -1,4 +1,3 @@
-import { crc32 } from "node:zlib";
 import type { Lsn } from "../wal/lsn.ts";
 import { type RecordTaker, type WalRecord, XLOG_RESOURCE_MANAGER } from "../wal/record.ts";
 import { decodeRecordBody } from "../wal/record_body.ts";
@@ -21,6 +20,7 @@ import type {
   TransactionMark,
   TransactionSummary,
 } from "./segment_index.ts";
+import { zlib } from "./zlib.ts";
 
 /** Which segment an index is of. */
 export interface IndexedSegment {
@@ -29,6 +29,11 @@ export interface IndexedSegment {
   readonly startLsn: Lsn;
   readonly segmentSize: SegmentSize;
   readonly systemIdentifier: bigint;
+}
+
+/** A transaction's end, and where its record begins. */
+export interface PlacedTransactionEnd extends TransactionEnd {
+  readonly lsn: Lsn;
 }
 
 /** Whether a record has something to say to an index. */
@@ -60,7 +65,8 @@ export class SegmentIndexer {
   #scan: SegmentScan | undefined;
   #open: "waited for" | "not asked" | "over" = "over";
 
-  constructor(segment: IndexedSegment) {
+  /** `onEnd` is told each transaction's end, in the order of the WAL. */
+  constructor(segment: IndexedSegment, private readonly onEnd?: (end: PlacedTransactionEnd) => void) {
     this.#segment = segment;
     this.#scanner = new SegmentScanner({
       startLsn: segment.startLsn,
@@ -72,7 +78,7 @@ export class SegmentIndexer {
 
   /** Takes the segment's next bytes, cut anywhere. */
   push(bytes: Uint8Array): void {
-    this.#contentCrc = crc32(bytes, this.#contentCrc);
+    this.#contentCrc = zlib().crc32(bytes, this.#contentCrc);
     this.#pushed += bytes.length;
     this.#scanner.push(bytes);
     if (this.#pushed === this.#segment.segmentSize) this.#finish();
@@ -171,7 +177,9 @@ export class SegmentIndexer {
     const { info, xid } = header;
     if (header.resourceManager === TRANSACTION_RESOURCE_MANAGER) {
       const end = decodeTransactionEnd({ info, xid, mainData }, majorVersion);
-      if (end !== undefined) this.#transactions.add(end, lsn);
+      if (end === undefined) return;
+      this.#transactions.add(end, lsn);
+      this.onEnd?.({ ...end, lsn });
       return;
     }
     const record = decodeXlogRecord({ info, mainData }, majorVersion);
