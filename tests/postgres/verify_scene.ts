@@ -43,6 +43,8 @@ async function work(cluster: Cluster, rounds: number): Promise<void> {
        UPDATE work SET payload = payload || 'x' WHERE id LIKE '%7';
        SELECT pg_logical_emit_message(false, 'large', repeat('walvault ', 20000))`,
     );
+    // The last record of all is a short one.
+    await cluster.sql(`INSERT INTO work VALUES ('${calls}-last', 'one')`);
   }
 }
 

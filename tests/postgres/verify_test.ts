@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { join } from "node:path";
+import process from "node:process";
 import { before, describe, test } from "node:test";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { parseLsn } from "../../lib/wal/lsn.ts";
@@ -234,6 +235,38 @@ describe("verify of an archive over three timelines", { timeout }, () => {
         ]);
       }),
   );
+
+  test("makes the indexes that are missing or of other bytes", { timeout }, () =>
+    inArchive(async (path) => {
+      const userId = process.geteuid?.();
+      const indexes = () => fs.readdirSync(join(path, "index")).map((name) => name.slice(0, 24)).sort();
+      assert.deepEqual((await verifyIn(path, { userId })).findings, []);
+      assert.deepEqual(indexes(), [...wal.complete.keys()].sort());
+      const [, name] = middle(wal);
+      const index = join(path, "index", `${name}.idx`);
+      const right = fs.readFileSync(index);
+      // The last one waits for the segment behind it, and is made each time.
+      const others = [...wal.complete.keys()].filter((each) => each !== name && each.startsWith("00000001"));
+      const written = () =>
+        others.slice(0, -1).map((each) => fs.statSync(join(path, "index", `${each}.idx`)).mtimeMs).join();
+      const before = written();
+      // No record has the padding of a page's header: only the index knows what it was.
+      flip(join(path, name), 8192 + 20);
+      const { findings, problemCount } = await verifyIn(path, { userId });
+      assert.equal(problemCount, 0);
+      assert.deepEqual(findings.map(({ kind, path }) => [kind, path]), [["note", name]]);
+      assert.notDeepEqual(fs.readFileSync(index), right);
+      flip(join(path, name), 8192 + 20);
+      await verifyIn(path, { userId });
+      assert.deepEqual(fs.readFileSync(index), right);
+      fs.writeFileSync(index, right.subarray(0, 100));
+      assert.deepEqual((await verifyIn(path, { userId })).findings, []);
+      assert.deepEqual(fs.readFileSync(index), right);
+      assert.equal(written(), before);
+      fs.rmSync(join(path, "index"), { recursive: true });
+      await verifyIn(path, { userId: (userId ?? 0) + 1 });
+      assert.ok(!fs.existsSync(join(path, "index")), "made by somebody else than the owner");
+    }));
 
   test(
     "a range is proven alone, and a hole outside of it does not count",

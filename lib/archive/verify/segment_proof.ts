@@ -12,8 +12,11 @@ import {
 } from "../compression.ts";
 import type { Disk, DiskFile, FileState } from "../disk.ts";
 import { withFile } from "../durable.ts";
+import { readIndexHead } from "../index.ts";
+import { directIndexWorker } from "../index_worker.ts";
 import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
+import type { Modes } from "../segment_writer.ts";
 import { zlib } from "../zlib.ts";
 import { findRecordBehind } from "./record_behind.ts";
 import { isRecoveryMark, RecoveryMarks, type TimelineMark } from "./recovery_marks.ts";
@@ -26,6 +29,7 @@ const SEARCHED_BYTES = 64 * 1024;
 /** A file that grows while it is read may look damaged; it is looked at again so often, with a pause between. */
 const LOOKS = 5;
 const PAUSE_MS = 200;
+const SEGMENT_NAME_LENGTH = 24;
 
 /** A file of WAL that is to be proven. Plain data: it travels to threads. */
 export interface SegmentTask {
@@ -43,6 +47,8 @@ export interface SegmentTask {
   readonly history: TimelineHistory | undefined;
   /** The content's CRC-32 is wanted. */
   readonly digest: boolean;
+  /** Its index is to be looked at, and made anew where it is missing or wrong; written with these modes. */
+  readonly index: Modes | undefined;
 }
 
 /** What a file of WAL proves. Plain data, as the task. */
@@ -52,6 +58,8 @@ export interface SegmentProof extends SegmentVerdict {
   readonly bytes: number;
   /** CRC-32 of the content. */
   readonly digest: number | undefined;
+  /** `stale`: it was of other bytes, and has been made anew if that could be done. */
+  readonly index: "right" | "missing" | "stale" | "not asked";
   /** Where a timeline begins in it, by the records. */
   readonly timelineStarts: readonly TimelineMark[];
   /** Where its last checkpoint lets a recovery begin. */
@@ -78,10 +86,30 @@ export async function proveSegment(
     // What is published never changes; of the rest, what is seen twice and does not move is no file that grows.
     const settled = task.role === "complete" || look.proof.state !== "damaged" || looks === LOOKS ||
       (last !== undefined && isSame(last, look));
-    if (settled) return look.proof;
+    if (settled) return { ...look.proof, index: await keepIndex(disk, task, look.proof) };
     last = look;
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
+}
+
+/** Compares the index of a segment that is right with it, and makes it anew. */
+async function keepIndex(
+  disk: Disk,
+  { index: modes, path, systemIdentifier, segmentSize }: SegmentTask,
+  { state, digest }: SegmentProof,
+): Promise<SegmentProof["index"]> {
+  if (modes === undefined || state !== "complete" || systemIdentifier === undefined) return "not asked";
+  const name = path.slice(0, SEGMENT_NAME_LENGTH);
+  const identity = { systemIdentifier, segmentSize };
+  const head = await readIndexHead(disk, { name, identity });
+  const isRight = head?.contentCrc === digest;
+  if (isRight && head?.openRecord !== "unresolved") return "right";
+  try {
+    await directIndexWorker(disk, { identity, modes }).index(name);
+  } catch {
+    // It is a cache: whoever needs it and may write makes it. What is wrong with the next segment is told there.
+  }
+  return head === undefined ? "missing" : isRight ? "right" : "stale";
 }
 
 /** Hands over the content of a file of WAL, as far as it can be read. */
@@ -149,7 +177,7 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
   const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
-  return { proof: { ...verdict, scan, timelineStarts, redoLsn, ...content }, state };
+  return { proof: { ...verdict, scan, index: "not asked", timelineStarts, redoLsn, ...content }, state };
 }
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {

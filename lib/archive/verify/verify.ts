@@ -7,14 +7,17 @@ import type { Disk, NamedEntry } from "../disk.ts";
 import { readWhole, withFile } from "../durable.ts";
 import {
   CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
   nameOf,
   savedPath,
   SEGMENT_FORMS,
 } from "../layout.ts";
+import { modesBelow } from "../modes.ts";
 import { PARTIAL_SUFFIX } from "../plain_layout.ts";
 import { bytesOfFile, type SegmentBytes } from "../segment_bytes.ts";
+import type { Modes } from "../segment_writer.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
 import { contradictions, readHistory, startProblem } from "./lineage.ts";
@@ -61,6 +64,8 @@ export class NothingToVerifyError extends Error {
 /** What `verifyDirectory` is asked. */
 export interface VerifyOptions {
   readonly range: VerifyRange;
+  /** Who we are: the owner of an archive keeps its indexes, too; `undefined` where nobody is to do that. */
+  readonly userId?: number | undefined;
   /** Made when there is something to be read, and closed at the end. */
   readonly openProver: (segments: number) => Prover;
   readonly onProgress: (progress: VerifyProgress) => void;
@@ -70,7 +75,7 @@ export interface VerifyOptions {
 /**
  * Proves all WAL in a directory: each segment by its records, and all of them to each other.
  *
- * Nothing is changed, and no lock is taken: others may add, compress and remove files meanwhile.
+ * Nothing but indexes is changed, and no lock is taken: others may add, compress and remove files meanwhile.
  * @throws {NothingToVerifyError} when it holds no WAL and is no archive.
  * @throws {RangeBoundError} when the range is none.
  */
@@ -107,6 +112,7 @@ function nothingThere(disk: Disk, root: readonly NamedEntry[] | undefined): Noth
 class Verification {
   readonly #tally: VerifyTally;
   readonly #histories = new Map<TimelineId, TimelineHistory>();
+  #indexModes: Modes | undefined;
   #doneBytes = 0;
   #totalBytes = 0;
 
@@ -126,6 +132,7 @@ class Verification {
     const plan = planVerify(entries, { layout: this.layout, segmentSize });
     tally.add(...before, ...plan.findings, ...await this.#conflictsKept());
     await this.#readHistories(plan);
+    this.#indexModes = await this.#modesOfIndexes();
     const segments = plan.segments.filter((segment) => isInRange(segment, range, this.#lineage()));
     if (segments.length === 0 && plan.segments.length > 0) {
       tally.add({ kind: "hole", problem: "no WAL of the range that is asked for" });
@@ -172,6 +179,15 @@ class Verification {
     if (timeline === undefined) return undefined;
     const history = this.#histories.get(timeline) ?? emptyHistory(timeline);
     return { history, segmentSize: this.origin.segmentSize };
+  }
+
+  /** Indexes are made by the archive's owner only, as all that is in it. */
+  async #modesOfIndexes(): Promise<Modes | undefined> {
+    if (this.layout !== "archive" || this.options.userId === undefined) return undefined;
+    const identity = await this.disk.entry(IDENTITY_FILE);
+    const root = await this.disk.entry(".");
+    if (identity?.ownerId !== this.options.userId || root === undefined) return undefined;
+    return modesBelow(root);
   }
 
   async #conflictsKept(): Promise<readonly Finding[]> {
@@ -268,6 +284,7 @@ class Verification {
     filesOfSegment: number,
   ): Promise<ProvenFile | undefined> {
     const { segmentSize, systemIdentifier } = this.origin;
+    const index = file.role === "complete" ? this.#indexModes : undefined;
     const history = this.#histories.get(timeline) ?? (timeline === 1 ? emptyHistory(timeline) : undefined);
     const task: SegmentTask = {
       ...file,
@@ -276,7 +293,8 @@ class Verification {
       segmentSize,
       systemIdentifier,
       history,
-      digest: filesOfSegment > 1,
+      digest: filesOfSegment > 1 || index !== undefined,
+      index,
     };
     const proof = await prover.prove(task);
     this.#doneBytes += segmentSize;
