@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { denoCommand } from "./install_locked.ts";
 import { permissionOptions, type Reach } from "./permissions.ts";
+import { THREAD_MODULES } from "./threads.ts";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -38,9 +39,7 @@ if (values.sandboxed !== (values.archive !== undefined)) {
   // Beside it first: a compile that fails must not take away the program that is there.
   const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  // The modules of threads are in no other one's imports.
-  const threads = ["lib/archive/index_thread.ts", "lib/archive/verify/proof_thread.ts"]
-    .flatMap((path) => ["--include", path]);
+  const threads = THREAD_MODULES.flatMap((path) => ["--include", path]);
   const options = [
     "compile",
     "--frozen",

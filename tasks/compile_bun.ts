@@ -12,6 +12,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { bunPath } from "./bun.ts";
+import { THREAD_MODULES } from "./threads.ts";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -22,9 +23,7 @@ mkdirSync(dirname(output), { recursive: true });
 const options = [
   "build",
   "cli.ts",
-  // A thread's module is an entry point of its own.
-  "lib/archive/index_thread.ts",
-  "lib/archive/verify/proof_thread.ts",
+  ...THREAD_MODULES,
   "--compile",
   "--minify",
   "--bytecode",
