@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { denoCommand } from "./install_locked.ts";
 import { permissionOptions, type Reach } from "./permissions.ts";
+import { THREAD_MODULES } from "./threads.ts";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -38,8 +39,7 @@ if (values.sandboxed !== (values.archive !== undefined)) {
   // Beside it first: a compile that fails must not take away the program that is there.
   const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  // A thread's module is in no other one's imports.
-  const threads = ["--include", "lib/archive/verify/proof_thread.ts"];
+  const threads = THREAD_MODULES.flatMap((path) => ["--include", path]);
   const options = [
     "compile",
     "--frozen",

@@ -54,6 +54,7 @@ export class KnownSegments {
 export class ArchiveRoad implements RoadReader {
   readonly #disk: Disk;
   #isWriting: boolean;
+  readonly #torn = new Set<string>();
 
   constructor(
     private readonly archive: ArchiveDirectory,
@@ -81,6 +82,8 @@ export class ArchiveRoad implements RoadReader {
     if (await this.#storedHead(segment) !== undefined) {
       const stored = await readIndex(this.#disk, { name: segment.name, identity: this.options.identity });
       if (stored !== undefined) return stored;
+      // The head alone can be believed: the lists behind it are torn.
+      this.#torn.add(segment.name);
     }
     return (await this.#content(segment)).index;
   }
@@ -148,7 +151,8 @@ export class ArchiveRoad implements RoadReader {
     if (known !== undefined) return known;
     const stored = heads.get(key) ?? await this.#storedHead(segment);
     const { content, isFinal } = await this.#build(segment);
-    if (isFinal && stored?.contentCrc !== content.index.contentCrc) await this.#write(content.index);
+    const isStale = stored?.contentCrc !== content.index.contentCrc || this.#torn.delete(segment.name);
+    if (isFinal && isStale) await this.#write(content.index);
     const limited = limit(content, segment.limitLsn);
     heads.set(key, limited.index);
     contents.set(key, limited);

@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import process from "node:process";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import { RangeBoundError } from "../archive/verify/plan.ts";
 import { openDirectProver, openProofThreads, type Prover } from "../archive/verify/prover.ts";
@@ -26,6 +27,7 @@ export async function verify(options: VerifyCommandOptions, context: CommandCont
     const { from, to, timeline } = options;
     const report = await verifyDirectory(openDirectDisk(directory), {
       range: { from, to, timeline },
+      userId: process.geteuid?.(),
       openProver: (segments) => {
         jobs = Math.min(options.jobs ?? availableParallelism(), segments);
         const prover = openProver(directory, jobs, log);

@@ -21,7 +21,7 @@ export function verifyCommand(run: (options: VerifyCommandOptions) => Promise<vo
     .description(
       "Reads all WAL in a directory and proves it: the CRC of every record and its link to the one before, over " +
         "segments and timelines; page headers, histories, compressed files, unfinished and saved copies, whose cluster " +
-        "it is, and that there is no hole. Tells what is wrong and what can still be used. It changes nothing, and may " +
+        "it is, and that there is no hole. Tells what is wrong and what can still be used. It changes nothing but the indexes in an archive, and may " +
         "run beside everything else. The directory is an archive, one that pg_receivewal fills, or a server's pg_wal.",
     )
     .option("-d, --archive <directory>", "the directory with the WAL (or WALVAULT_ARCHIVE)")

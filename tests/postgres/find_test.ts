@@ -7,7 +7,7 @@ import { findCommand, type FindCommandOptions } from "../../lib/commands/find_op
 import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { formatTimestamp, type Timestamp, timestamp } from "../../lib/wal/timestamp.ts";
 import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
-import { caughtUp, MIB, startReceiver, WorkDirectory } from "./receiver.ts";
+import { caughtUp, MIB, startReceiver, until, WorkDirectory } from "./receiver.ts";
 import { readableArchive, RecoveringServer, restoreCommand } from "./restorer.ts";
 import { LEDGER_SETTINGS, runTransactions, type TransactionLedger } from "./transaction_ledger.ts";
 
@@ -239,6 +239,51 @@ test("recovery with the lines of find stops where it said", { timeout }, async (
   // Of the last commit in the tail, by the lines for the nearest place.
   const { nearest } = await ask(archive, "--time", "2100-01-01Z");
   await recover(["--lsn", nearest!.recovery["recovery_target_lsn"]!], { rows: 60, stop: "after" });
+});
+
+test("receive keeps the indexes, and find makes the same", { timeout }, async () => {
+  using directory = new WorkDirectory();
+  await using primary = await startCluster({ segmentBytes: MIB, settings });
+  const archive = readableArchive(directory);
+  const indexes = () => {
+    const path = join(archive, "index");
+    const names = fs.existsSync(path) ? fs.readdirSync(path).filter((name) => name.endsWith(".idx")) : [];
+    return new Map(names.map((name) => [name, fs.readFileSync(join(path, name)).toString("hex")]));
+  };
+  const published = () =>
+    fs.readdirSync(archive).filter((name) => /^[0-9A-F]{24}(\.zst)?$/.test(name)).length;
+  {
+    await using receiver = startReceiver({
+      connection: primary.conninfo(),
+      archive,
+      options: ["--compress=zstd"],
+    });
+    await receiver.next("streaming");
+    await runTransactions(primary);
+    await primary.sql(
+      "CREATE TABLE filling AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 4000) n",
+    );
+    await primary.sql("SELECT pg_switch_wal()");
+    await primary.sql("SELECT pg_logical_emit_message(true, 'a', 'b')");
+    await caughtUp(primary, receiver);
+    await until("an index of each segment", () => indexes().size === published());
+    assert.equal(await receiver.stop(), 0);
+  }
+  const kept = indexes();
+  assert.ok(kept.size >= 3);
+  assert.equal((await ask(archive, "--name", "first point")).found, true);
+  assert.deepEqual(indexes(), kept);
+  // What is missing, torn or of another archive, find makes anew.
+  const [first = "", second = "", third = ""] = [...kept.keys()];
+  fs.rmSync(join(archive, "index", first));
+  fs.writeFileSync(join(archive, "index", second), fs.readFileSync(join(archive, "index", third)));
+  fs.truncateSync(join(archive, "index", third), 500);
+  assert.equal((await ask(archive, "--name", "first point")).found, true);
+  assert.equal(indexes().get(first), kept.get(first));
+  assert.equal(indexes().get(second), kept.get(second));
+  fs.rmSync(join(archive, "index"), { recursive: true });
+  assert.equal((await ask(archive, "--name", "first point")).found, true);
+  assert.deepEqual(indexes(), kept);
 });
 
 /** As `find … >> postgresql.conf` does. */

@@ -46,12 +46,11 @@ export function findHoles(
   const byTimeline = Map.groupBy(held.filter(({ extent }) => extent !== "none"), ({ timeline }) => timeline);
   const extents = new Map<TimelineId, Extent>();
   const nameAt = (timeline: TimelineId, number: SegmentNumber) => nameOf({ timeline, number }, segmentSize);
-  const missing = (
-    timeline: TimelineId,
-    firstNumber: SegmentNumber,
-    endNumber: SegmentNumber,
-    why: string,
-  ) => {
+  /** What lies outside of the range was not looked for. */
+  const missing = (timeline: TimelineId, from: SegmentNumber, to: SegmentNumber, why: string) => {
+    const firstNumber = range.first !== undefined && from < range.first ? range.first : from;
+    const behind = range.last === undefined ? to : (range.last + 1n) as SegmentNumber;
+    const endNumber = to < behind ? to : behind;
     if (firstNumber >= endNumber) return;
     const last = nameAt(timeline, (endNumber - 1n) as SegmentNumber);
     const count = endNumber - firstNumber;

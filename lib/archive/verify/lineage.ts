@@ -2,7 +2,7 @@ import { ancestorHistory, cutHistoryProblem, parseHistory, type TimelineHistory 
 import { formatLsn, type Lsn } from "../../wal/lsn.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Finding } from "./finding.ts";
-import type { TimelineMark } from "./timeline_starts.ts";
+import type { TimelineMark } from "./recovery_marks.ts";
 
 /** A timeline's history, as its file tells it, or what is wrong with the file. */
 export type ReadHistory = { readonly history: TimelineHistory } | { readonly finding: Finding };
@@ -25,8 +25,8 @@ export function readHistory(timeline: TimelineId, bytes: Uint8Array): ReadHistor
 /** Where histories contradict each other: each one says of its ancestors what their own say. */
 export function contradictions(
   histories: ReadonlyMap<TimelineId, TimelineHistory>,
-): readonly Finding[] {
-  const findings: Finding[] = [];
+): readonly (Finding & { readonly timeline: TimelineId })[] {
+  const findings: (Finding & { readonly timeline: TimelineId })[] = [];
   for (const history of histories.values()) {
     // The nearest one has the others in its own history, and these are held against each other too.
     const parent = history.entries.at(-1)?.timeline;

@@ -1,8 +1,9 @@
 import { timelineAt, type TimelineHistory } from "../../wal/history.ts";
-import type { Lsn } from "../../wal/lsn.ts";
+import { advance, type Lsn } from "../../wal/lsn.ts";
+import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../../wal/page.ts";
 import { type SegmentScan, SegmentScanner } from "../../wal/scanner.ts";
 import type { SegmentSize } from "../../wal/segment.ts";
-import type { TimelineId } from "../../wal/timeline.ts";
+import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import {
   type CompressionFormat,
   DamagedFileError,
@@ -11,17 +12,24 @@ import {
 } from "../compression.ts";
 import type { Disk, DiskFile, FileState } from "../disk.ts";
 import { withFile } from "../durable.ts";
+import { readIndexHead } from "../index.ts";
+import { directIndexWorker } from "../index_worker.ts";
 import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
+import type { Modes } from "../segment_writer.ts";
 import { zlib } from "../zlib.ts";
-import { isTimelineRecord, type TimelineMark, TimelineStarts } from "./timeline_starts.ts";
+import { findRecordBehind } from "./record_behind.ts";
+import { isRecoveryMark, RecoveryMarks, type TimelineMark } from "./recovery_marks.ts";
 import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_verdict.ts";
 
 /** Kept of both ends of each segment: most records that span two can be proven from that. */
 const KEPT_BYTES = 64 * 1024;
+/** Behind the end of valid WAL, so much is searched for a record that shows that it is none. */
+const SEARCHED_BYTES = 64 * 1024;
 /** A file that grows while it is read may look damaged; it is looked at again so often, with a pause between. */
 const LOOKS = 5;
 const PAUSE_MS = 200;
+const SEGMENT_NAME_LENGTH = 24;
 
 /** A file of WAL that is to be proven. Plain data: it travels to threads. */
 export interface SegmentTask {
@@ -39,6 +47,8 @@ export interface SegmentTask {
   readonly history: TimelineHistory | undefined;
   /** The content's CRC-32 is wanted. */
   readonly digest: boolean;
+  /** Its index is to be looked at, and made anew where it is missing or wrong; written with these modes. */
+  readonly index: Modes | undefined;
 }
 
 /** What a file of WAL proves. Plain data, as the task. */
@@ -48,15 +58,27 @@ export interface SegmentProof extends SegmentVerdict {
   readonly bytes: number;
   /** CRC-32 of the content. */
   readonly digest: number | undefined;
+  /** `stale`: it was of other bytes, and has been made anew if that could be done. */
+  readonly index: "right" | "missing" | "stale" | "not asked";
   /** Where a timeline begins in it, by the records. */
   readonly timelineStarts: readonly TimelineMark[];
+  /** Where its last checkpoint lets a recovery begin. */
+  readonly redoLsn: Lsn | undefined;
   /** The first bytes of the content, and the last ones of a whole segment. */
   readonly head: Uint8Array<ArrayBuffer>;
   readonly tail: Uint8Array<ArrayBuffer>;
 }
 
-/** Reads a file of WAL to its end and tells what it proves; `undefined` when it is gone. */
-export async function proveSegment(disk: Disk, task: SegmentTask): Promise<SegmentProof | undefined> {
+/**
+ * Reads a file of WAL to its end and tells what it proves; `undefined` when it is gone.
+ *
+ * `pauseMs` lies between two looks at a file that may grow.
+ */
+export async function proveSegment(
+  disk: Disk,
+  task: SegmentTask,
+  pauseMs = PAUSE_MS,
+): Promise<SegmentProof | undefined> {
   let last: Look | undefined;
   for (let looks = 1;; looks++) {
     const look = await withFile(disk, task.path, (file) => lookAt(file, task, `${disk.root}/${task.path}`));
@@ -64,10 +86,30 @@ export async function proveSegment(disk: Disk, task: SegmentTask): Promise<Segme
     // What is published never changes; of the rest, what is seen twice and does not move is no file that grows.
     const settled = task.role === "complete" || look.proof.state !== "damaged" || looks === LOOKS ||
       (last !== undefined && isSame(last, look));
-    if (settled) return look.proof;
+    if (settled) return { ...look.proof, index: await keepIndex(disk, task, look.proof) };
     last = look;
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
+}
+
+/** Compares the index of a segment that is right with it, and makes it anew. */
+async function keepIndex(
+  disk: Disk,
+  { index: modes, path, systemIdentifier, segmentSize }: SegmentTask,
+  { state, digest }: SegmentProof,
+): Promise<SegmentProof["index"]> {
+  if (modes === undefined || state !== "complete" || systemIdentifier === undefined) return "not asked";
+  const name = path.slice(0, SEGMENT_NAME_LENGTH);
+  const identity = { systemIdentifier, segmentSize };
+  const head = await readIndexHead(disk, { name, identity });
+  const isRight = head?.contentCrc === digest;
+  if (isRight && head?.openRecord !== "unresolved") return "right";
+  try {
+    await directIndexWorker(disk, { identity, modes }).index(name);
+  } catch {
+    // It is a cache: whoever needs it and may write makes it. What is wrong with the next segment is told there.
+  }
+  return head === undefined ? "missing" : isRight ? "right" : "stale";
 }
 
 /** Hands over the content of a file of WAL, as far as it can be read. */
@@ -96,15 +138,15 @@ function isSame(one: Look, other: Look): boolean {
 async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise<Look> {
   const state = await file.state();
   const { startLsn, segmentSize, systemIdentifier, role } = task;
-  const starts = new TimelineStarts();
+  const marks = new RecoveryMarks();
   const scanner = new SegmentScanner({
     startLsn,
     segmentSize,
     ...(systemIdentifier === undefined ? {} : { systemIdentifier }),
     allowedTimeline: (timeline, pageLsn) => isTimelineOf(task, timeline, pageLsn),
     records: {
-      wants: isTimelineRecord,
-      take: (record) => starts.take(record, scanner.majorVersion),
+      wants: isRecoveryMark,
+      take: (record) => marks.take(record, scanner.majorVersion),
     },
   });
   const notes = role === "complete" ? undefined : new PageNotes(task);
@@ -129,14 +171,43 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   notes?.end();
   const scan = scanner.result();
   const { head, tail } = ends;
-  const verdict = judgeSegment({ scan, notes, bytes, role, damage, head });
-  const timelineStarts = starts.marks;
+  const recordBehind = role === "complete" || task.format !== undefined
+    ? undefined
+    : await recordBehindEnd(file, scan);
+  const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
+  const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
-  return { proof: { ...verdict, scan, timelineStarts, ...content }, state };
+  return { proof: { ...verdict, scan, index: "not asked", timelineStarts, redoLsn, ...content }, state };
 }
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {
   return history === undefined ? ofPage <= timeline : ofPage === timelineAt(history, pageLsn);
+}
+
+/** The scanner knows no names: which timeline a page should be of, and who says so. */
+function named(verdict: SegmentVerdict, history: TimelineHistory | undefined): SegmentVerdict {
+  const { problem, problemLsn } = verdict;
+  if (history === undefined || problem === undefined || problemLsn === undefined) return verdict;
+  const source = history.entries.length === 0 ? "" : ` as "${historyFileName(history.timeline)}" says`;
+  const want = `want ${timelineAt(history, problemLsn)}${source}`;
+  return { ...verdict, problem: problem.replace("want one of the lineage", want) };
+}
+
+/** A record that follows the one at which valid WAL ends, or the last one before that. */
+async function recordBehindEnd(file: DiskFile, scan: SegmentScan): Promise<Lsn | undefined> {
+  const endLsn = scan.contentEndLsn;
+  const position = Number(endLsn - scan.startLsn);
+  if (scan.end === "segment-end" || scan.end === "switch" || position >= scan.segmentSize) return undefined;
+  const bytes = new Uint8Array(Math.min(SEARCHED_BYTES, scan.segmentSize - position));
+  const count = await file.read(bytes, position);
+  // A record at a page's start stands behind the page's header.
+  const inPage = endLsn % BigInt(PAGE_BYTES);
+  const headerBytes = position === 0 ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES;
+  const ended = inPage === 0n ? advance(endLsn, headerBytes) : endLsn;
+  const before = [scan.endLsn, ended, scan.lastRecordLsn ?? scan.firstRecordPrevLsn].filter((lsn) =>
+    lsn !== undefined
+  );
+  return findRecordBehind(bytes.subarray(0, count), endLsn, before);
 }
 
 /** Keeps both ends of a segment's content. */

@@ -39,6 +39,8 @@ export interface SeenSegment {
   /** Why a compressed file can't be read to its end. */
   readonly damage: string | undefined;
   readonly head: Uint8Array;
+  /** A valid record behind the end of valid WAL, which shows that it is no end. */
+  readonly recordBehind: Lsn | undefined;
 }
 
 /** What a file of WAL is, by all that was seen of it. */
@@ -66,7 +68,10 @@ function behindSwitch(scan: SegmentScan): SegmentVerdict {
   return damaged(scan.endLsn, "more bytes behind an XLOG_SWITCH, want zeros to the segment's end");
 }
 
-function judgeUnfinished({ scan, role, head }: SeenSegment, notes: PageNotes): SegmentVerdict {
+function judgeUnfinished(
+  { scan, role, head, recordBehind }: SeenSegment,
+  notes: PageNotes,
+): SegmentVerdict {
   if (notes.writtenBytes === 0) return { state: "empty" };
   if (scan.firstPage === undefined) {
     // A server's file that waits for its turn; a page with its own address would show that its turn has come.
@@ -79,12 +84,13 @@ function judgeUnfinished({ scan, role, head }: SeenSegment, notes: PageNotes): S
     provenBytes: Number(scan.endLsn - scan.startLsn),
     contentBytes: Number(scan.contentEndLsn - scan.startLsn),
   });
-  if (behind !== "changed bytes") return { state: "tail" };
+  if (recordBehind === undefined && behind !== "changed bytes") return { state: "tail" };
+  const found = recordBehind === undefined ? "more WAL" : `a valid record at ${formatLsn(recordBehind)}`;
   if (scan.problem === undefined) {
-    return damaged(scan.contentEndLsn, "nothing valid, with more WAL behind it");
+    return damaged(scan.contentEndLsn, `nothing valid, with ${found} behind it`);
   }
   const { problem = "", problemLsn = scan.endLsn } = damagedBy(scan);
-  return damaged(problemLsn, `${problem}, with more WAL behind it`);
+  return damaged(problemLsn, `${problem}, with ${found} behind it`);
 }
 
 /** The page of an older segment of the same cluster stands first, or a torn piece of it. */

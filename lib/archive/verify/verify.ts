@@ -1,19 +1,23 @@
 import { Buffer } from "node:buffer";
 import { emptyHistory, type TimelineHistory } from "../../wal/history.ts";
-import { advance, minLsn } from "../../wal/lsn.ts";
+import { advance, type Lsn, minLsn } from "../../wal/lsn.ts";
 import { type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Disk, NamedEntry } from "../disk.ts";
 import { readWhole, withFile } from "../durable.ts";
 import {
   CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
   nameOf,
   savedPath,
   SEGMENT_FORMS,
 } from "../layout.ts";
+import { modesBelow } from "../modes.ts";
+import { PARTIAL_SUFFIX } from "../plain_layout.ts";
 import { bytesOfFile, type SegmentBytes } from "../segment_bytes.ts";
+import type { Modes } from "../segment_writer.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
 import { contradictions, readHistory, startProblem } from "./lineage.ts";
@@ -60,6 +64,8 @@ export class NothingToVerifyError extends Error {
 /** What `verifyDirectory` is asked. */
 export interface VerifyOptions {
   readonly range: VerifyRange;
+  /** Who we are: the owner of an archive keeps its indexes, too; `undefined` where nobody is to do that. */
+  readonly userId?: number | undefined;
   /** Made when there is something to be read, and closed at the end. */
   readonly openProver: (segments: number) => Prover;
   readonly onProgress: (progress: VerifyProgress) => void;
@@ -69,7 +75,7 @@ export interface VerifyOptions {
 /**
  * Proves all WAL in a directory: each segment by its records, and all of them to each other.
  *
- * Nothing is changed, and no lock is taken: others may add, compress and remove files meanwhile.
+ * Nothing but indexes is changed, and no lock is taken: others may add, compress and remove files meanwhile.
  * @throws {NothingToVerifyError} when it holds no WAL and is no archive.
  * @throws {RangeBoundError} when the range is none.
  */
@@ -106,6 +112,7 @@ function nothingThere(disk: Disk, root: readonly NamedEntry[] | undefined): Noth
 class Verification {
   readonly #tally: VerifyTally;
   readonly #histories = new Map<TimelineId, TimelineHistory>();
+  #indexModes: Modes | undefined;
   #doneBytes = 0;
   #totalBytes = 0;
 
@@ -125,6 +132,7 @@ class Verification {
     const plan = planVerify(entries, { layout: this.layout, segmentSize });
     tally.add(...before, ...plan.findings, ...await this.#conflictsKept());
     await this.#readHistories(plan);
+    this.#indexModes = await this.#modesOfIndexes();
     const segments = plan.segments.filter((segment) => isInRange(segment, range, this.#lineage()));
     if (segments.length === 0 && plan.segments.length > 0) {
       tally.add({ kind: "hole", problem: "no WAL of the range that is asked for" });
@@ -138,17 +146,19 @@ class Verification {
       bytesOf: (task) => this.#bytesOf(task),
     });
     const held: HeldSegment[] = [];
+    let redoLsn: Lsn | undefined;
     for await (const proven of this.#proveAll(segments)) {
       tally.count(proven);
       const best = await this.#judge(proven);
       if (best === undefined) continue;
       await chain.add(best);
+      redoLsn = best.proof.redoLsn ?? redoLsn;
       const { timeline, number, extent, endLsn, path } = best;
       held.push({ timeline, number, extent, endLsn, path }); // without the bytes that the chain needs
     }
     const holes = findHoles(held, { histories: this.#histories, segmentSize, range });
     await this.#refuseShortListing(holes);
-    tally.add(...holes.map(({ finding }) => finding));
+    tally.add(...holes.map((hole) => this.#isRemoved(hole, redoLsn) ? asNote(hole) : hole.finding));
     for (const start of chain.timelineStarts) {
       const history = this.#histories.get(start.timeline as TimelineId);
       const finding = history === undefined ? undefined : startProblem(start, history);
@@ -157,12 +167,27 @@ class Verification {
     return tally.report(held, chain.usable());
   }
 
+  /** A server removes what it needs no more in no order, and may be killed in the midst of that. */
+  #isRemoved({ endNumber }: Hole, redoLsn: Lsn | undefined): boolean {
+    return this.layout === "server" && redoLsn !== undefined &&
+      segmentStart(endNumber, this.origin.segmentSize) <= redoLsn;
+  }
+
   /** Of the timeline that is asked for. */
   #lineage(): { readonly history: TimelineHistory; readonly segmentSize: SegmentSize } | undefined {
     const { timeline } = this.options.range;
     if (timeline === undefined) return undefined;
     const history = this.#histories.get(timeline) ?? emptyHistory(timeline);
     return { history, segmentSize: this.origin.segmentSize };
+  }
+
+  /** Indexes are made by the archive's owner only, as all that is in it. */
+  async #modesOfIndexes(): Promise<Modes | undefined> {
+    if (this.layout !== "archive" || this.options.userId === undefined) return undefined;
+    const identity = await this.disk.entry(IDENTITY_FILE);
+    const root = await this.disk.entry(".");
+    if (identity?.ownerId !== this.options.userId || root === undefined) return undefined;
+    return modesBelow(root);
   }
 
   async #conflictsKept(): Promise<readonly Finding[]> {
@@ -183,7 +208,10 @@ class Verification {
       if ("finding" in read) this.#tally.add(read.finding);
       else this.#histories.set(timeline, read.history);
     }
-    this.#tally.add(...contradictions(this.#histories));
+    const contradicting = contradictions(this.#histories);
+    this.#tally.add(...contradicting);
+    // Nobody knows which of the two is right: no file is held against them.
+    for (const { timeline } of contradicting) this.#histories.delete(timeline);
   }
 
   /** Without its history nobody can find a timeline, nor tell where it began. */
@@ -207,6 +235,7 @@ class Verification {
   async *#proveAll(segments: readonly PlannedSegment[]): AsyncGenerator<ProvenSegment> {
     if (segments.length === 0) return;
     const prover = this.options.openProver(segments.length);
+    let last: ProvenSegment | undefined;
     try {
       const ahead: Promise<ProvenSegment>[] = [];
       for (let started = 0, done = 0; done < segments.length; done++) {
@@ -218,11 +247,20 @@ class Verification {
         }
         const proven = await ahead.shift()!;
         this.options.signal.throwIfAborted();
-        yield proven;
+        if (last !== undefined && isWrittenPast(last, proven)) last = await this.#proveAgain(prover, last);
+        if (last !== undefined) yield last;
+        last = proven;
       }
+      if (last !== undefined) yield last;
     } finally {
       await prover.close();
     }
+  }
+
+  /** What was unfinished when it was read may have been finished since. */
+  async #proveAgain(prover: Prover, proven: ProvenSegment): Promise<ProvenSegment> {
+    const files = await this.#filesNow(proven.segment);
+    return await this.#proveFiles(prover, { ...proven.segment, files });
   }
 
   async #proveFiles(prover: Prover, segment: PlannedSegment): Promise<ProvenSegment> {
@@ -246,6 +284,7 @@ class Verification {
     filesOfSegment: number,
   ): Promise<ProvenFile | undefined> {
     const { segmentSize, systemIdentifier } = this.origin;
+    const index = file.role === "complete" ? this.#indexModes : undefined;
     const history = this.#histories.get(timeline) ?? (timeline === 1 ? emptyHistory(timeline) : undefined);
     const task: SegmentTask = {
       ...file,
@@ -254,7 +293,8 @@ class Verification {
       segmentSize,
       systemIdentifier,
       history,
-      digest: filesOfSegment > 1,
+      digest: filesOfSegment > 1 || index !== undefined,
+      index,
     };
     const proof = await prover.prove(task);
     this.#doneBytes += segmentSize;
@@ -265,7 +305,11 @@ class Verification {
 
   async #filesNow(segment: PlannedSegment): Promise<readonly PlannedFile[]> {
     const name = segmentNameOf(segment, this.origin.segmentSize);
-    const paths = [...SEGMENT_FORMS.map((form) => name + form), inProgressPath(name), savedPath(name, 1)];
+    const forms = SEGMENT_FORMS.map((form) => name + form);
+    const unfinished = this.layout === "archive"
+      ? [inProgressPath(name), savedPath(name, 1)]
+      : forms.map((path) => path + PARTIAL_SUFFIX);
+    const paths = [...forms, ...unfinished];
     const root: NamedEntry[] = [];
     const inProgress: NamedEntry[] = [];
     for (const path of paths) {
@@ -350,7 +394,8 @@ class Verification {
       for (let number = firstNumber; number < endNumber && asked < MAXIMUM_ASKED; number++, asked++) {
         const name = nameOf({ timeline, number }, segmentSize);
         for (const path of SEGMENT_FORMS.map((form) => name + form)) {
-          if (await this.disk.entry(path) === undefined || this.#tally.hasSeen(path)) continue;
+          const isThere = (await this.disk.entry(path))?.kind === "file";
+          if (!isThere || this.#tally.hasSeen(path)) continue;
           throw new Error(
             `Cannot verify "${this.disk.root}": "${path}" was not there when it was listed, and is there now; try again`,
           );
@@ -358,4 +403,16 @@ class Verification {
       }
     }
   }
+}
+
+/** WAL goes on behind a segment that was unfinished when it was read. */
+function isWrittenPast({ segment, files }: ProvenSegment, next: ProvenSegment): boolean {
+  const { timeline, number } = next.segment;
+  if (segment.timeline !== timeline || segment.number + 1n !== number) return false;
+  const isUnfinished = files.every(({ proof: { state } }) => state !== "complete" && state !== "damaged");
+  return isUnfinished && next.files.some(({ proof: { state } }) => state !== "empty" && state !== "earlier");
+}
+
+function asNote({ finding }: Hole): Finding {
+  return { ...finding, kind: "note", hint: "A checkpoint behind it shows that the server needs it no more" };
 }

@@ -5,6 +5,7 @@ import { decodeXlogRecord, type XlogRecord } from "../../wal/rmgr/xlog.ts";
 
 const INFO_MASK = 0xf0;
 const CHECKPOINT_SHUTDOWN = 0x00;
+const CHECKPOINT_ONLINE = 0x10;
 const FULL_PAGE_WRITES_CHANGE = 0x80;
 const END_OF_RECOVERY = 0x90;
 const OVERWRITE_CONTRECORD = 0xd0;
@@ -17,11 +18,12 @@ export interface TimelineMark {
   readonly previousTimeline: number;
 }
 
-/** Whether a record may tell where a timeline begins. */
-export function isTimelineRecord(resourceManager: number, info: number): boolean {
+/** Whether a record may tell where a timeline, or a recovery, begins. */
+export function isRecoveryMark(resourceManager: number, info: number): boolean {
   if (resourceManager !== XLOG_RESOURCE_MANAGER) return false;
   const kind = info & INFO_MASK;
-  return kind === CHECKPOINT_SHUTDOWN || kind === END_OF_RECOVERY || isWrittenBefore(kind);
+  return kind === CHECKPOINT_SHUTDOWN || kind === CHECKPOINT_ONLINE || kind === END_OF_RECOVERY ||
+    isWrittenBefore(kind);
 }
 
 /** @see StartupXLOG(), src/backend/access/transam/xlog.c: what it may write before the end of recovery (13 to 18) */
@@ -29,9 +31,11 @@ function isWrittenBefore(kind: number): boolean {
   return kind === FULL_PAGE_WRITES_CHANGE || kind === OVERWRITE_CONTRECORD;
 }
 
-/** Finds where timelines begin, among the records of a segment. */
-export class TimelineStarts {
-  readonly marks: TimelineMark[] = [];
+/** Finds where timelines and recoveries begin, among the records of a segment. */
+export class RecoveryMarks {
+  readonly timelineStarts: TimelineMark[] = [];
+  /** Where the last checkpoint lets a recovery begin. */
+  redoLsn: Lsn | undefined;
   /** A row of records that a recovery may have written at its end, up to here: where it began, and its last one. */
   #row: { readonly firstLsn: Lsn; readonly lastLsn: Lsn } | undefined;
 
@@ -47,9 +51,10 @@ export class TimelineStarts {
     if (majorVersion === undefined) return;
     const record = decodeIfRight({ header, bytes }, majorVersion);
     if (record?.kind !== "checkpoint" && record?.kind !== "end of recovery") return;
+    if (record.kind === "checkpoint") this.redoLsn = record.redoLsn;
     const { timeline, previousTimeline } = record;
     if (timeline === previousTimeline) return;
-    this.marks.push({ lsn: row?.firstLsn ?? lsn, timeline, previousTimeline });
+    this.timelineStarts.push({ lsn: row?.firstLsn ?? lsn, timeline, previousTimeline });
   }
 }
 
