@@ -37,20 +37,25 @@ export function readWal(
     readonly startLsn: Lsn;
     readonly segmentBytes: number;
     readonly take: (record: WalRecord, majorVersion: number) => void;
+    readonly overwritten?: (recordLsn: Lsn) => void;
   },
-): RecordsRead & { readonly positionLsn: Lsn } {
+): RecordsRead {
   const size = segmentSize(options.segmentBytes);
   const reader = new RecordReader({
     startLsn: options.startLsn,
     segmentSize: size,
-    records: { wants: () => true, take: (record) => options.take(record, reader.majorVersion ?? 0) },
+    records: {
+      wants: () => true,
+      take: (record) => options.take(record, reader.majorVersion ?? 0),
+      overwritten: (recordLsn) => options.overwritten?.(recordLsn),
+    },
   });
   while (!reader.done) {
     const bytes = readSegment(cluster, reader.positionLsn, size);
     if (bytes === undefined) break;
     reader.push(bytes);
   }
-  return { ...reader.result(), positionLsn: reader.positionLsn };
+  return reader.result();
 }
 
 /** The segment's bytes from this LSN on. */
