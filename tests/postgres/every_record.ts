@@ -155,6 +155,13 @@ export async function writeEveryRecord(cluster: Cluster): Promise<void> {
       "CREATE INDEX item_bloom ON item USING bloom (id, name)",
       "INSERT INTO item SELECT g, 'bloom' FROM generate_series(20001, 20200) g",
     ]);
+    await run([ // images beside what a record does anyway, for whoever checks it
+      "SET wal_consistency_checking = 'all'",
+      "INSERT INTO item SELECT g, 'checked' FROM generate_series(20301, 20330) g",
+      "UPDATE item SET name = 'checked too' WHERE id > 20310",
+      "VACUUM item",
+      "RESET wal_consistency_checking",
+    ]);
     for (const compression of await compressions(sql)) {
       await run([
         `SET wal_compression = ${compression}`,

@@ -109,6 +109,7 @@ test("every record is seen as PostgreSQL's own programs see it", { timeout: 5 * 
       if (image === undefined) continue;
       images++;
       kinds.add(`image ${image.compression}${image.holeBytes > 0 ? " with a hole" : ""}`);
+      if (!image.apply) kinds.add("image not applied");
       checkPage(image, `image of record ${record.lsn}`);
     }
   };
@@ -121,6 +122,7 @@ test("every record is seen as PostgreSQL's own programs see it", { timeout: 5 * 
 
   for (let id = 0; id <= 21; id++) assert.ok(kinds.has(resourceManagerName(id)), resourceManagerName(id));
   assert.ok(kinds.has("image none with a hole") && kinds.has("image pglz with a hole"));
+  assert.ok(kinds.has("image not applied"));
   assert.ok(images > 100 && withOrigin > 0);
   if (TEST_MAJOR >= 14) assert.ok(withTopXid > 0);
 

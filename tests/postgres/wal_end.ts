@@ -55,16 +55,16 @@ export async function compareWalEnds(
     const told = SERVER_END.exec(log)?.[1];
     if (told !== undefined) assert.ok([read.endLsn, nextLsn].includes(parseLsn(told)), `${where}\n${log}`);
 
-    if (await isOverwritten(cluster, { last, nextLsn, where })) overwritten++;
+    if (isOverwritten(cluster, { last, nextLsn, where })) overwritten++;
   }
   return { ends, overwritten };
 }
 
 /** The record that the server wrote after `last`: it names that one, and lies where we say that WAL goes on. */
-async function isOverwritten(
+function isOverwritten(
   cluster: Cluster,
   { last, nextLsn, where }: { readonly last: WalRecord; readonly nextLsn: Lsn; readonly where: string },
-): Promise<boolean> {
+): boolean {
   const records: WalRecord[] = [];
   const overwritten: Lsn[] = [];
   readWal(cluster, {
