@@ -1,7 +1,10 @@
 /** Rounds of kill -9: where we see the end of valid WAL, and where the server itself then goes on. */
 import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../../lib/wal/page.ts";
 import type { WalRecord } from "../../lib/wal/record.ts";
 import { nextRecordLsn } from "../../lib/wal/record_walk.ts";
 import { parseSegmentName, segmentSize, segmentStart } from "../../lib/wal/segment.ts";
@@ -83,9 +86,26 @@ function keep(record: WalRecord): WalRecord {
   return { ...record, bytes: record.bytes.slice() };
 }
 
+/**
+ * The start of the last segments without a hole between them.
+ *
+ * Old segments are not removed and recycled in their order, so a kill may leave holes; recycled ones have the name of a
+ * segment to come, and pages of an old one.
+ */
 function firstLsn(cluster: Cluster): Lsn {
-  const [name = ""] = cluster.walFiles();
-  return segmentStart(parseSegmentName(name, SIZE)?.number ?? assert.fail(name), SIZE);
+  let first: Lsn | undefined;
+  let next: bigint | undefined;
+  for (const name of cluster.walFiles()) {
+    const startLsn = segmentStart(parseSegmentName(name, SIZE)?.number ?? assert.fail(name), SIZE);
+    const bytes = fs.readFileSync(join(cluster.dataDirectory, "pg_wal", name)).subarray(
+      0,
+      LONG_PAGE_HEADER_BYTES,
+    );
+    if (decodePageHeader(bytes)?.pageLsn !== startLsn) continue;
+    if (first === undefined || startLsn !== next) first = startLsn;
+    next = startLsn + BigInt(SIZE);
+  }
+  return first ?? assert.fail("no segment");
 }
 
 async function killUnderLoad(cluster: Cluster, random: Random, prefix: string): Promise<void> {
