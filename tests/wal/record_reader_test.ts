@@ -234,6 +234,36 @@ test("RecordReader finds every flipped byte of a record that spans segments", ()
   }
 });
 
+test("a record given up in the segment before is told, and WAL goes on behind it", () => {
+  const { wal, records } = build([filler(40), { totalBytes: 300 }]);
+  const { segments, records: after } = buildWal({
+    startLsn: START + BigInt(MIB),
+    segmentBytes: MIB,
+    records: [{ totalBytes: 42, resourceManager: 0, info: 0xd0 }, { totalBytes: 70 }],
+    prevLsn: records[0]!.lsn,
+  });
+  segments[0]![2]! |= 8;
+  wal.set(segments[0]!, MIB);
+  const { taken, overwritten, endLsn } = read(wal);
+  assert.deepEqual(overwritten, [records[1]!.lsn]);
+  assert.deepEqual(taken.map((record) => record.lsn), [records[0]!.lsn, after[0]!.lsn, after[1]!.lsn]);
+  assert.equal(endLsn, after[1]!.endLsn);
+});
+
+test("RecordReader takes nothing once valid WAL has ended, and says where it stands", () => {
+  const { reader, taken } = read(WAL);
+  assert.ok(reader.done);
+  const { positionLsn } = reader;
+  reader.push(WAL);
+  assert.equal(reader.positionLsn, positionLsn);
+  assert.deepEqual([reader.result().recordCount, reader.timeline, reader.majorVersion], [
+    taken.length,
+    1,
+    15,
+  ]);
+  assert.throws(() => read(WAL, { startLsn: lsn(START + 4n) }), /Cannot scan WAL from 0\/300004/);
+});
+
 interface Expected {
   readonly file: string;
   readonly major: number;
@@ -249,10 +279,14 @@ for (const expected of EXPECTED) {
     const bytes = gunzipSync(readFileSync(new URL(expected.file, FIXTURES)));
     const size = segmentSize(bytes.length);
     const startLsn = segmentStart(parseSegmentName(expected.name, size)!.number, size);
-    const { taken, recordCount, reader } = read(bytes, { walStart: startLsn, segmentSize: size });
+    const { taken, recordCount, reader, overwritten } = read(bytes, {
+      walStart: startLsn,
+      segmentSize: size,
+    });
     assert.equal(reader.majorVersion, expected.major);
     assert.equal(recordCount, expected.recordCount);
     assert.equal(taken.length, expected.recordCount);
+    assert.equal(overwritten.length, /overwrite|15-fork/.test(expected.file) ? 1 : 0);
     const last = taken.at(-1);
     if (last !== undefined) assert.equal(formatLsn(last.endLsn), expected.endLsn);
   });
