@@ -264,6 +264,13 @@ test("RecordReader takes nothing once valid WAL has ended, and says where it sta
   assert.throws(() => read(WAL, { startLsn: lsn(START + 4n) }), /Cannot scan WAL from 0\/300004/);
 });
 
+test("the last segment that LSNs reach can be begun", () => {
+  const walStart = (1n << 64n) - BigInt(MIB);
+  const { wal, records } = build([{ totalBytes: 50 }, { totalBytes: 60 }], walStart);
+  const { taken, end, endLsn } = read(wal, { walStart });
+  assert.deepEqual([taken.length, end, endLsn], [2, "zero", records[1]!.endLsn]);
+});
+
 interface Expected {
   readonly file: string;
   readonly major: number;
