@@ -1,4 +1,3 @@
-import { crc32 } from "node:zlib";
 import type { Lsn } from "../wal/lsn.ts";
 import { type RecordTaker, type WalRecord, XLOG_RESOURCE_MANAGER } from "../wal/record.ts";
 import { decodeRecordBody } from "../wal/record_body.ts";
@@ -12,6 +11,7 @@ import { decodeXlogRecord, isXlogRecord } from "../wal/rmgr/xlog.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
+import { crc32 } from "./content_crc.ts";
 import type {
   BackupEndMark,
   CheckpointMark,
@@ -72,7 +72,7 @@ export class SegmentIndexer {
 
   /** Takes the segment's next bytes, cut anywhere. */
   push(bytes: Uint8Array): void {
-    this.#contentCrc = crc32(bytes, this.#contentCrc);
+    this.#contentCrc = crc32()(bytes, this.#contentCrc);
     this.#pushed += bytes.length;
     this.#scanner.push(bytes);
     if (this.#pushed === this.#segment.segmentSize) this.#finish();
