@@ -15,8 +15,9 @@ import { fileURLToPath } from "node:url";
 import { PieceCompressor } from "../../lib/archive/compression.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
-import { buildPublishedIndex, writeIndex } from "../../lib/archive/index.ts";
-import { INDEX_DIRECTORY } from "../../lib/archive/layout.ts";
+import { buildIndex, buildPublishedIndex, writeIndex } from "../../lib/archive/index.ts";
+import { INDEX_DIRECTORY, indexPath } from "../../lib/archive/layout.ts";
+import { encodeSegmentIndex } from "../../lib/archive/segment_index.ts";
 import { segmentName, segmentNumber, segmentSize } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { type BackupCopy, type Cluster, startCluster } from "../postgres/cluster.ts";
@@ -216,12 +217,23 @@ export async function benchRecovery(parts: readonly string[]): Promise<void> {
   const end = await primary.value("SELECT pg_walfile_name(pg_current_wal_lsn())");
   const names = primary.walFiles().filter((name) => name < end);
   const put = (path: string, bytes: Uint8Array) => fs.writeFileSync(path, bytes, { mode: 0o644 });
-  for (const path of Object.values(paths)) put(join(path, "archive.json"), encodeIdentity(identity));
+  for (const path of Object.values(paths)) {
+    put(join(path, "archive.json"), encodeIdentity(identity));
+    for (const name of ["inprogress", INDEX_DIRECTORY]) {
+      fs.mkdirSync(join(path, name));
+      fs.chmodSync(join(path, name), 0o755);
+    }
+  }
   for (const name of names) {
     const bytes = fs.readFileSync(join(primary.dataDirectory, "pg_wal", name));
     put(join(paths.plain, name), bytes);
     const compressor = new PieceCompressor({ format: "zstd", level: 1 });
     put(join(paths.zstd, `${name}.zst`), Buffer.concat([...compressor.push(bytes), ...compressor.end()]));
+    // As received.
+    const index = encodeSegmentIndex(
+      await buildIndex({ name, identity }, async (take) => void await take(bytes, 0)),
+    );
+    for (const path of Object.values(paths)) put(join(path, indexPath(name)), index);
   }
   await primary.stop();
   const contenders: readonly (readonly [name: string, restoreCommand: string])[] = [
