@@ -11,6 +11,7 @@ import { decodeXlogRecord, isXlogRecord } from "../wal/rmgr/xlog.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
+import { crc32 } from "./content_crc.ts";
 import type {
   BackupEndMark,
   CheckpointMark,
@@ -20,7 +21,6 @@ import type {
   TransactionMark,
   TransactionSummary,
 } from "./segment_index.ts";
-import { zlib } from "./zlib.ts";
 
 /** Which segment an index is of. */
 export interface IndexedSegment {
@@ -78,7 +78,7 @@ export class SegmentIndexer {
 
   /** Takes the segment's next bytes, cut anywhere. */
   push(bytes: Uint8Array): void {
-    this.#contentCrc = zlib().crc32(bytes, this.#contentCrc);
+    this.#contentCrc = crc32()(bytes, this.#contentCrc);
     this.#pushed += bytes.length;
     this.#scanner.push(bytes);
     if (this.#pushed === this.#segment.segmentSize) this.#finish();
