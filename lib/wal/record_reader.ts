@@ -108,10 +108,9 @@ export class RecordReader {
   /** What is known by the bytes pushed so far. */
   result(): RecordsRead {
     const scan = this.#scanner.result();
-    const segmentEnd = advance(scan.startLsn, scan.segmentSize);
     const end = readEnd(scan.end);
     return {
-      endLsn: scan.switched ? segmentEnd : scan.endLsn,
+      endLsn: scan.switched ? advance(scan.startLsn, scan.segmentSize) : scan.endLsn,
       recordCount: this.#recordCountBefore + recordsIn(scan),
       lastRecordLsn: scan.lastRecordLsn ?? scan.joinedRecordLsn ?? this.#lastRecordBefore,
       end,
