@@ -1,7 +1,8 @@
-/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress|verify [PART]…`. */
+/** Benchmarks against the real peers: `deno task bench receive|push|fetch|recovery|compress|verify|find [PART]…`. */
 import process from "node:process";
 import { benchCompress } from "../tests/bench/compress.ts";
 import { benchFetch, benchRecovery } from "../tests/bench/fetch.ts";
+import { benchFind } from "../tests/bench/find.ts";
 import { benchPush } from "../tests/bench/push.ts";
 import { benchReceive } from "../tests/bench/receive.ts";
 import { benchVerify } from "../tests/bench/verify.ts";
@@ -13,6 +14,7 @@ const BENCHMARKS: Readonly<Record<string, (parts: readonly string[]) => Promise<
   recovery: benchRecovery,
   compress: benchCompress,
   verify: benchVerify,
+  find: benchFind,
 };
 
 const [name, ...parts] = process.argv.slice(2);

@@ -56,10 +56,9 @@ async function believed<T extends SegmentIndexHead>(
   let index: T | undefined;
   try {
     index = await read();
-  } catch (error) {
-    // Torn, damaged, of another version: it is a cache, and is made anew.
-    if (error instanceof SyntaxError || error instanceof RangeError) return undefined;
-    throw error;
+  } catch {
+    // Torn, damaged, of another version, or not to be read by this user: it is a cache, and the segment tells the same.
+    return undefined;
   }
   const isOurs = index?.name === name && index.systemIdentifier === identity.systemIdentifier &&
     index.scan.segmentSize === identity.segmentSize &&

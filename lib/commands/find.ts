@@ -151,7 +151,13 @@ async function writingModes({ disk, identity }: ArchiveDirectory): Promise<Modes
 }
 
 async function countUnindexed(disk: Disk, runs: readonly RoadRun[]): Promise<number> {
-  const there = new Set((await disk.list(INDEX_DIRECTORY) ?? []).map((name) => `${INDEX_DIRECTORY}/${name}`));
+  let names: readonly string[] = [];
+  try {
+    names = await disk.list(INDEX_DIRECTORY) ?? [];
+  } catch {
+    // It is for the progress line only.
+  }
+  const there = new Set(names.map((name) => `${INDEX_DIRECTORY}/${name}`));
   const segments = runs.flatMap((run) => run.segments);
   return segments.filter(({ name, unfinished }) => unfinished === undefined && !there.has(indexPath(name)))
     .length;
