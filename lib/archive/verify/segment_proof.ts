@@ -1,6 +1,6 @@
 import { timelineAt, type TimelineHistory } from "../../wal/history.ts";
 import { advance, type Lsn } from "../../wal/lsn.ts";
-import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../../wal/page.ts";
+import { LONG_PAGE_HEADER_BYTES, SHORT_PAGE_HEADER_BYTES } from "../../wal/page.ts";
 import { type SegmentScan, SegmentScanner } from "../../wal/scanner.ts";
 import type { SegmentSize } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
@@ -25,7 +25,7 @@ import { judgeSegment, type SegmentRole, type SegmentVerdict } from "./segment_v
 /** Kept of both ends of each segment: most records that span two can be proven from that. */
 const KEPT_BYTES = 64 * 1024;
 /** Behind the end of valid WAL, so much is searched for a record that shows that it is none. */
-const SEARCHED_BYTES = 64 * 1024;
+const SEARCHED_BYTES = 16 * 1024 * 1024;
 /** A file that grows while it is read may look damaged; it is looked at again so often, with a pause between. */
 const LOOKS = 5;
 const PAUSE_MS = 200;
@@ -173,7 +173,7 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const { head, tail } = ends;
   const recordBehind = role === "complete" || task.format !== undefined
     ? undefined
-    : await recordBehindEnd(file, scan);
+    : await recordBehindEnd(file, scan, notes?.writtenBytes ?? 0);
   const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
   const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
@@ -193,21 +193,30 @@ function named(verdict: SegmentVerdict, history: TimelineHistory | undefined): S
   return { ...verdict, problem: problem.replace("want one of the lineage", want) };
 }
 
-/** A record that follows the one at which valid WAL ends, or the last one before that. */
-async function recordBehindEnd(file: DiskFile, scan: SegmentScan): Promise<Lsn | undefined> {
-  const endLsn = scan.contentEndLsn;
-  const position = Number(endLsn - scan.startLsn);
-  if (scan.end === "segment-end" || scan.end === "switch" || position >= scan.segmentSize) return undefined;
-  const bytes = new Uint8Array(Math.min(SEARCHED_BYTES, scan.segmentSize - position));
+/** A valid record behind the end of valid WAL. */
+async function recordBehindEnd(
+  file: DiskFile,
+  scan: SegmentScan,
+  writtenBytes: number,
+): Promise<Lsn | undefined> {
+  const { startLsn, segmentSize, endLsn, lastRecordLsn } = scan;
+  if (scan.end === "segment-end" || scan.end === "switch") return undefined;
+  const position = Number(endLsn - startLsn);
+  const length = Math.min(SEARCHED_BYTES, writtenBytes - position);
+  if (length <= 0) return undefined;
+  const bytes = new Uint8Array(length);
   const count = await file.read(bytes, position);
   // A record at a page's start stands behind the page's header.
-  const inPage = endLsn % BigInt(PAGE_BYTES);
   const headerBytes = position === 0 ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES;
-  const ended = inPage === 0n ? advance(endLsn, headerBytes) : endLsn;
-  const before = [scan.endLsn, ended, scan.lastRecordLsn ?? scan.firstRecordPrevLsn].filter((lsn) =>
-    lsn !== undefined
-  );
-  return findRecordBehind(bytes.subarray(0, count), endLsn, before);
+  const lsns = [endLsn, advance(endLsn, headerBytes), lastRecordLsn ?? scan.firstRecordPrevLsn];
+  // Where nothing is valid, the record before began in the segment before. What a server's file held in its earlier life
+  // is older than that.
+  const isBlank = scan.firstRecordLsn === undefined && startLsn >= segmentSize;
+  return findRecordBehind(bytes.subarray(0, count), endLsn, {
+    lsns: lsns.filter((lsn) => lsn !== undefined),
+    fromLsn: isBlank ? advance(startLsn, -segmentSize) : startLsn,
+    untilLsn: startLsn,
+  });
 }
 
 /** Keeps both ends of a segment's content. */

@@ -113,6 +113,8 @@ class Verification {
   readonly #tally: VerifyTally;
   readonly #histories = new Map<TimelineId, TimelineHistory>();
   #indexModes: Modes | undefined;
+  /** Segments that were listed, and were gone when they were to be read. */
+  readonly #gone = new Set<string>();
   #doneBytes = 0;
   #totalBytes = 0;
 
@@ -150,7 +152,10 @@ class Verification {
     for await (const proven of this.#proveAll(segments)) {
       tally.count(proven);
       const best = await this.#judge(proven);
-      if (best === undefined) continue;
+      if (best === undefined) {
+        this.#gone.add(`${proven.segment.timeline} ${proven.segment.number}`);
+        continue;
+      }
       await chain.add(best);
       redoLsn = best.proof.redoLsn ?? redoLsn;
       const { timeline, number, extent, endLsn, path } = best;
@@ -167,10 +172,20 @@ class Verification {
     return tally.report(held, chain.usable());
   }
 
-  /** A server removes what it needs no more in no order, and may be killed in the midst of that. */
-  #isRemoved({ endNumber }: Hole, redoLsn: Lsn | undefined): boolean {
-    return this.layout === "server" && redoLsn !== undefined &&
-      segmentStart(endNumber, this.origin.segmentSize) <= redoLsn;
+  /**
+   * Whether somebody removes what is needed no more: files that were listed are gone, or a checkpoint lies behind them. A
+   * server does it in no order, and may be killed in the midst of it.
+   */
+  #isRemoved({ timeline, firstNumber, endNumber }: Hole, redoLsn: Lsn | undefined): boolean {
+    const isGone = (number: bigint) => this.#gone.has(`${timeline} ${number}`);
+    if (this.layout === "server") {
+      const isPassed = redoLsn !== undefined && segmentStart(endNumber, this.origin.segmentSize) <= redoLsn;
+      return isPassed || isGone(endNumber - 1n);
+    }
+    for (let number: bigint = firstNumber; number < endNumber; number++) {
+      if (!isGone(number)) return false;
+    }
+    return true;
   }
 
   /** Of the timeline that is asked for. */
@@ -414,5 +429,9 @@ function isWrittenPast({ segment, files }: ProvenSegment, next: ProvenSegment): 
 }
 
 function asNote({ finding }: Hole): Finding {
-  return { ...finding, kind: "note", hint: "A checkpoint behind it shows that the server needs it no more" };
+  return {
+    ...finding,
+    kind: "note",
+    hint: "It was removed meanwhile, or a checkpoint behind it shows that the server needs it no more",
+  };
 }
