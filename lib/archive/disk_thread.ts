@@ -113,7 +113,7 @@ const road = { memory, control: new Int32Array(workerData.control), words: worke
 const takeRoad = (request) =>
   (${takeShortRoad})(request, { ...road, sockets, disk: operations, nowMs: () => Date.now() });
 const parts = { data: workerData, parking, operations, takeRoad };
-(${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
+await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     const url = new URL("data:text/javascript," + encodeURIComponent(source));
     this.#worker = new Worker(url, { workerData: data, name: "disk" });
     this.#worker.on("message", (message: DiskMessage) => {
