@@ -125,7 +125,7 @@ async function receiveInto(
     if (options.compress !== undefined && options.compress !== "none") {
       // Only now: who does not compress needs none of it.
       const { Compressing } = await import("./compressing.ts");
-      compressing = new Compressing(claimed, options.compress, log);
+      compressing = await Compressing.open(claimed, options.compress, log);
     }
     return await stream(claimed, { ...receiving, log, live, compressing }, context);
   } finally {
