@@ -11,8 +11,8 @@ export const DISK_PROTOCOL = {
   /** 1 while the main thread stands still; else it waits in its event loop, if it waits. */
   standing: 3,
   /** Of the short road. */
-  road: { revoked: 4, received: 5, durable: 6, behind: 7, heard: 8 },
-  controlWords: 9,
+  road: { revoked: 4, received: 5, durable: 6, behind: 7, heard: 8, sending: 9 },
+  controlWords: 10,
   /** A power of two. */
   slots: 64,
   /** Numbers per slot: operation, handle, offset into the shared memory, length, position, status, result. */

@@ -25,7 +25,10 @@ test("openCompressionThreads() leaves no thread behind when one of the two can't
     while (threadCount() >= before + tries / 2 && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    assert.ok(threadCount() < before + tries / 2, `${threadCount() - before} threads are left of ${tries} tries`);
+    assert.ok(
+      threadCount() < before + tries / 2,
+      `${threadCount() - before} threads are left of ${tries} tries`,
+    );
   }));
 
 test("openCompressionThreads() gives a disk and a worker, and ends both", () =>
