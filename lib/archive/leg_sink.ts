@@ -238,16 +238,6 @@ export class LegSink {
     const loan = this.options.listener.onIdle?.();
     if (loan === undefined) return false;
     const road = this.writer.takeShortRoad(loan.descriptor, this.options.memory);
-    if (road === undefined) {
-      loan.giveBack({
-        nextLsn: this.#receivedLsn,
-        rest: new Uint8Array(0),
-        tornStatus: false,
-        serverEndLsn: this.#serverEndLsn,
-        heardCount: 0,
-      });
-      return false;
-    }
     this.#road = road;
     this.#wake = () => road.revoke();
     try {

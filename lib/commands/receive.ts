@@ -128,7 +128,7 @@ async function receiveInto(
     if (options.compress !== undefined && options.compress !== "none") {
       // Only now: who does not compress needs none of it.
       const { Compressing } = await import("./compressing.ts");
-      compressing = new Compressing(claimed, options.compress, log);
+      compressing = await Compressing.open(claimed, options.compress, log);
     }
     if (options.index) {
       const { Indexing } = await import("./indexing.ts");
