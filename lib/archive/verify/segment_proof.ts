@@ -202,8 +202,9 @@ async function recordBehindEnd(
   const { startLsn, segmentSize, endLsn, lastRecordLsn } = scan;
   if (scan.end === "segment-end" || scan.end === "switch") return undefined;
   const position = Number(endLsn - startLsn);
-  const length = Math.min(SEARCHED_BYTES, writtenBytes - position);
-  if (length <= 0) return undefined;
+  if (position >= writtenBytes) return undefined;
+  // A record may end in zeros.
+  const length = Math.min(SEARCHED_BYTES, writtenBytes + KEPT_BYTES - position, segmentSize - position);
   const bytes = new Uint8Array(length);
   const count = await file.read(bytes, position);
   // A record at a page's start stands behind the page's header.
