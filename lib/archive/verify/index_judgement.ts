@@ -60,7 +60,7 @@ export function staleIndexFinding(
     ? "it does not join its neighbour"
     : `nothing here proves the record that it shares with the segment ${sides.join(" and with the one ")}`;
   return {
-    kind: joins?.isBroken === true ? "damage" : "note",
+    kind: "damage",
     path,
     timeline,
     lsn: sides.includes("before") || scan.openRecordLsn === undefined ? scan.startLsn : scan.openRecordLsn,

@@ -141,3 +141,38 @@ test("verify makes an index anew where both joins prove the segment", async () =
   assert.notEqual(indexOf(scene, NAME), right);
   assert.deepEqual(await verify(scene), []);
 });
+
+test("what only the index shows is damage where no neighbour proves the shared record", async () => {
+  const cases = [
+    [
+      "the first one, which continues a record",
+      [BEFORE],
+      NAME,
+      SHARED_OFFSET,
+      /shares with the segment before$/,
+    ],
+    ["the last one, whose record goes on", [AFTER], NAME, MIB - 100, /shares with the segment behind$/],
+    [
+      "one alone, where no record is touched",
+      [BEFORE, AFTER],
+      NAME,
+      8192 + 20,
+      /shares with the segment before and with the one behind$/,
+    ],
+  ] as const;
+  for (const [what, removed, name, offset, problem] of cases) {
+    using scene = await indexedScene();
+    for (const each of removed) fs.rmSync(join(scene.archive, each));
+    const right = indexOf(scene, name);
+    flip(scene, name, offset);
+    // Whoever may not write there is told the same.
+    for (const userId of [process.geteuid?.(), undefined]) {
+      const findings = await verify(scene, { userId });
+      assert.deepEqual(findings.map(({ kind, path }) => `${kind} ${path}`), [`damage ${name}`], what);
+      assert.match(findings[0]?.problem ?? "", problem);
+      assert.match(findings[0]?.hint ?? "", new RegExp(`remove "index/${name}.idx"$`));
+      assert.equal(indexOf(scene, name), right);
+    }
+    await assert.rejects(scene.fetch(name), DamagedFileError);
+  }
+});
