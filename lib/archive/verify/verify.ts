@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { emptyHistory, type TimelineHistory } from "../../wal/history.ts";
+import { emptyHistory, isInLineage, type TimelineHistory } from "../../wal/history.ts";
 import { advance, type Lsn, minLsn } from "../../wal/lsn.ts";
 import { type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
@@ -170,7 +170,9 @@ class Verification {
     } finally {
       await prover?.close();
     }
-    const holes = findHoles(held, { histories: this.#histories, segmentSize, range });
+    const lineage = this.#lineage()?.history;
+    const isAsked = (timeline: TimelineId) => lineage === undefined || isInLineage(lineage, timeline);
+    const holes = findHoles(held, { histories: this.#histories, segmentSize, range, isAsked });
     await this.#refuseShortListing(holes);
     tally.add(...holes.map((hole) => this.#isRemoved(hole, redoLsn) ? asNote(hole) : hole.finding));
     for (const start of chain.timelineStarts) {
