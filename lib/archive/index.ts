@@ -31,7 +31,7 @@ export interface IndexedName {
  * The head of a segment's index; `undefined` when there is none that can be believed.
  *
  * It says what was in the segment of that name when it was made: a published segment never changes (P1). Whoever reads
- * the segment anyway compares `contentCrc`, and makes the index anew when it differs.
+ * the segment anyway compares `contentCrc`; see `mayReplaceIndex` where it differs.
  */
 export function readIndexHead(disk: Disk, segment: IndexedName): Promise<SegmentIndexHead | undefined> {
   return believed(segment, async () => {
@@ -89,6 +89,17 @@ export async function writeIndex(disk: Disk, index: SegmentIndex, modes: Modes):
     await removeName(disk, temporary);
     throw error;
   }
+}
+
+/**
+ * Whether an index may take the place of the one that is there, by what the segment's bytes prove alone.
+ *
+ * Where they are no more what they were, and a record is shared with a neighbour, nothing in them tells whether that record
+ * is still right: then the older index is all that shows the damage.
+ */
+export function mayReplaceIndex(stored: SegmentIndexHead | undefined, index: SegmentIndexHead): boolean {
+  if (stored === undefined || stored.contentCrc === index.contentCrc) return true;
+  return ![stored, index].some(({ scan }) => scan.continuesFrom || scan.openRecordLsn !== undefined);
 }
 
 async function makeIndexDirectory(disk: Disk, modes: Modes): Promise<void> {

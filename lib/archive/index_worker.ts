@@ -1,8 +1,8 @@
 import type { Disk } from "./disk.ts";
-import { buildPublishedIndex, writeIndex } from "./index.ts";
+import { buildPublishedIndex, mayReplaceIndex, readIndexHead, writeIndex } from "./index.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { INDEX_DIRECTORY, indexPath } from "./layout.ts";
-import type { OpenRecordState } from "./segment_index.ts";
+import type { OpenRecordState, SegmentIndex } from "./segment_index.ts";
 import type { Modes } from "./segment_writer.ts";
 import { parseSegmentName, segmentName, type SegmentNumber } from "../wal/segment.ts";
 
@@ -11,7 +11,7 @@ const FOLLOWING = 2;
 
 /** Makes indexes of published segments, wherever that is done. One call at a time. */
 export interface IndexWorker {
-  /** Makes and writes one; "gone" when there is no such segment. */
+  /** Makes and writes one, unless the one that is there shows damage; "gone" when there is no such segment. */
   index(name: string): Promise<OpenRecordState | "gone">;
   /** Segments that have no index, oldest first, `limit` at most. */
   missing(limit: number): Promise<readonly string[]>;
@@ -29,10 +29,10 @@ export function directIndexWorker(disk: Disk, { identity, modes }: IndexedArchiv
   const { segmentSize } = identity;
   return {
     async index(name) {
-      const following = segmentsBehind(name, identity);
-      const index = await buildPublishedIndex(disk, { name, identity }, following);
+      const index = await indexOf(disk, name, identity);
       if (index === undefined) return "gone";
-      await writeIndex(disk, index, modes);
+      const stored = await readIndexHead(disk, { name, identity });
+      if (mayReplaceIndex(stored, index)) await writeIndex(disk, index, modes);
       return index.openRecord;
     },
     async missing(limit) {
@@ -49,6 +49,15 @@ export function directIndexWorker(disk: Disk, { identity, modes }: IndexedArchiv
     },
     close: async () => void await disk.close(),
   };
+}
+
+/** Makes a published segment's index, with what the segments behind it add; `undefined` when there is no such segment. */
+export function indexOf(
+  disk: Disk,
+  name: string,
+  identity: ArchiveIdentity,
+): Promise<SegmentIndex | undefined> {
+  return buildPublishedIndex(disk, { name, identity }, segmentsBehind(name, identity));
 }
 
 function segmentsBehind(name: string, { segmentSize }: ArchiveIdentity): readonly string[] {

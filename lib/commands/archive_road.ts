@@ -1,6 +1,13 @@
 import type { Disk } from "../archive/disk.ts";
 import type { ArchiveIdentity } from "../archive/identity.ts";
-import { buildIndex, readIndex, readIndexHead, type ReadSegment, writeIndex } from "../archive/index.ts";
+import {
+  buildIndex,
+  mayReplaceIndex,
+  readIndex,
+  readIndexHead,
+  type ReadSegment,
+  writeIndex,
+} from "../archive/index.ts";
 import { withPublished } from "../archive/published.ts";
 import type { SegmentIndex, SegmentIndexHead } from "../archive/segment_index.ts";
 import { type PlacedTransactionEnd, TransactionTally } from "../archive/segment_indexer.ts";
@@ -50,7 +57,7 @@ export class KnownSegments {
   readCount = 0;
 }
 
-/** The WAL of an archive along one timeline, by the indexes beside it, which are made where they are missing or stale. */
+/** The WAL of an archive along one timeline, by the indexes beside it, which are made where they are missing. */
 export class ArchiveRoad implements RoadReader {
   readonly #disk: Disk;
   #isWriting: boolean;
@@ -149,10 +156,9 @@ export class ArchiveRoad implements RoadReader {
     const key = keyOf(segment);
     const known = contents.get(key);
     if (known !== undefined) return known;
-    const stored = heads.get(key) ?? await this.#storedHead(segment);
     const { content, isFinal } = await this.#build(segment);
-    const isStale = stored?.contentCrc !== content.index.contentCrc || this.#torn.delete(segment.name);
-    if (isFinal && isStale) await this.#write(content.index);
+    const isTorn = this.#torn.delete(segment.name);
+    if (isFinal) await this.#keep(content.index, isTorn);
     const limited = limit(content, segment.limitLsn);
     heads.set(key, limited.index);
     contents.set(key, limited);
@@ -192,6 +198,13 @@ export class ArchiveRoad implements RoadReader {
       if (at !== -1) return segments.slice(at + 1);
     }
     return [];
+  }
+
+  /** Writes an index where it is missing or says less; never over one that shows damage. */
+  async #keep(index: SegmentIndex, isTorn: boolean): Promise<void> {
+    const stored = await readIndexHead(this.#disk, { name: index.name, identity: this.options.identity });
+    const isRight = stored?.contentCrc === index.contentCrc && stored.openRecord === index.openRecord;
+    if ((!isRight || isTorn) && mayReplaceIndex(stored, index)) await this.#write(index);
   }
 
   async #write(index: SegmentIndex): Promise<void> {

@@ -109,6 +109,7 @@ export class FlippedArchive {
         if (!this.#proofs.has(key)) this.#proofs.set(key, await proveSegment(disk, task, 0));
         return this.#proofs.get(key);
       },
+      index: () => Promise.resolve(false),
       close: () => Promise.resolve(),
     };
   }

@@ -35,23 +35,30 @@ interface Extent {
 /** Where WAL is missing between the first place of a timeline, or of those it came from, and its last one. */
 export function findHoles(
   held: readonly HeldSegment[],
-  { histories, segmentSize, range }: {
+  { histories, segmentSize, range, isAsked = () => true }: {
     /** By timeline; only those that can be believed. */
     readonly histories: ReadonlyMap<TimelineId, TimelineHistory>;
     readonly segmentSize: SegmentSize;
     readonly range: NumberRange;
+    /** Of the others nothing was looked for. */
+    readonly isAsked?: ((timeline: TimelineId) => boolean) | undefined;
   },
 ): readonly Hole[] {
   const holes: Hole[] = [];
   const byTimeline = Map.groupBy(held.filter(({ extent }) => extent !== "none"), ({ timeline }) => timeline);
   const extents = new Map<TimelineId, Extent>();
   const nameAt = (timeline: TimelineId, number: SegmentNumber) => nameOf({ timeline, number }, segmentSize);
+  /** Several histories tell of the same timeline. */
+  const isKnown = ({ timeline, firstNumber, endNumber }: Omit<Hole, "finding">) =>
+    holes.some((hole) =>
+      hole.timeline === timeline && hole.firstNumber <= firstNumber && hole.endNumber >= endNumber
+    );
   /** What lies outside of the range was not looked for. */
   const missing = (timeline: TimelineId, from: SegmentNumber, to: SegmentNumber, why: string) => {
     const firstNumber = range.first !== undefined && from < range.first ? range.first : from;
     const behind = range.last === undefined ? to : (range.last + 1n) as SegmentNumber;
     const endNumber = to < behind ? to : behind;
-    if (firstNumber >= endNumber) return;
+    if (firstNumber >= endNumber || isKnown({ timeline, firstNumber, endNumber })) return;
     const last = nameAt(timeline, (endNumber - 1n) as SegmentNumber);
     const count = endNumber - firstNumber;
     const what = count === 1n ? `${last} is missing` : `${count} segments are missing, up to ${last}`;
@@ -82,29 +89,63 @@ export function findHoles(
       }
     }
   }
-  for (const history of histories.values()) {
-    const fork = history.entries.at(-1);
-    if (fork === undefined) continue;
-    const forkNumber = segmentNumberAt(fork.endLsn, segmentSize);
-    const own = extents.get(history.timeline);
-    const parent = extents.get(fork.timeline);
-    const told = `timeline ${history.timeline} left timeline ${fork.timeline} only at ${
-      formatLsn(fork.endLsn)
-    } ("${historyFileName(history.timeline)}")`;
-    if (parent !== undefined && parent.first <= forkNumber) {
-      missing(fork.timeline, (parent.last + 1n) as SegmentNumber, forkNumber, told);
-      const end = byTimeline.get(fork.timeline)!.at(-1)!;
-      const isCovered = own !== undefined && own.first <= end.number;
-      if (end.extent === "tail" && end.number <= forkNumber && end.endLsn < fork.endLsn && !isCovered) {
-        if (end.number < forkNumber) holes.push(cutHole(end, (end.number + 1n) as SegmentNumber, told));
-      }
-    }
-    const ancestors = history.entries.some(({ timeline }) => extents.has(timeline));
-    if (own !== undefined && ancestors) {
-      missing(history.timeline, forkNumber, own.first, `it is where timeline ${history.timeline} begins`);
+  // What a timeline's own file says first: later ones repeat it.
+  for (const history of [...histories.values()].toSorted((one, other) => one.timeline - other.timeline)) {
+    for (const lifetime of lifetimesOf(history, segmentSize)) {
+      const { timeline, startNumber, leftFor } = lifetime;
+      if (!isAsked(timeline)) continue;
+      const own = extents.get(timeline);
+      const isOlderHeld = lifetime.older.some(({ timeline: older, endLsn }) => {
+        const first = extents.get(older)?.first;
+        return first !== undefined && first <= segmentNumberAt(endLsn, segmentSize);
+      });
+      const begins = `it is where timeline ${timeline} begins`;
+      if (own !== undefined && isOlderHeld) missing(timeline, startNumber, own.first, begins);
+      if (leftFor === undefined) continue;
+      const endNumber = segmentNumberAt(leftFor.lsn, segmentSize);
+      const told = `timeline ${leftFor.timeline} left timeline ${timeline} only at ${
+        formatLsn(leftFor.lsn)
+      } ("${historyFileName(history.timeline)}")`;
+      // None of it is here, and yet something of before it, and of what came after it.
+      if (own === undefined && isOlderHeld) missing(timeline, startNumber, endNumber, told);
+      if (own === undefined || own.first > endNumber) continue;
+      missing(timeline, (own.last + 1n) as SegmentNumber, endNumber, told);
+      const end = byTimeline.get(timeline)!.at(-1)!;
+      const next = extents.get(leftFor.timeline);
+      const isCovered = next !== undefined && next.first <= end.number;
+      if (end.extent !== "tail" || end.number >= endNumber || isCovered) continue;
+      const hole = cutHole(end, (end.number + 1n) as SegmentNumber, told);
+      if (!isKnown(hole)) holes.push(hole);
     }
   }
   return [...holes, ...boundHoles(extents, { segmentSize, range, nameAt })];
+}
+
+/** From where to where WAL was written to a timeline. */
+interface Lifetime {
+  readonly timeline: TimelineId;
+  readonly startNumber: SegmentNumber;
+  /** The one that came of it, and where; `undefined` where this is the newest one. */
+  readonly leftFor: { readonly timeline: TimelineId; readonly lsn: Lsn } | undefined;
+  /** Those that it came from. */
+  readonly older: TimelineHistory["entries"];
+}
+
+/** Of a history's timeline and all that it came from, the oldest first. */
+function lifetimesOf({ timeline: newest, entries }: TimelineHistory, size: SegmentSize): readonly Lifetime[] {
+  const lifetimes = entries.map(({ timeline, endLsn }, index): Lifetime => ({
+    timeline,
+    startNumber: startAfter(entries.slice(0, index), size),
+    leftFor: { timeline: entries[index + 1]?.timeline ?? newest, lsn: endLsn },
+    older: entries.slice(0, index),
+  }));
+  const startNumber = startAfter(entries, size);
+  return [...lifetimes, { timeline: newest, startNumber, leftFor: undefined, older: entries }];
+}
+
+function startAfter(older: TimelineHistory["entries"], size: SegmentSize): SegmentNumber {
+  const last = older.at(-1);
+  return last === undefined ? 0n as SegmentNumber : segmentNumberAt(last.endLsn, size);
 }
 
 function cutHole(segment: HeldSegment, after: SegmentNumber, why: string): Hole {

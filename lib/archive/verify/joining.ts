@@ -34,6 +34,14 @@ export interface JoinProblem {
   readonly problem: string;
 }
 
+/** What joining a segment to those before it shows. */
+export interface Joined {
+  readonly problem: JoinProblem | undefined;
+  /** Those that share a record which has just been proven to be whole, in their order. */
+  readonly proven: readonly JoinableSegment[];
+  readonly state: JoinState;
+}
+
 /** The state behind a segment of which nothing before is known. */
 export function firstState(segment: JoinableSegment): JoinState {
   return stateBehind(segment, { lastRecordLsn: undefined, open: undefined });
@@ -49,9 +57,10 @@ export async function joinSegment(
   before: JoinState,
   next: JoinableSegment,
   kind: "complete" | "tail",
-): Promise<{ readonly problem: JoinProblem | undefined; readonly state: JoinState }> {
+): Promise<Joined> {
   const { scan } = next;
   let { lastRecordLsn, open } = before;
+  let proven: readonly JoinableSegment[] = [];
   let problem = formatProblem(before, scan);
   // Where nothing valid begins, nobody can tell how much of what was begun before has come.
   const isTold = kind === "complete" || scan.recordCount > 0;
@@ -61,6 +70,7 @@ export async function joinSegment(
     if (walk.state === "broken") problem ??= brokenProblem(open.recordLsn, open.segments[0]);
     if (walk.state === "open") open = { ...open, segments: [...open.segments, next] };
     else {
+      if (walk.state === "whole") proven = [...open.segments, next];
       lastRecordLsn = open.recordLsn;
       open = undefined;
     }
@@ -72,7 +82,7 @@ export async function joinSegment(
     };
   }
   problem ??= linkProblem(lastRecordLsn, scan);
-  return { problem, state: stateBehind(next, { lastRecordLsn, open }) };
+  return { problem, proven, state: stateBehind(next, { lastRecordLsn, open }) };
 }
 
 function stateBehind(

@@ -26,7 +26,6 @@ export function judgeFiles(
   const best = files.toSorted((a, b) => rank(b) - rank(a) || compareEnds(b, a))[0];
   const findings = files.flatMap((file) => [
     ...problemOf(file, best),
-    ...(file.proof.index === "stale" ? [staleIndex(file)] : []),
     ...(best !== undefined && isOther(file, best) ? [otherContent(file, best)] : []),
   ]);
   if (best?.task.role === "unfinished" && best.proof.state === "complete") {
@@ -91,15 +90,5 @@ function otherContent({ task }: ProvenFile, best: ProvenFile): Finding {
     lsn: task.startLsn,
     problem: `it holds another segment than "${best.task.path}", and each is right by itself`,
     hint: "Two servers wrote to this timeline: find out which one belongs to this archive",
-  };
-}
-
-function staleIndex({ task }: ProvenFile): Finding {
-  return {
-    kind: "note",
-    path: task.path,
-    timeline: task.timeline,
-    problem:
-      "its index was of other bytes, and is made anew: every record is right, but bytes that no record has may have changed",
   };
 }

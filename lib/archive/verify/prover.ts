@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { openDirectDisk } from "../direct_disk.ts";
+import { type IndexTask, makeIndex } from "./make_index.ts";
 import { proveSegment, type SegmentProof, type SegmentTask } from "./segment_proof.ts";
 
 /** A thread has so many tasks: it need not wait for the next one while its last answer is on the way. */
@@ -11,19 +12,20 @@ export interface Prover {
   readonly capacity: number;
   /** `undefined` when the file is gone. */
   prove(task: SegmentTask): Promise<SegmentProof | undefined>;
+  /** Makes an index; whether it did. */
+  index(task: IndexTask): Promise<boolean>;
   close(): Promise<void>;
 }
 
 /** What goes to a thread. */
-export interface ProofRequest {
-  readonly id: number;
-  readonly task: SegmentTask;
-}
+export type ProofRequest =
+  | { readonly id: number; readonly kind: "prove"; readonly task: SegmentTask }
+  | { readonly id: number; readonly kind: "index"; readonly task: IndexTask };
 
 /** What comes back. */
 export interface ProofAnswer {
   readonly id: number;
-  readonly proof?: SegmentProof | undefined;
+  readonly result?: SegmentProof | boolean | undefined;
   readonly problem?: { readonly message: string; readonly code: string | undefined };
 }
 
@@ -36,6 +38,10 @@ export function openDirectProver(root: string): Prover {
       // Between two files signals and the clock get their turn.
       await new Promise((resolve) => setTimeout(resolve, 0));
       return await proveSegment(disk, task);
+    },
+    async index(task) {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      return await makeIndex(disk, task);
     },
     close: async () => void await disk.close(),
   };
@@ -50,12 +56,11 @@ export function openProofThreads(root: string, count: number): Prover {
     for (const thread of threads) void thread.close();
     throw cause;
   }
+  const idlest = () => threads.toSorted((a, b) => a.pending - b.pending)[0]!;
   return {
     capacity: count * TASKS_AHEAD,
-    prove(task) {
-      const [idlest] = threads.toSorted((a, b) => a.pending - b.pending);
-      return idlest!.prove(task);
-    },
+    prove: (task) => idlest().ask<SegmentProof | undefined>((id) => ({ id, kind: "prove", task })),
+    index: (task) => idlest().ask<boolean>((id) => ({ id, kind: "index", task })),
     close: async () => void await Promise.all(threads.map((thread) => thread.close())),
   };
 }
@@ -74,17 +79,17 @@ class ProofThread {
   readonly #worker: Worker;
   readonly #pending = new Map<
     number,
-    { resolve(proof: SegmentProof | undefined): void; reject(error: Error): void }
+    { resolve(result: ProofAnswer["result"]): void; reject(error: Error): void }
   >();
   #lastId = 0;
   #dead: Error | undefined;
 
   constructor(root: string) {
     this.#worker = new Worker(threadModule(), { workerData: { root }, name: "proof" });
-    this.#worker.on("message", ({ id, proof, problem }: ProofAnswer) => {
+    this.#worker.on("message", ({ id, result, problem }: ProofAnswer) => {
       const pending = this.#pending.get(id);
       this.#pending.delete(id);
-      if (problem === undefined) pending?.resolve(proof);
+      if (problem === undefined) pending?.resolve(result);
       else pending?.reject(Object.assign(new Error(problem.message), { code: problem.code }));
     });
     this.#worker.on("error", (error) => this.#die(error instanceof Error ? error : new Error(String(error))));
@@ -95,13 +100,12 @@ class ProofThread {
     return this.#pending.size;
   }
 
-  prove(task: SegmentTask): Promise<SegmentProof | undefined> {
+  ask<T extends ProofAnswer["result"]>(request: (id: number) => ProofRequest): Promise<T> {
     if (this.#dead !== undefined) return Promise.reject(this.#dead);
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve, reject });
-      const request: ProofRequest = { id, task };
-      this.#worker.postMessage(request);
+      this.#pending.set(id, { resolve: (result) => resolve(result as T), reject });
+      this.#worker.postMessage(request(id));
     });
   }
 

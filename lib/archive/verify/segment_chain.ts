@@ -3,11 +3,11 @@ import { advance, type Lsn, lsn } from "../../wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import type { TimelineId } from "../../wal/timeline.ts";
 import type { SegmentBytes } from "../segment_bytes.ts";
-import { firstState, type JoinableSegment, joinSegment, type JoinState } from "./joining.ts";
+import { firstState, type JoinableSegment, type Joined, joinSegment, type JoinState } from "./joining.ts";
 import type { TimelineStart } from "./lineage.ts";
 import type { Held } from "./proven_segment.ts";
 import type { UsableRange, VerifyTally } from "./report.ts";
-import type { SegmentTask } from "./segment_proof.ts";
+import { isIndexDue, type SegmentTask } from "./segment_proof.ts";
 
 /** A segment's place. */
 interface Place {
@@ -17,8 +17,18 @@ interface Place {
 
 /** What is known where a segment ends: how the WAL goes on there, and how far it can be used. */
 interface Behind {
+  readonly path: string;
   readonly state: JoinState;
   readonly range: OpenRange | undefined;
+}
+
+/** What is known of the places where a segment joins its neighbours. */
+export interface Joins {
+  /** The record that it shares with the segment before, or the one behind, is whole. */
+  readonly before: boolean;
+  readonly behind: boolean;
+  /** It does not join one of them. */
+  readonly isBroken: boolean;
 }
 
 interface OpenRange {
@@ -37,6 +47,8 @@ export class SegmentChain {
   readonly #present: ReadonlySet<string>;
   #lastKey: string | undefined;
   readonly #ranges: OpenRange[] = [];
+  /** By path, of those whose index is not right. */
+  readonly #joins = new Map<string, { before: boolean; behind: boolean; isBroken: boolean }>();
   readonly timelineStarts: TimelineStart[] = [];
 
   constructor(
@@ -62,6 +74,11 @@ export class SegmentChain {
     return this.#ranges.filter(({ startLsn, endLsn }) => startLsn < endLsn);
   }
 
+  /** Of a segment whose index is not right, once all have been taken. */
+  joinsOf(path: string): Joins | undefined {
+    return this.#joins.get(path);
+  }
+
   /** Takes the next segment; one of which nothing is there ends what can be joined. */
   async add(held: Held): Promise<void> {
     const { proof, extent, timeline, number } = held;
@@ -82,14 +99,31 @@ export class SegmentChain {
     // What can't be read to its end is not read again.
     const isReadable = proof.state !== "damaged" || held.task.format === undefined;
     const joined = before === undefined || !isReadable
-      ? { state: firstState(segment), problem: undefined }
+      ? { state: firstState(segment), proven: [], problem: undefined }
       : await joinSegment(before.state, segment, kind);
     if (joined.problem !== undefined) {
       this.tally.add({ ...joined.problem, path: held.path, timeline });
     }
+    if (isIndexDue(proof)) this.#joins.set(held.path, { before: false, behind: false, isBroken: false });
+    if (before !== undefined) this.#note(joined, before, held.path);
     const from = joined.problem === undefined && isReadable ? before : undefined;
     const range = this.#extend(held, from?.range);
-    if (proof.state === "complete") this.#behind.set(key, { state: joined.state, range });
+    if (proof.state === "complete") this.#behind.set(key, { path: held.path, state: joined.state, range });
+  }
+
+  #note({ problem, proven }: Joined, before: Behind, path: string): void {
+    for (const [index, segment] of proven.entries()) {
+      const joins = this.#joins.get(segment.path);
+      if (joins === undefined) continue;
+      if (index > 0) joins.before = true;
+      if (index < proven.length - 1) joins.behind = true;
+    }
+    if (problem === undefined) return;
+    const sharing = before.state.open?.segments.map((segment) => segment.path) ?? [];
+    for (const each of [...sharing, before.path, path]) {
+      const joins = this.#joins.get(each);
+      if (joins !== undefined) joins.isBroken = true;
+    }
   }
 
   #extend(held: Held, from: OpenRange | undefined): OpenRange | undefined {

@@ -13,10 +13,8 @@ import {
 import type { Disk, DiskFile, FileState } from "../disk.ts";
 import { withFile } from "../durable.ts";
 import { readIndexHead } from "../index.ts";
-import { directIndexWorker } from "../index_worker.ts";
 import { PageNotes } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
-import type { Modes } from "../segment_writer.ts";
 import { zlib } from "../zlib.ts";
 import { findRecordBehind } from "./record_behind.ts";
 import { isRecoveryMark, RecoveryMarks, type TimelineMark } from "./recovery_marks.ts";
@@ -47,9 +45,21 @@ export interface SegmentTask {
   readonly history: TimelineHistory | undefined;
   /** The content's CRC-32 is wanted. */
   readonly digest: boolean;
-  /** Its index is to be looked at, and made anew where it is missing or wrong; written with these modes. */
-  readonly index: Modes | undefined;
+  /** Its index is to be looked at. */
+  readonly index: boolean;
 }
+
+/**
+ * What a segment's index says of it.
+ *
+ * - `unresolved`: it is right, and waits for what the next segment adds.
+ * - `stale`: it was made of other bytes. `before`, `behind`: a record is shared with that neighbour, by either.
+ */
+export type IndexProof =
+  | { readonly state: "right" | "unresolved" | "missing" | "not asked" }
+  | { readonly state: "stale"; readonly before: boolean; readonly behind: boolean };
+
+const NOT_ASKED: IndexProof = { state: "not asked" };
 
 /** What a file of WAL proves. Plain data, as the task. */
 export interface SegmentProof extends SegmentVerdict {
@@ -58,8 +68,7 @@ export interface SegmentProof extends SegmentVerdict {
   readonly bytes: number;
   /** CRC-32 of the content. */
   readonly digest: number | undefined;
-  /** `stale`: it was of other bytes, and has been made anew if that could be done. */
-  readonly index: "right" | "missing" | "stale" | "not asked";
+  readonly index: IndexProof;
   /** Where a timeline begins in it, by the records. */
   readonly timelineStarts: readonly TimelineMark[];
   /** Where its last checkpoint lets a recovery begin. */
@@ -86,30 +95,34 @@ export async function proveSegment(
     // What is published never changes; of the rest, what is seen twice and does not move is no file that grows.
     const settled = task.role === "complete" || look.proof.state !== "damaged" || looks === LOOKS ||
       (last !== undefined && isSame(last, look));
-    if (settled) return { ...look.proof, index: await keepIndex(disk, task, look.proof) };
+    if (settled) return { ...look.proof, index: await proveIndex(disk, task, look.proof) };
     last = look;
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
 }
 
-/** Compares the index of a segment that is right with it, and makes it anew. */
-async function keepIndex(
+/** Compares the index of a segment that is right with it. */
+async function proveIndex(
   disk: Disk,
-  { index: modes, path, systemIdentifier, segmentSize }: SegmentTask,
-  { state, digest }: SegmentProof,
-): Promise<SegmentProof["index"]> {
-  if (modes === undefined || state !== "complete" || systemIdentifier === undefined) return "not asked";
+  { index, path, systemIdentifier, segmentSize }: SegmentTask,
+  { state, digest, scan }: SegmentProof,
+): Promise<IndexProof> {
+  if (!index || state !== "complete" || systemIdentifier === undefined) return NOT_ASKED;
   const name = path.slice(0, SEGMENT_NAME_LENGTH);
-  const identity = { systemIdentifier, segmentSize };
-  const head = await readIndexHead(disk, { name, identity });
-  const isRight = head?.contentCrc === digest;
-  if (isRight && head?.openRecord !== "unresolved") return "right";
-  try {
-    await directIndexWorker(disk, { identity, modes }).index(name);
-  } catch {
-    // It is a cache: whoever needs it and may write makes it. What is wrong with the next segment is told there.
-  }
-  return head === undefined ? "missing" : isRight ? "right" : "stale";
+  const head = await readIndexHead(disk, { name, identity: { systemIdentifier, segmentSize } });
+  if (head === undefined) return { state: "missing" };
+  if (head.contentCrc === digest) return { state: head.openRecord === "unresolved" ? "unresolved" : "right" };
+  const scans = [scan, head.scan];
+  return {
+    state: "stale",
+    before: scans.some(({ continuesFrom }) => continuesFrom),
+    behind: scans.some(({ openRecordLsn }) => openRecordLsn !== undefined),
+  };
+}
+
+/** Whether there is something to be done about its index. */
+export function isIndexDue({ index: { state } }: Pick<SegmentProof, "index">): boolean {
+  return state === "missing" || state === "unresolved" || state === "stale";
 }
 
 /** Hands over the content of a file of WAL, as far as it can be read. */
@@ -177,7 +190,7 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
   const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
-  return { proof: { ...verdict, scan, index: "not asked", timelineStarts, redoLsn, ...content }, state };
+  return { proof: { ...verdict, scan, index: NOT_ASKED, timelineStarts, redoLsn, ...content }, state };
 }
 
 function isTimelineOf({ timeline, history }: SegmentTask, ofPage: TimelineId, pageLsn: Lsn): boolean {

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { emptyHistory, type TimelineHistory } from "../../wal/history.ts";
+import { emptyHistory, isInLineage, type TimelineHistory } from "../../wal/history.ts";
 import { advance, type Lsn, minLsn } from "../../wal/lsn.ts";
 import { type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
@@ -20,6 +20,7 @@ import { bytesOfFile, type SegmentBytes } from "../segment_bytes.ts";
 import type { Modes } from "../segment_writer.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
+import { type DueIndex, dueIndexOf, mayMakeIndex, staleIndexFinding } from "./index_judgement.ts";
 import { contradictions, readHistory, startProblem } from "./lineage.ts";
 import { type Origin, readOrigin } from "./origin.ts";
 import {
@@ -38,7 +39,7 @@ import {
 import { type Held, heldOf, judgeFiles, type ProvenFile, type ProvenSegment } from "./proven_segment.ts";
 import type { Prover } from "./prover.ts";
 import { SegmentChain } from "./segment_chain.ts";
-import { readContent, type SegmentTask } from "./segment_proof.ts";
+import { isIndexDue, readContent, type SegmentTask } from "./segment_proof.ts";
 import { type VerifyReport, VerifyTally } from "./report.ts";
 
 /** Larger than any history: a line per timeline, of at most some hundred bytes. */
@@ -149,19 +150,29 @@ class Verification {
     });
     const held: HeldSegment[] = [];
     let redoLsn: Lsn | undefined;
-    for await (const proven of this.#proveAll(segments)) {
-      tally.count(proven);
-      const best = await this.#judge(proven);
-      if (best === undefined) {
-        this.#gone.add(`${proven.segment.timeline} ${proven.segment.number}`);
-        continue;
+    const prover = segments.length === 0 ? undefined : this.options.openProver(segments.length);
+    try {
+      const due: DueIndex[] = [];
+      for await (const proven of this.#proveAll(prover, segments)) {
+        tally.count(proven);
+        const best = await this.#judge(proven);
+        if (best === undefined) {
+          this.#gone.add(`${proven.segment.timeline} ${proven.segment.number}`);
+          continue;
+        }
+        await chain.add(best);
+        due.push(...dueIndexes(proven, best));
+        redoLsn = best.proof.redoLsn ?? redoLsn;
+        const { timeline, number, extent, endLsn, path } = best;
+        held.push({ timeline, number, extent, endLsn, path }); // without the bytes that the chain needs
       }
-      await chain.add(best);
-      redoLsn = best.proof.redoLsn ?? redoLsn;
-      const { timeline, number, extent, endLsn, path } = best;
-      held.push({ timeline, number, extent, endLsn, path }); // without the bytes that the chain needs
+      await this.#keepIndexes(prover, due, chain);
+    } finally {
+      await prover?.close();
     }
-    const holes = findHoles(held, { histories: this.#histories, segmentSize, range });
+    const lineage = this.#lineage()?.history;
+    const isAsked = (timeline: TimelineId) => lineage === undefined || isInLineage(lineage, timeline);
+    const holes = findHoles(held, { histories: this.#histories, segmentSize, range, isAsked });
     await this.#refuseShortListing(holes);
     tally.add(...holes.map((hole) => this.#isRemoved(hole, redoLsn) ? asNote(hole) : hole.finding));
     for (const start of chain.timelineStarts) {
@@ -247,28 +258,55 @@ class Verification {
   }
 
   /** In the order of the segments, whoever is ready first. */
-  async *#proveAll(segments: readonly PlannedSegment[]): AsyncGenerator<ProvenSegment> {
-    if (segments.length === 0) return;
-    const prover = this.options.openProver(segments.length);
+  async *#proveAll(
+    prover: Prover | undefined,
+    segments: readonly PlannedSegment[],
+  ): AsyncGenerator<ProvenSegment> {
+    if (prover === undefined) return;
     let last: ProvenSegment | undefined;
-    try {
-      const ahead: Promise<ProvenSegment>[] = [];
-      for (let started = 0, done = 0; done < segments.length; done++) {
-        while (started < segments.length && started < done + prover.capacity) {
-          const proving = this.#proveFiles(prover, segments[started++]!);
-          // It is awaited in its turn; until then it is nobody's loss.
-          proving.catch(() => {});
-          ahead.push(proving);
-        }
-        const proven = await ahead.shift()!;
-        this.options.signal.throwIfAborted();
-        if (last !== undefined && isWrittenPast(last, proven)) last = await this.#proveAgain(prover, last);
-        if (last !== undefined) yield last;
-        last = proven;
+    const ahead: Promise<ProvenSegment>[] = [];
+    for (let started = 0, done = 0; done < segments.length; done++) {
+      while (started < segments.length && started < done + prover.capacity) {
+        const proving = this.#proveFiles(prover, segments[started++]!);
+        // It is awaited in its turn; until then it is nobody's loss.
+        proving.catch(() => {});
+        ahead.push(proving);
       }
+      const proven = await ahead.shift()!;
+      this.options.signal.throwIfAborted();
+      if (last !== undefined && isWrittenPast(last, proven)) last = await this.#proveAgain(prover, last);
       if (last !== undefined) yield last;
-    } finally {
-      await prover.close();
+      last = proven;
+    }
+    if (last !== undefined) yield last;
+  }
+
+  /**
+   * Makes indexes that are missing or of other bytes, now that it is known which segments join: one made of damaged bytes
+   * would have everybody believe them.
+   */
+  async #keepIndexes(
+    prover: Prover | undefined,
+    due: readonly DueIndex[],
+    chain: SegmentChain,
+  ): Promise<void> {
+    const modes = this.#indexModes;
+    const { segmentSize, systemIdentifier } = this.origin;
+    const make = async ({ task: { path }, contentCrc }: DueIndex): Promise<boolean> => {
+      if (prover === undefined || modes === undefined || systemIdentifier === undefined) return false;
+      const identity = { systemIdentifier, segmentSize };
+      return await prover.index({ name: path.slice(0, SEGMENT_NAME_LENGTH), identity, modes, contentCrc });
+    };
+    const step = prover?.capacity ?? 1;
+    for (let start = 0; start < due.length; start += step) {
+      this.options.signal.throwIfAborted();
+      const findings = await Promise.all(
+        due.slice(start, start + step).map(async (each) => {
+          const joins = chain.joinsOf(each.task.path);
+          return staleIndexFinding(each, joins, { made: mayMakeIndex(each, joins) && await make(each) });
+        }),
+      );
+      this.#tally.add(...findings.filter((finding) => finding !== undefined));
     }
   }
 
@@ -299,7 +337,7 @@ class Verification {
     filesOfSegment: number,
   ): Promise<ProvenFile | undefined> {
     const { segmentSize, systemIdentifier } = this.origin;
-    const index = file.role === "complete" ? this.#indexModes : undefined;
+    const index = file.role === "complete" && this.layout === "archive";
     const history = this.#histories.get(timeline) ?? (timeline === 1 ? emptyHistory(timeline) : undefined);
     const task: SegmentTask = {
       ...file,
@@ -308,7 +346,7 @@ class Verification {
       segmentSize,
       systemIdentifier,
       history,
-      digest: filesOfSegment > 1 || index !== undefined,
+      digest: filesOfSegment > 1 || index,
       index,
     };
     const proof = await prover.prove(task);
@@ -418,6 +456,12 @@ class Verification {
       }
     }
   }
+}
+
+/** Of a segment's files the best one's: where that is stale and another is right, they are in conflict, which is told. */
+function dueIndexes({ files }: ProvenSegment, best: ProvenFile): readonly DueIndex[] {
+  if (!isIndexDue(best.proof) || files.some(({ proof }) => proof.index.state === "right")) return [];
+  return [dueIndexOf(best) ?? []].flat();
 }
 
 /** WAL goes on behind a segment that was unfinished when it was read. */

@@ -40,6 +40,9 @@ function histories(texts: Readonly<Record<number, string>>): ReadonlyMap<Timelin
 /** In segment 6, at a quarter; and in segment 8. */
 const TWO = { 2: "1\t0/640000\tx\n" };
 const THREE = { ...TWO, 3: "1\t0/640000\tx\n2\t0/840000\tx\n" };
+const ONLY_THREE = { 3: THREE[3] };
+const FOUR = { ...THREE, 4: "1\t0/640000\tx\n2\t0/840000\tx\n3\t0/940000\tx\n" };
+const SHORT_LIVED = { ...TWO, 3: "1\t0/640000\tx\n2\t0/660000\tx\n" };
 const AT_START = { 2: "1\t0/600000\tx\n" };
 
 const CASES: readonly (readonly [
@@ -70,7 +73,18 @@ const CASES: readonly (readonly [
   ["the newer one begins late", "1:3-6 2:8-9", TWO, ["2:6-8"]],
   ["both", "1:3-4 2:8", TWO, ["1:5-6", "2:6-8"]],
   ["three timelines", "1:3-6 2:6-8 3:8-9", THREE, []],
-  ["the middle one is missing", "1:3-6 3:8-9", THREE, []],
+  ["the middle one is missing", "1:3-6 3:8-9", THREE, ["2:6-8"]],
+  ["the middle one is missing, and its history", "1:3-6 3:8-9", ONLY_THREE, ["2:6-8"]],
+  ["the middle one is missing, and the last has written nothing yet", "1:3-6", THREE, ["2:6-8"]],
+  ["the middle one is missing, and the old primary wrote on", "1:3-9 3:8-9", THREE, ["2:6-8"]],
+  ["two in the middle are missing", "1:3-6 4:9-10", FOUR, ["2:6-8", "3:8-9"]],
+  ["the middle one lived within one segment", "1:3-6 3:6-9", SHORT_LIVED, []],
+  ["the middle one is missing, and nothing older is here", "3:8-9", THREE, []],
+  ["the middle one has no history and begins late", "1:3-6 2:7 3:8-9", ONLY_THREE, ["2:6-7"]],
+  ["the middle one has no history and ends early", "1:3-6 2:6 3:8-9", ONLY_THREE, ["2:7-8"]],
+  ["only what the old primary wrote on is older", "1:7-9 3:8-9", THREE, []],
+  ["the missing middle one is outside of the range", "1:3-5 3:8-9", THREE, [], [8, 9]],
+  ["the range begins within the missing middle one", "1:3-6 3:8-9", THREE, ["2:7-8"], [7, 9]],
   ["the middle one ends early", "1:3-6 2:6 3:8-9", THREE, ["2:7-8"]],
   ["a history without any WAL before", "2:6 3:8-9", THREE, ["2:7-8"]],
   ["no history: nobody knows", "1:3-4 2:8", {}, []],
@@ -99,3 +113,15 @@ for (const [what, segments, texts, want, range = [undefined, undefined]] of CASE
     }
   });
 }
+
+test("findHoles() misses no timeline that is not asked for", () => {
+  const asked = (timeline: number) =>
+    findHoles(held("1:3-5"), {
+      histories: histories(THREE),
+      segmentSize: size,
+      range: { first: undefined, last: undefined },
+      isAsked: (each) => each <= timeline,
+    }).map((hole) => `${hole.timeline}:${hole.firstNumber}-${hole.endNumber}`);
+  assert.deepEqual(asked(1), []);
+  assert.deepEqual(asked(2), ["2:6-8"]);
+});
