@@ -9,7 +9,9 @@ import { judgeLag, type Lag } from "../observe/lag.ts";
 import { stretchesOf } from "../observe/lineage_cover.ts";
 import { findOwnReceiver } from "../observe/own_receiver.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
+import { emptyHistory } from "../wal/history.ts";
 import { segmentStart } from "../wal/segment.ts";
+import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
@@ -146,6 +148,7 @@ async function makeReport(
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
   const problems = problemsOf({
+    timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
     backups,
     defects,
@@ -243,7 +246,11 @@ function ownReceiver(
 function judgeBackups(
   { backups, newest, runs, histories, segmentSize }: ArchiveSurvey,
 ): readonly JudgedBackup[] {
-  const older = histories.filter(({ timeline }) => timeline !== newest?.lineage.timeline).reverse();
+  // The first timeline has no history.
+  const known = histories.some(({ timeline }) => timeline === 1)
+    ? histories
+    : [emptyHistory(timelineId(1)), ...histories];
+  const older = known.filter(({ timeline }) => timeline !== newest?.lineage.timeline).reverse();
   const states: readonly LineageState[] = [
     ...(newest === undefined
       ? []

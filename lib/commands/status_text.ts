@@ -1,4 +1,5 @@
 import type { CommitLook } from "../observe/commit_window.ts";
+import { leadsToEnd } from "../observe/health.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
 import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import { formatLsn } from "../wal/lsn.ts";
@@ -103,8 +104,9 @@ function formatCommit(look: CommitLook): string {
   return `${formatTimestamp(look.time)} at ${formatLsn(look.lsn)} (transaction ${look.xid})`;
 }
 
-function recoverableLines({ recoverable, window, backups }: StatusReport): readonly string[] {
-  const unusable = backups.filter(({ judgement }) => judgement.kind !== "recoverable" || !judgement.toEnd);
+function recoverableLines({ recoverable, window, backups, survey }: StatusReport): readonly string[] {
+  const newest = survey.newest?.lineage.timeline;
+  const unusable = backups.filter(({ judgement }) => !leadsToEnd(judgement, newest));
   const others = [
     ...unusable.slice(-MAXIMUM_LINES).map((backup) => INDENT + unusableText(backup)),
     ...(unusable.length > MAXIMUM_LINES ? [INDENT + `and ${unusable.length - MAXIMUM_LINES} more`] : []),

@@ -3,6 +3,7 @@ import type { Lag } from "./lag.ts";
 import type { Hole } from "./lineage_cover.ts";
 import type { SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 
 /** From where on an archive is unhealthy; what is `undefined` is not looked at. */
 export interface Thresholds {
@@ -17,6 +18,8 @@ export interface Thresholds {
 
 /** What is known of an archive and its server; `undefined`: not asked for, or not to be had. */
 export interface HealthFacts {
+  /** The newest one. */
+  readonly timeline: TimelineId | undefined;
   /** Of the newest lineage. */
   readonly holes: readonly Hole[];
   readonly backups: readonly { readonly startLsn: Lsn; readonly judgement: BackupJudgement }[];
@@ -43,9 +46,16 @@ export function problemsOf(facts: HealthFacts, thresholds: Thresholds): readonly
   ];
 }
 
+/** Whether a base backup can be recovered to the end of all: that of another timeline is none that counts. */
+export function leadsToEnd(judgement: BackupJudgement, newest: TimelineId | undefined): boolean {
+  return judgement.kind === "recoverable" && judgement.toEnd && judgement.timeline === newest;
+}
+
 /** A hole before the newest base backup that can be recovered to the end is in nobody's way. */
-export function holesThatMatter({ holes, backups }: Pick<HealthFacts, "holes" | "backups">): readonly Hole[] {
-  const starts = backups.filter(({ judgement }) => judgement.kind === "recoverable" && judgement.toEnd)
+export function holesThatMatter(
+  { holes, backups, timeline }: Pick<HealthFacts, "holes" | "backups" | "timeline">,
+): readonly Hole[] {
+  const starts = backups.filter(({ judgement }) => leadsToEnd(judgement, timeline))
     .map(({ startLsn }) => startLsn);
   return holes.filter((hole) => !starts.some((startLsn) => startLsn >= hole.endLsn));
 }
@@ -109,10 +119,12 @@ function roomProblems({ freeBytes }: HealthFacts, { minFreeBytes }: Thresholds):
   return [`${Math.floor(freeBytes)} bytes free in the archive, want at least ${minFreeBytes}`];
 }
 
-function backupProblems({ backups }: HealthFacts, { requireBackup }: Thresholds): readonly string[] {
-  const isUsable = ({ judgement }: { readonly judgement: BackupJudgement }) =>
-    judgement.kind === "recoverable" && judgement.toEnd;
-  return !requireBackup || backups.some(isUsable) ? [] : ["no known base backup can be recovered to the end"];
+function backupProblems(
+  { backups, timeline }: HealthFacts,
+  { requireBackup }: Thresholds,
+): readonly string[] {
+  const isUsable = backups.some(({ judgement }) => leadsToEnd(judgement, timeline));
+  return !requireBackup || isUsable ? [] : ["no known base backup can be recovered to the end"];
 }
 
 function seconds(ms: number): string {

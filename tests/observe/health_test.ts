@@ -6,6 +6,7 @@ import { lsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 
 const WELL: HealthFacts = {
+  timeline: timelineId(1),
   holes: [],
   backups: [],
   defects: [],
@@ -76,6 +77,15 @@ for (
     ["a backup that does not lead to the end", { backups: [backup(1n, false)] }, { requireBackup: true }, [
       "no known base backup can be recovered to the end",
     ]],
+    [
+      "a backup that leads to the end of another timeline only",
+      { timeline: timelineId(2), holes: [HOLE], backups: [backup(0x600000n, true)] },
+      { requireBackup: true },
+      [
+        "000000010000000000000005 is missing (0/500000 to 0/600000)",
+        "no known base backup can be recovered to the end",
+      ],
+    ],
     ["a conflict", { conflicts: 1 }, {}, ["1 file in conflicts/: look at them, then move them away"]],
     ["a defect", { defects: ["something"] }, {}, ["something"]],
     ["no slot", { slot: "absent" }, {}, [
