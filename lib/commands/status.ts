@@ -5,7 +5,7 @@ import { messageChain } from "../log.ts";
 import { judgeBackup, type LineageState } from "../observe/backup_judgement.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import { problemsOf, type Thresholds } from "../observe/health.ts";
-import { judgeLag, type Lag } from "../observe/lag.ts";
+import { judgeLag, type Lag, type LagFacts, sinceModified } from "../observe/lag.ts";
 import { stretchesOf } from "../observe/lineage_cover.ts";
 import { findOwnReceiver } from "../observe/own_receiver.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
@@ -132,14 +132,18 @@ async function makeReport(
   }
   const nowMs = Date.now();
   const modifiedMs = survey.newest?.end.modifiedMs;
-  const sinceChangeMs = modifiedMs === undefined ? undefined : Math.max(0, nowMs - modifiedMs);
+  const sinceChangeMs = modifiedMs === undefined ? undefined : sinceModified(modifiedMs, nowMs);
+  // Of an archive that has nothing yet, all is missing since it was made.
+  const sinceMadeMs = survey.madeMs === undefined ? undefined : sinceModified(survey.madeMs, nowMs);
   const backups = judgeBackups(survey);
   const window = await newestWindow(survey);
   const server = look === undefined ? undefined : {
     look,
-    lag: catchUp === undefined
-      ? undefined
-      : lagOf(catchUp, look, { sinceChangeMs, sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs) }),
+    lag: catchUp === undefined ? undefined : lagOf(catchUp, look, {
+      sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
+      sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
+      segmentSize: survey.segmentSize,
+    }),
     ...ownReceiver(look, { slot: options.slot, applicationName: settings?.applicationName ?? "walvault" }),
   };
   const defects = [
@@ -213,10 +217,10 @@ function mismatchOf(server: ServerLook, { systemIdentifier, newest }: ArchiveSur
 function lagOf(
   { end, receivedAtFirstLsn, elapsedMs }: CatchUp,
   { flushLsn }: ServerLook,
-  since: { readonly sinceChangeMs: number | undefined; readonly sinceCommitMs: number | undefined },
+  facts: Pick<LagFacts, "sinceChangeMs" | "sinceCommitMs" | "segmentSize">,
 ): Lag {
   const { receivedLsn } = end;
-  return judgeLag({ serverFlushLsn: flushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs, ...since });
+  return judgeLag({ serverFlushLsn: flushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs, ...facts });
 }
 
 function sinceCommit(

@@ -27,6 +27,7 @@ export interface HealthFacts {
   readonly defects: readonly string[];
   readonly conflicts: number;
   readonly freeBytes: number | undefined;
+  /** Negative: the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   readonly lag: Lag | undefined;
   /** `undefined`: nobody named one; "absent": the server has none of the name. */
@@ -81,7 +82,12 @@ function conflictProblems({ conflicts }: HealthFacts): readonly string[] {
 function lagProblems({ lag, sinceChangeMs }: HealthFacts, thresholds: Thresholds): readonly string[] {
   const { maxLagMs, maxLagBytes, maxAgeMs } = thresholds;
   const found: string[] = [];
-  if (lag !== undefined && lag.ms > maxLagMs) {
+  if (lag !== undefined && lag.ms === undefined) {
+    found.push(
+      `${lag.bytes} bytes behind the server (${lag.state}), nothing tells for how long, ` +
+        `want at most ${seconds(maxLagMs)}`,
+    );
+  } else if (lag?.ms !== undefined && lag.ms > maxLagMs) {
     found.push(`${seconds(lag.ms)} behind the server (${lag.state}), want at most ${seconds(maxLagMs)}`);
   }
   if (lag !== undefined && maxLagBytes !== undefined && lag.bytes > maxLagBytes) {
@@ -89,6 +95,11 @@ function lagProblems({ lag, sinceChangeMs }: HealthFacts, thresholds: Thresholds
   }
   if (maxAgeMs !== undefined && sinceChangeMs === undefined) {
     found.push(`no WAL has come yet, want some at most ${seconds(maxAgeMs)} old`);
+  } else if (maxAgeMs !== undefined && sinceChangeMs !== undefined && sinceChangeMs < 0) {
+    found.push(
+      `the newest file's time lies ${seconds(-sinceChangeMs)} in the future, ` +
+        `want WAL at most ${seconds(maxAgeMs)} old`,
+    );
   } else if (maxAgeMs !== undefined && sinceChangeMs !== undefined && sinceChangeMs > maxAgeMs) {
     found.push(`no WAL has come for ${seconds(sinceChangeMs)}, want some at most ${seconds(maxAgeMs)} old`);
   }

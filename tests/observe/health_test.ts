@@ -51,11 +51,17 @@ for (
     ["a lag", { lag: { state: "stalled", bytes: 9n, ms: 60_001 } }, {}, [
       "60 s behind the server (stalled), want at most 60 s",
     ]],
+    ["a lag that nothing tells the age of", { lag: { state: "receiving", bytes: 9n, ms: undefined } }, {}, [
+      "9 bytes behind the server (receiving), nothing tells for how long, want at most 60 s",
+    ]],
     ["bytes behind", { lag: { state: "receiving", bytes: 9n, ms: 1 } }, { maxLagBytes: 8n }, [
       "9 bytes behind the server (receiving), want at most 8",
     ]],
     ["bytes behind at the limit", { lag: { state: "receiving", bytes: 9n, ms: 1 } }, { maxLagBytes: 9n }, []],
     ["old WAL", {}, { maxAgeMs: 4999 }, ["no WAL has come for 5.0 s, want some at most 5.0 s old"]],
+    ["WAL of the future", { sinceChangeMs: -20_000 }, { maxAgeMs: 5000 }, [
+      "the newest file's time lies 20 s in the future, want WAL at most 5.0 s old",
+    ]],
     ["no WAL", { sinceChangeMs: undefined }, { maxAgeMs: 1000 }, [
       "no WAL has come yet, want some at most 1.0 s old",
     ]],
