@@ -1,6 +1,7 @@
 import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
-import { CONFLICTS_DIRECTORY, nameOf, parseBroughtName } from "../archive/layout.ts";
+import { withFile } from "../archive/durable.ts";
+import { CONFLICTS_DIRECTORY, IDENTITY_FILE, nameOf, parseBroughtName } from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
 import { type TimelineHoldings, timelineHoldings } from "../observe/timeline_holdings.ts";
 import { type Hole, holesBetween, type Stretch, stretchesOf } from "../observe/lineage_cover.ts";
@@ -33,6 +34,8 @@ export interface ArchiveSurvey {
   readonly newest: LineageSurvey | undefined;
   /** By where they begin. */
   readonly backups: readonly KnownBackup[];
+  /** When the archive was made, by `archive.json`'s own time; `undefined` without it. */
+  readonly madeMs: number | undefined;
   /** How many files of `conflicts/`. */
   readonly conflicts: number;
   readonly freeBytes: number;
@@ -93,6 +96,11 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
       { runs, segmentSize, lineage: lineageOf(newestTimeline, histories, defects) },
     ),
     backups: await readBackups(directory, names, defects),
+    madeMs: await withFile(
+      directory.disk,
+      IDENTITY_FILE,
+      async (file) => (await file.state()).modifiedMs,
+    ),
     conflicts: (await directory.disk.list(CONFLICTS_DIRECTORY))?.length ?? 0,
     freeBytes: await directory.disk.freeBytes(),
     defects,

@@ -5,6 +5,7 @@ import {
   lastCommit,
   type SegmentCommits,
 } from "../observe/commit_window.ts";
+import { leadsToEnd } from "../observe/health.ts";
 import { type SegmentNumber, segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { type Lsn, lsn } from "../wal/lsn.ts";
 import type { ArchiveSurvey, LineageSurvey } from "./archive_survey.ts";
@@ -41,8 +42,7 @@ export async function recoverableWindow(
   if (newest === undefined) return undefined;
   for (const backup of backups) {
     const { judgement } = backup;
-    if (judgement.kind !== "recoverable" || !judgement.toEnd) continue;
-    if (judgement.timeline !== newest.lineage.timeline) continue;
+    if (judgement.kind !== "recoverable" || !leadsToEnd(judgement, newest.lineage.timeline)) continue;
     const window = { startLsn: judgement.stopLsn, endLsn: judgement.endLsn };
     const look = windowLook(survey, newest, window);
     return { backup, ...window, firstCommit: await look.first(), lastCommit: await look.last() };

@@ -5,11 +5,13 @@ import { messageChain } from "../log.ts";
 import { judgeBackup, type LineageState } from "../observe/backup_judgement.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import { problemsOf, type Thresholds } from "../observe/health.ts";
-import { judgeLag, type Lag } from "../observe/lag.ts";
+import { judgeLag, type Lag, type LagFacts, sinceModified } from "../observe/lag.ts";
 import { stretchesOf } from "../observe/lineage_cover.ts";
 import { findOwnReceiver } from "../observe/own_receiver.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
+import { emptyHistory } from "../wal/history.ts";
 import { segmentStart } from "../wal/segment.ts";
+import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
@@ -130,14 +132,18 @@ async function makeReport(
   }
   const nowMs = Date.now();
   const modifiedMs = survey.newest?.end.modifiedMs;
-  const sinceChangeMs = modifiedMs === undefined ? undefined : Math.max(0, nowMs - modifiedMs);
+  const sinceChangeMs = modifiedMs === undefined ? undefined : sinceModified(modifiedMs, nowMs);
+  // Of an archive that has nothing yet, all is missing since it was made.
+  const sinceMadeMs = survey.madeMs === undefined ? undefined : sinceModified(survey.madeMs, nowMs);
   const backups = judgeBackups(survey);
   const window = await newestWindow(survey);
   const server = look === undefined ? undefined : {
     look,
-    lag: catchUp === undefined
-      ? undefined
-      : lagOf(catchUp, look, { sinceChangeMs, sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs) }),
+    lag: catchUp === undefined ? undefined : lagOf(catchUp, look, {
+      sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
+      sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
+      segmentSize: survey.segmentSize,
+    }),
     ...ownReceiver(look, { slot: options.slot, applicationName: settings?.applicationName ?? "walvault" }),
   };
   const defects = [
@@ -146,6 +152,7 @@ async function makeReport(
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
   const problems = problemsOf({
+    timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
     backups,
     defects,
@@ -210,10 +217,10 @@ function mismatchOf(server: ServerLook, { systemIdentifier, newest }: ArchiveSur
 function lagOf(
   { end, receivedAtFirstLsn, elapsedMs }: CatchUp,
   { flushLsn }: ServerLook,
-  since: { readonly sinceChangeMs: number | undefined; readonly sinceCommitMs: number | undefined },
+  facts: Pick<LagFacts, "sinceChangeMs" | "sinceCommitMs" | "segmentSize">,
 ): Lag {
   const { receivedLsn } = end;
-  return judgeLag({ serverFlushLsn: flushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs, ...since });
+  return judgeLag({ serverFlushLsn: flushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs, ...facts });
 }
 
 function sinceCommit(
@@ -243,7 +250,11 @@ function ownReceiver(
 function judgeBackups(
   { backups, newest, runs, histories, segmentSize }: ArchiveSurvey,
 ): readonly JudgedBackup[] {
-  const older = histories.filter(({ timeline }) => timeline !== newest?.lineage.timeline).reverse();
+  // The first timeline has no history.
+  const known = histories.some(({ timeline }) => timeline === 1)
+    ? histories
+    : [emptyHistory(timelineId(1)), ...histories];
+  const older = known.filter(({ timeline }) => timeline !== newest?.lineage.timeline).reverse();
   const states: readonly LineageState[] = [
     ...(newest === undefined
       ? []

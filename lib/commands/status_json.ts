@@ -1,6 +1,7 @@
 import type { TransactionMark } from "../archive/segment_index.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
+import type { Lag } from "../observe/lag.ts";
 import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import type { SenderView, SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
@@ -42,7 +43,11 @@ function archiveJson({ path, survey, sinceChangeMs }: StatusReport) {
     segmentBytes: Number(survey.segmentSize),
     freeBytes: survey.freeBytes,
     conflicts: survey.conflicts,
-    ...known("sinceChangeSeconds", seconds(sinceChangeMs)),
+    // Of a file's time in the future nobody knows how long ago it was.
+    ...known(
+      "sinceChangeSeconds",
+      sinceChangeMs !== undefined && sinceChangeMs < 0 ? undefined : seconds(sinceChangeMs),
+    ),
   };
 }
 
@@ -134,10 +139,14 @@ function serverJson({ look, lag, slot, senders }: ServerStatus): object {
         ? {}
         : { slotsError: maskSecrets(messageChain(look.viewsProblem)) }),
     },
-    ...(lag === undefined ? {} : { lag: { bytes: Number(lag.bytes), seconds: lag.ms / 1000 } }),
+    ...(lag === undefined ? {} : { lag: lagJson(lag) }),
     receiver: { state: lag?.state ?? "unknown", connections: senders.map(senderJson) },
     ...(slot === undefined ? {} : { slot: slotJson(slot, look.flushLsn) }),
   };
+}
+
+function lagJson({ bytes, ms }: Lag) {
+  return { bytes: Number(bytes), ...known("seconds", ms === undefined ? undefined : ms / 1000) };
 }
 
 function senderJson(sender: SenderView) {

@@ -40,7 +40,7 @@ export interface ServerStatus {
 export interface StatusReport {
   readonly path: string;
   readonly survey: ArchiveSurvey;
-  /** Since WAL last came, by this machine's clock. */
+  /** Since WAL last came, by this machine's clock; negative when the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */
   readonly window: CommitWindow | undefined;

@@ -1,5 +1,7 @@
 import type { CommitLook } from "../observe/commit_window.ts";
+import { leadsToEnd } from "../observe/health.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
+import type { Lag } from "../observe/lag.ts";
 import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { formatSegmentSize } from "../wal/segment.ts";
@@ -78,8 +80,14 @@ function latestLines({ survey, sinceChangeMs }: StatusReport): readonly string[]
   const end = newest?.end;
   if (newest === undefined || end?.endLsn === undefined) return [item("Latest", "no WAL yet")];
   const where = end.tail === undefined ? "the end of the last complete segment" : `in ${end.tail.file.path}`;
-  const age = sinceChangeMs === undefined ? "" : `, written ${formatDuration(sinceChangeMs)} ago`;
+  const age = sinceChangeMs === undefined ? "" : `, ${writtenText(sinceChangeMs)}`;
   return [item("Latest", `${formatLsn(end.endLsn)} on timeline ${newest.lineage.timeline}, ${where}${age}`)];
+}
+
+function writtenText(sinceChangeMs: number): string {
+  return sinceChangeMs < 0
+    ? `by its time written in the future, ${formatDuration(-sinceChangeMs)} from now`
+    : `written ${formatDuration(sinceChangeMs)} ago`;
 }
 
 function windowLines({ window }: StatusReport): readonly string[] {
@@ -103,8 +111,9 @@ function formatCommit(look: CommitLook): string {
   return `${formatTimestamp(look.time)} at ${formatLsn(look.lsn)} (transaction ${look.xid})`;
 }
 
-function recoverableLines({ recoverable, window, backups }: StatusReport): readonly string[] {
-  const unusable = backups.filter(({ judgement }) => judgement.kind !== "recoverable" || !judgement.toEnd);
+function recoverableLines({ recoverable, window, backups, survey }: StatusReport): readonly string[] {
+  const newest = survey.newest?.lineage.timeline;
+  const unusable = backups.filter(({ judgement }) => !leadsToEnd(judgement, newest));
   const others = [
     ...unusable.slice(-MAXIMUM_LINES).map((backup) => INDENT + unusableText(backup)),
     ...(unusable.length > MAXIMUM_LINES ? [INDENT + `and ${unusable.length - MAXIMUM_LINES} more`] : []),
@@ -141,7 +150,7 @@ function serverLines({ look, lag, slot, senders }: ServerStatus): readonly strin
     item("Server", `${look.address}, timeline ${look.timeline}, flushed to ${formatLsn(look.flushLsn)}`),
   ];
   if (lag !== undefined) {
-    lines.push(item("Lag", `${formatBytes(Number(lag.bytes))}, ${formatDuration(lag.ms)}`));
+    lines.push(item("Lag", lagText(lag)));
     lines.push(item("Receiver", RECEIVER_TEXTS[lag.state]));
   }
   for (
@@ -176,6 +185,12 @@ function serverLines({ look, lag, slot, senders }: ServerStatus): readonly strin
   return lines;
 }
 
+function lagText({ bytes, ms }: Lag): string {
+  return `${formatBytes(Number(bytes))}, ${
+    ms === undefined ? "nothing tells for how long" : formatDuration(ms)
+  }`;
+}
+
 const RECEIVER_TEXTS = {
   current: "all that the server had is here",
   receiving: "WAL comes, and not all is here yet",
@@ -190,12 +205,10 @@ export function checkLine({ path, survey, sinceChangeMs, server, problems }: Sta
     newest?.end.endLsn === undefined
       ? "no WAL yet"
       : `timeline ${newest.lineage.timeline} to ${formatLsn(newest.end.endLsn)}`,
-    ...(server?.lag === undefined
-      ? []
-      : [`lag ${formatBytes(Number(server.lag.bytes))}, ${formatDuration(server.lag.ms)}`]),
+    ...(server?.lag === undefined ? [] : [`lag ${lagText(server.lag)}`]),
     ...(server !== undefined || sinceChangeMs === undefined
       ? []
-      : [`written ${formatDuration(sinceChangeMs)} ago, no server asked`]),
+      : [`${writtenText(sinceChangeMs)}, no server asked`]),
     ...(server?.slot === undefined || server.slot === "absent"
       ? []
       : [`slot ${server.slot.name} ${server.slot.walStatus ?? ""}`.trimEnd()]),

@@ -43,16 +43,28 @@ export function judgeBackup(
   return judgements.find((judgement) => judgement.kind === "recoverable" && judgement.toEnd) ??
     judgements.find((judgement) => judgement.kind === "recoverable") ??
     judgements[0] ??
-    { kind: "not-recoverable", reason: `nothing of its timeline ${backup.timeline} is here` };
+    { kind: "not-recoverable", reason: noLineage(backup, lineages) };
 }
 
+/** Recovery must replay the backup's own timeline to the backup's end: only then it is consistent. */
 function leadsFrom(
-  { timeline, startLsn }: Pick<BackupHistory, "startLsn" | "timeline">,
+  { timeline, stopLsn }: Pick<BackupHistory, "stopLsn" | "timeline">,
   lineage: TimelineHistory,
 ): boolean {
   if (!isInLineage(lineage, timeline)) return false;
   const leftAtLsn = switchPointOf(lineage, timeline);
-  return leftAtLsn === undefined || startLsn < leftAtLsn;
+  return leftAtLsn === undefined || stopLsn <= leftAtLsn;
+}
+
+function noLineage(
+  { timeline, stopLsn }: Pick<BackupHistory, "stopLsn" | "timeline">,
+  lineages: readonly LineageState[],
+): string {
+  const left = lineages.find(({ lineage }) => isInLineage(lineage, timeline))?.lineage;
+  const leftAtLsn = left && switchPointOf(left, timeline);
+  if (left === undefined || leftAtLsn === undefined) return `nothing of its timeline ${timeline} is here`;
+  return `timeline ${left.timeline} left its timeline ${timeline} at ${formatLsn(leftAtLsn)}, ` +
+    `before it ended at ${formatLsn(stopLsn)}`;
 }
 
 function judgeOn(

@@ -3,6 +3,7 @@ import type { Lag } from "./lag.ts";
 import type { Hole } from "./lineage_cover.ts";
 import type { SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 
 /** From where on an archive is unhealthy; what is `undefined` is not looked at. */
 export interface Thresholds {
@@ -17,6 +18,8 @@ export interface Thresholds {
 
 /** What is known of an archive and its server; `undefined`: not asked for, or not to be had. */
 export interface HealthFacts {
+  /** The newest one. */
+  readonly timeline: TimelineId | undefined;
   /** Of the newest lineage. */
   readonly holes: readonly Hole[];
   readonly backups: readonly { readonly startLsn: Lsn; readonly judgement: BackupJudgement }[];
@@ -24,6 +27,7 @@ export interface HealthFacts {
   readonly defects: readonly string[];
   readonly conflicts: number;
   readonly freeBytes: number | undefined;
+  /** Negative: the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   readonly lag: Lag | undefined;
   /** `undefined`: nobody named one; "absent": the server has none of the name. */
@@ -43,9 +47,16 @@ export function problemsOf(facts: HealthFacts, thresholds: Thresholds): readonly
   ];
 }
 
+/** Whether a base backup can be recovered to the end of all: that of another timeline is none that counts. */
+export function leadsToEnd(judgement: BackupJudgement, newest: TimelineId | undefined): boolean {
+  return judgement.kind === "recoverable" && judgement.toEnd && judgement.timeline === newest;
+}
+
 /** A hole before the newest base backup that can be recovered to the end is in nobody's way. */
-export function holesThatMatter({ holes, backups }: Pick<HealthFacts, "holes" | "backups">): readonly Hole[] {
-  const starts = backups.filter(({ judgement }) => judgement.kind === "recoverable" && judgement.toEnd)
+export function holesThatMatter(
+  { holes, backups, timeline }: Pick<HealthFacts, "holes" | "backups" | "timeline">,
+): readonly Hole[] {
+  const starts = backups.filter(({ judgement }) => leadsToEnd(judgement, timeline))
     .map(({ startLsn }) => startLsn);
   return holes.filter((hole) => !starts.some((startLsn) => startLsn >= hole.endLsn));
 }
@@ -71,7 +82,12 @@ function conflictProblems({ conflicts }: HealthFacts): readonly string[] {
 function lagProblems({ lag, sinceChangeMs }: HealthFacts, thresholds: Thresholds): readonly string[] {
   const { maxLagMs, maxLagBytes, maxAgeMs } = thresholds;
   const found: string[] = [];
-  if (lag !== undefined && lag.ms > maxLagMs) {
+  if (lag !== undefined && lag.ms === undefined) {
+    found.push(
+      `${lag.bytes} bytes behind the server (${lag.state}), nothing tells for how long, ` +
+        `want at most ${seconds(maxLagMs)}`,
+    );
+  } else if (lag?.ms !== undefined && lag.ms > maxLagMs) {
     found.push(`${seconds(lag.ms)} behind the server (${lag.state}), want at most ${seconds(maxLagMs)}`);
   }
   if (lag !== undefined && maxLagBytes !== undefined && lag.bytes > maxLagBytes) {
@@ -79,6 +95,11 @@ function lagProblems({ lag, sinceChangeMs }: HealthFacts, thresholds: Thresholds
   }
   if (maxAgeMs !== undefined && sinceChangeMs === undefined) {
     found.push(`no WAL has come yet, want some at most ${seconds(maxAgeMs)} old`);
+  } else if (maxAgeMs !== undefined && sinceChangeMs !== undefined && sinceChangeMs < 0) {
+    found.push(
+      `the newest file's time lies ${seconds(-sinceChangeMs)} in the future, ` +
+        `want WAL at most ${seconds(maxAgeMs)} old`,
+    );
   } else if (maxAgeMs !== undefined && sinceChangeMs !== undefined && sinceChangeMs > maxAgeMs) {
     found.push(`no WAL has come for ${seconds(sinceChangeMs)}, want some at most ${seconds(maxAgeMs)} old`);
   }
@@ -109,10 +130,12 @@ function roomProblems({ freeBytes }: HealthFacts, { minFreeBytes }: Thresholds):
   return [`${Math.floor(freeBytes)} bytes free in the archive, want at least ${minFreeBytes}`];
 }
 
-function backupProblems({ backups }: HealthFacts, { requireBackup }: Thresholds): readonly string[] {
-  const isUsable = ({ judgement }: { readonly judgement: BackupJudgement }) =>
-    judgement.kind === "recoverable" && judgement.toEnd;
-  return !requireBackup || backups.some(isUsable) ? [] : ["no known base backup can be recovered to the end"];
+function backupProblems(
+  { backups, timeline }: HealthFacts,
+  { requireBackup }: Thresholds,
+): readonly string[] {
+  const isUsable = backups.some(({ judgement }) => leadsToEnd(judgement, timeline));
+  return !requireBackup || isUsable ? [] : ["no known base backup can be recovered to the end"];
 }
 
 function seconds(ms: number): string {

@@ -1,5 +1,6 @@
 import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../wal/page.ts";
+import type { SegmentSize } from "../wal/segment.ts";
 
 /**
  * How an archive stands to its server, judged by the bytes that are there.
@@ -20,18 +21,31 @@ export interface LagFacts {
   readonly receivedAtFirstLsn: Lsn | undefined;
   /** From the server's answer to the last look; of an archive that was current at once, 0. */
   readonly elapsedMs: number;
-  /** From the last time anything was written to the archive to the last look. */
+  /**
+   * From the last time anything was written to the archive to the last look; of one that has nothing yet, from when it
+   * was made. `undefined` when nothing tells.
+   */
   readonly sinceChangeMs: number | undefined;
   /** From the newest commit in the archive to the last look, by the server's clock. */
   readonly sinceCommitMs: number | undefined;
+  readonly segmentSize: SegmentSize;
 }
 
 /** How far an archive is behind its server. */
 export interface Lag {
   readonly state: ReceiverState;
   readonly bytes: bigint;
-  /** At most this long ago the server wrote the first byte that is not here; 0 when all is. */
-  readonly ms: number;
+  /** At most this long ago the server wrote the first byte that is not here; 0 when all is, `undefined` when nothing tells. */
+  readonly ms: number | undefined;
+}
+
+/** Clocks of two machines, and the time that a file system gives a file, may differ by so much. */
+const CLOCK_DIFFERENCE_MS = 5000;
+
+/** How long ago a file was written; negative when its time is of the future, and tells nothing. */
+export function sinceModified(modifiedMs: number, nowMs: number): number {
+  const sinceMs = nowMs - modifiedMs;
+  return sinceMs < 0 && sinceMs >= -CLOCK_DIFFERENCE_MS ? 0 : sinceMs;
 }
 
 /**
@@ -48,14 +62,22 @@ export function hasReached(receivedLsn: Lsn, serverFlushLsn: Lsn): boolean {
 
 /** Judges how far an archive is behind. */
 export function judgeLag(facts: LagFacts): Lag {
-  const { serverFlushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs } = facts;
+  const { serverFlushLsn, receivedLsn, receivedAtFirstLsn, elapsedMs, segmentSize } = facts;
+  const { sinceChangeMs, sinceCommitMs } = facts;
   if (receivedLsn !== undefined && hasReached(receivedLsn, serverFlushLsn)) {
     return { state: "current", bytes: 0n, ms: elapsedMs };
   }
   const bytes = serverFlushLsn - (receivedLsn ?? 0n);
   const grew = receivedLsn !== undefined &&
     (receivedAtFirstLsn === undefined || receivedLsn > receivedAtFirstLsn);
-  // What comes is as old as the newest commit in it. When nothing comes, all that is missing is younger than what is here.
-  const since = grew ? facts.sinceCommitMs : facts.sinceChangeMs;
-  return { state: grew ? "receiving" : "stalled", bytes, ms: Math.max(elapsedMs, since ?? 0) };
+  if (grew) {
+    // What comes is as old as the newest commit in it. Without one, only what is little is surely young.
+    const isLittle = bytes <= BigInt(segmentSize);
+    const since = sinceCommitMs ?? (isLittle ? 0 : undefined);
+    return { state: "receiving", bytes, ms: since === undefined ? undefined : Math.max(elapsedMs, since) };
+  }
+  // When nothing comes, all that is missing is younger than what is here. A file's time may be of a copy, and too young.
+  const isTold = sinceChangeMs !== undefined && sinceChangeMs >= 0;
+  const ms = isTold ? Math.max(elapsedMs, sinceChangeMs, sinceCommitMs ?? 0) : undefined;
+  return { state: "stalled", bytes, ms };
 }

@@ -95,6 +95,21 @@ for (
       "timeline 1 to 9, the end",
     ],
     [
+      "over a fork at its very end",
+      judge(5.25, 5.5, [state(T2, [[3, 8]], 8.25), state(T1, [[3, 9]], 9)]),
+      "timeline 2 to 8.25, the end",
+    ],
+    [
+      "whose timeline was left before it ended",
+      judge(5.25, 5.75, [state(T2, [[3, 8]], 8.25), state(T1, [[3, 9]], 9)]),
+      "timeline 1 to 9, the end",
+    ],
+    [
+      "whose timeline was left before it ended, where nothing of that is here",
+      judge(5.25, 5.75, [state(T2, [[3, 8]], 8.25)]),
+      "timeline 2 left its timeline 1 at 0/580000, before it ended at 0/5C0000",
+    ],
+    [
       "of a timeline that nothing is known of",
       judge(6.5, 6.75, [state(T2, [[3, 8]], 8.25)], 3),
       "nothing of its timeline 3 is here",

@@ -6,6 +6,7 @@ import { lsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 
 const WELL: HealthFacts = {
+  timeline: timelineId(1),
   holes: [],
   backups: [],
   defects: [],
@@ -50,11 +51,17 @@ for (
     ["a lag", { lag: { state: "stalled", bytes: 9n, ms: 60_001 } }, {}, [
       "60 s behind the server (stalled), want at most 60 s",
     ]],
+    ["a lag that nothing tells the age of", { lag: { state: "receiving", bytes: 9n, ms: undefined } }, {}, [
+      "9 bytes behind the server (receiving), nothing tells for how long, want at most 60 s",
+    ]],
     ["bytes behind", { lag: { state: "receiving", bytes: 9n, ms: 1 } }, { maxLagBytes: 8n }, [
       "9 bytes behind the server (receiving), want at most 8",
     ]],
     ["bytes behind at the limit", { lag: { state: "receiving", bytes: 9n, ms: 1 } }, { maxLagBytes: 9n }, []],
     ["old WAL", {}, { maxAgeMs: 4999 }, ["no WAL has come for 5.0 s, want some at most 5.0 s old"]],
+    ["WAL of the future", { sinceChangeMs: -20_000 }, { maxAgeMs: 5000 }, [
+      "the newest file's time lies 20 s in the future, want WAL at most 5.0 s old",
+    ]],
     ["no WAL", { sinceChangeMs: undefined }, { maxAgeMs: 1000 }, [
       "no WAL has come yet, want some at most 1.0 s old",
     ]],
@@ -76,6 +83,15 @@ for (
     ["a backup that does not lead to the end", { backups: [backup(1n, false)] }, { requireBackup: true }, [
       "no known base backup can be recovered to the end",
     ]],
+    [
+      "a backup that leads to the end of another timeline only",
+      { timeline: timelineId(2), holes: [HOLE], backups: [backup(0x600000n, true)] },
+      { requireBackup: true },
+      [
+        "000000010000000000000005 is missing (0/500000 to 0/600000)",
+        "no known base backup can be recovered to the end",
+      ],
+    ],
     ["a conflict", { conflicts: 1 }, {}, ["1 file in conflicts/: look at them, then move them away"]],
     ["a defect", { defects: ["something"] }, {}, ["something"]],
     ["no slot", { slot: "absent" }, {}, [

@@ -20,7 +20,12 @@ interface Answer {
     readonly holes: readonly unknown[];
     readonly parent?: { readonly timeline: number; readonly forkLsn: string };
   }[];
-  readonly latest: { readonly timeline: number; readonly lsn: string; readonly receivedLsn: string };
+  readonly latest: {
+    readonly timeline: number;
+    readonly lsn: string;
+    readonly receivedLsn: string;
+    readonly tail?: string;
+  };
   readonly holes: readonly unknown[];
   readonly window: Window;
   readonly backups: readonly {
@@ -187,6 +192,42 @@ test("status judges a receiver by what comes: one that stands still is stalled, 
   assert.deepEqual(dead.receiver?.connections, []);
   assert.equal(dead.slot?.name, "walvault", "the usual name stands in for one that is in use");
 });
+
+test(
+  "status --check is not well with an archive that nothing came to, nor with a file's time in the future",
+  {
+    timeout,
+  },
+  async () => {
+    await using cluster = await start();
+    using directory = new WorkDirectory();
+    const archive = directory.archive();
+    const made = walvault(["init", "-q", `--archive=${archive}`, `--connection=${cluster.conninfo()}`]);
+    assert.equal(made.code, 0, made.stderr);
+    await cluster.sql(TABLE);
+    const words = ["-d", archive, "-c", cluster.conninfo(), "--check"];
+    assert.equal((await tellStatus(words)).code, 0, "it is young");
+    const set = (name: string, sinceSeconds: number) => {
+      const seconds = Date.now() / 1000 - sinceSeconds;
+      fs.utimesSync(join(archive, name), seconds, seconds);
+    };
+    set("archive.json", 90);
+    const never = await tellStatus(words);
+    assert.equal(never.code, 1, never.stdout);
+    assert.match(never.stdout, /^UNHEALTHY: 9[0-9] s behind the server \(stalled\), want at most 60 s\n$/);
+
+    await using receiver = receive(cluster, archive);
+    await receiver.next("streaming");
+    await caughtUp(cluster, receiver);
+    await receiver.kill();
+    await write(cluster);
+    const tail = (await answer(words)).latest.tail!;
+    set(tail, -3600);
+    const dead = await answer(words, 1);
+    assert.equal(dead.lag?.seconds, undefined);
+    assert.match(dead.problems.join(), /bytes behind the server \(stalled\), nothing tells for how long/);
+  },
+);
 
 test("status beside a receiver that publishes and compresses under load tells no hole and no error", {
   timeout,
