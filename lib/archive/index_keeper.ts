@@ -53,6 +53,8 @@ export class IndexKeeper {
   #publishedAtMs = -Infinity;
   #burst = false;
   #stopping = false;
+  /** A thread that could not be ended may still write. */
+  #isStuck = false;
   #wake: (() => void) | undefined;
   readonly #done: Promise<void>;
 
@@ -72,12 +74,13 @@ export class IndexKeeper {
     if (!this.#burst) this.#wake?.();
   }
 
-  /** Gives up what is under way. */
-  async stop(): Promise<void> {
+  /** Gives up what is under way; "stuck" when the disk still has something of it. */
+  async stop(): Promise<"ended" | "stuck"> {
     this.#stopping = true;
     this.#wake?.();
     await this.#closeWorker();
     await this.#done;
+    return this.#isStuck ? "stuck" : "ended";
   }
 
   #add(name: string): void {
@@ -159,7 +162,7 @@ export class IndexKeeper {
   async #closeWorker(): Promise<void> {
     const worker = this.#worker;
     this.#worker = undefined;
-    await worker?.close();
+    if (await worker?.close() === "stuck") this.#isStuck = true;
   }
 
   /** `undefined`: until it is woken. */

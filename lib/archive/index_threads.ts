@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { DamagedFileError } from "./damaged_file.ts";
+import { endThread } from "./end_thread.ts";
 import type { IndexedArchive, IndexWorker } from "./index_worker.ts";
 import type { OpenRecordState } from "./segment_index.ts";
 
@@ -58,9 +59,9 @@ class IndexThread implements IndexWorker {
     return await this.#ask({ kind: "missing", limit }) as readonly string[];
   }
 
-  async close(): Promise<void> {
+  async close(): Promise<"ended" | "stuck"> {
     this.#die(new Error("Cannot index: the thread for it is closed"));
-    await this.#worker.terminate();
+    return await endThread(this.#worker);
   }
 
   #ask(request: IndexRequest): Promise<IndexAnswer["value"]> {

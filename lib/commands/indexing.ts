@@ -26,8 +26,9 @@ export class Indexing {
     this.#keeper?.published(segment);
   }
 
-  async close(): Promise<void> {
-    await this.#keeper?.stop();
+  /** Gives up what is under way; "stuck" when the disk still has something of it. */
+  async close(): Promise<"ended" | "stuck"> {
+    return await this.#keeper?.stop() ?? "ended";
   }
 
   #start(): void {

@@ -9,6 +9,7 @@ import { type Machine, onSimDisk } from "./on_sim_disk.ts";
 class FakeWorker {
   readonly log: string[] = [];
   missing: readonly string[] = [];
+  end: "ended" | "stuck" = "ended";
   readonly answers = new Map<string, "unresolved" | "gone" | Error>();
   constructor(private readonly machine: Machine) {}
 
@@ -28,7 +29,7 @@ class FakeWorker {
       },
       close: () => {
         this.log.push("close");
-        return Promise.resolve();
+        return Promise.resolve(this.end);
       },
     };
   }
@@ -141,4 +142,20 @@ test("a keeper that is stopped at any moment ends", async () => {
       await sleep(ms);
     }, (worker) => void (worker.missing = ["x", "y"]));
   }
+});
+
+test("a keeper whose thread could not be ended says so, at the end and before", async () => {
+  for (const idleMs of [0, 60_000]) {
+    await withKeeper(async (keeper, worker, { sleep }) => {
+      worker.end = "stuck";
+      keeper.published("a");
+      await sleep(50 + idleMs);
+      worker.end = idleMs === 0 ? "stuck" : "ended";
+      assert.equal(await keeper.stop(), "stuck");
+    });
+  }
+  await withKeeper(async (keeper, _worker, { sleep }) => {
+    await sleep(50);
+    assert.equal(await keeper.stop(), "ended");
+  });
 });
