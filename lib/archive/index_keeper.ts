@@ -22,6 +22,8 @@ const RETRY_MS = 60_000;
 /** What the keeper tells. */
 export interface IndexKeeperEvents {
   segmentIndexed(event: { readonly segment: string }): void;
+  /** It can't be indexed; told once. */
+  segmentLeftAlone(event: { readonly segment: string; readonly problem: string }): void;
   /** It waits, and tries again by itself. The same failure is told once. */
   indexingHeldUp(event: { readonly error: unknown }): void;
 }
@@ -141,9 +143,11 @@ export class IndexKeeper {
       if (state !== "gone") this.options.events.segmentIndexed({ segment: name });
       this.#told = undefined;
     } catch (error) {
+      if (!isOfSegment(error)) throw error;
       // Others can be indexed: this one is for verify.
-      if (!(error instanceof DamagedFileError || error instanceof RangeError)) throw error;
       this.#due.shift();
+      if (this.#leftAlone.has(name)) return;
+      this.options.events.segmentLeftAlone({ segment: name, problem: error.message });
       if (this.#leftAlone.size < MAXIMUM_LEFT_ALONE) this.#leftAlone.add(name);
     }
   }
@@ -179,4 +183,9 @@ export class IndexKeeper {
       };
     });
   }
+}
+
+/** Whether it is the segment that can't be indexed, and not the disk or the thread that fails. */
+function isOfSegment(error: unknown): error is Error {
+  return error instanceof DamagedFileError || error instanceof RangeError || error instanceof SyntaxError;
 }

@@ -79,7 +79,18 @@ class IndexThread implements IndexWorker {
   }
 }
 
-function errorOf({ message, code, name }: NonNullable<IndexAnswer["problem"]>): Error {
-  const error = name === "DamagedFileError" ? new DamagedFileError(message) : new Error(message);
+/** A class gets lost on the way between threads; these tell that it is the segment, not the disk. */
+const ERROR_CLASSES: ReadonlyMap<string, new (message: string) => Error> = new Map<
+  string,
+  new (message: string) => Error
+>([
+  ["DamagedFileError", DamagedFileError],
+  ["RangeError", RangeError],
+  ["SyntaxError", SyntaxError],
+]);
+
+/** The error as it was on the thread. */
+export function errorOf({ message, code, name }: NonNullable<IndexAnswer["problem"]>): Error {
+  const error = new (ERROR_CLASSES.get(name) ?? Error)(message);
   return code === undefined ? error : Object.assign(error, { code });
 }

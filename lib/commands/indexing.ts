@@ -41,6 +41,7 @@ export class Indexing {
       clock: realClock,
       events: {
         segmentIndexed: ({ segment }) => log.debug("segment indexed", { segment }),
+        segmentLeftAlone: ({ segment, problem }) => log.warn("segment not indexed", { segment, problem }),
         // Nobody has to act: whoever needs an index makes it.
         indexingHeldUp: ({ error }) => log.debug("indexing waits", { error: messageChain(error) }),
       },
