@@ -22,6 +22,8 @@ const RETRY_MS = 60_000;
 /** What the keeper tells. */
 export interface IndexKeeperEvents {
   segmentIndexed(event: { readonly segment: string }): void;
+  /** It can't be indexed; told once. */
+  segmentLeftAlone(event: { readonly segment: string; readonly problem: string }): void;
   /** It waits, and tries again by itself. The same failure is told once. */
   indexingHeldUp(event: { readonly error: unknown }): void;
 }
@@ -53,6 +55,8 @@ export class IndexKeeper {
   #publishedAtMs = -Infinity;
   #burst = false;
   #stopping = false;
+  /** A thread that could not be ended may still write. */
+  #isStuck = false;
   #wake: (() => void) | undefined;
   readonly #done: Promise<void>;
 
@@ -72,12 +76,13 @@ export class IndexKeeper {
     if (!this.#burst) this.#wake?.();
   }
 
-  /** Gives up what is under way. */
-  async stop(): Promise<void> {
+  /** Gives up what is under way; "stuck" when the disk still has something of it. */
+  async stop(): Promise<"ended" | "stuck"> {
     this.#stopping = true;
     this.#wake?.();
     await this.#closeWorker();
     await this.#done;
+    return this.#isStuck ? "stuck" : "ended";
   }
 
   #add(name: string): void {
@@ -138,9 +143,11 @@ export class IndexKeeper {
       if (state !== "gone") this.options.events.segmentIndexed({ segment: name });
       this.#told = undefined;
     } catch (error) {
+      if (!isOfSegment(error)) throw error;
       // Others can be indexed: this one is for verify.
-      if (!(error instanceof DamagedFileError || error instanceof RangeError)) throw error;
       this.#due.shift();
+      if (this.#leftAlone.has(name)) return;
+      this.options.events.segmentLeftAlone({ segment: name, problem: error.message });
       if (this.#leftAlone.size < MAXIMUM_LEFT_ALONE) this.#leftAlone.add(name);
     }
   }
@@ -159,7 +166,7 @@ export class IndexKeeper {
   async #closeWorker(): Promise<void> {
     const worker = this.#worker;
     this.#worker = undefined;
-    await worker?.close();
+    if (await worker?.close() === "stuck") this.#isStuck = true;
   }
 
   /** `undefined`: until it is woken. */
@@ -176,4 +183,9 @@ export class IndexKeeper {
       };
     });
   }
+}
+
+/** Whether it is the segment that can't be indexed, and not the disk or the thread that fails. */
+function isOfSegment(error: unknown): error is Error {
+  return error instanceof DamagedFileError || error instanceof RangeError || error instanceof SyntaxError;
 }

@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { DamagedFileError } from "./damaged_file.ts";
+import { endThread } from "./end_thread.ts";
 import type { IndexedArchive, IndexWorker } from "./index_worker.ts";
 import type { OpenRecordState } from "./segment_index.ts";
 
@@ -58,9 +59,9 @@ class IndexThread implements IndexWorker {
     return await this.#ask({ kind: "missing", limit }) as readonly string[];
   }
 
-  async close(): Promise<void> {
+  async close(): Promise<"ended" | "stuck"> {
     this.#die(new Error("Cannot index: the thread for it is closed"));
-    await this.#worker.terminate();
+    return await endThread(this.#worker);
   }
 
   #ask(request: IndexRequest): Promise<IndexAnswer["value"]> {
@@ -78,7 +79,18 @@ class IndexThread implements IndexWorker {
   }
 }
 
-function errorOf({ message, code, name }: NonNullable<IndexAnswer["problem"]>): Error {
-  const error = name === "DamagedFileError" ? new DamagedFileError(message) : new Error(message);
+/** A class gets lost on the way between threads; these tell that it is the segment, not the disk. */
+const ERROR_CLASSES: ReadonlyMap<string, new (message: string) => Error> = new Map<
+  string,
+  new (message: string) => Error
+>([
+  ["DamagedFileError", DamagedFileError],
+  ["RangeError", RangeError],
+  ["SyntaxError", SyntaxError],
+]);
+
+/** The error as it was on the thread. */
+export function errorOf({ message, code, name }: NonNullable<IndexAnswer["problem"]>): Error {
+  const error = new (ERROR_CLASSES.get(name) ?? Error)(message);
   return code === undefined ? error : Object.assign(error, { code });
 }

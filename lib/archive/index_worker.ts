@@ -15,7 +15,8 @@ export interface IndexWorker {
   index(name: string): Promise<OpenRecordState | "gone">;
   /** Segments that have no index, oldest first, `limit` at most. */
   missing(limit: number): Promise<readonly string[]>;
-  close(): Promise<void>;
+  /** "stuck" when the disk still has something of what was under way. */
+  close(): Promise<"ended" | "stuck">;
 }
 
 /** Which archive, and how to write there. */
@@ -47,7 +48,7 @@ export function directIndexWorker(disk: Disk, { identity, modes }: IndexedArchiv
       }
       return [...names].sort().slice(0, limit);
     },
-    close: async () => void await disk.close(),
+    close: () => disk.close(),
   };
 }
 

@@ -26,8 +26,9 @@ export class Indexing {
     this.#keeper?.published(segment);
   }
 
-  async close(): Promise<void> {
-    await this.#keeper?.stop();
+  /** Gives up what is under way; "stuck" when the disk still has something of it. */
+  async close(): Promise<"ended" | "stuck"> {
+    return await this.#keeper?.stop() ?? "ended";
   }
 
   #start(): void {
@@ -40,6 +41,7 @@ export class Indexing {
       clock: realClock,
       events: {
         segmentIndexed: ({ segment }) => log.debug("segment indexed", { segment }),
+        segmentLeftAlone: ({ segment, problem }) => log.warn("segment not indexed", { segment, problem }),
         // Nobody has to act: whoever needs an index makes it.
         indexingHeldUp: ({ error }) => log.debug("indexing waits", { error: messageChain(error) }),
       },

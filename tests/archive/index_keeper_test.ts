@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
 import { IndexKeeper } from "../../lib/archive/index_keeper.ts";
+import { errorOf } from "../../lib/archive/index_threads.ts";
 import type { IndexWorker } from "../../lib/archive/index_worker.ts";
 import { type Machine, onSimDisk } from "./on_sim_disk.ts";
 
@@ -9,6 +10,7 @@ import { type Machine, onSimDisk } from "./on_sim_disk.ts";
 class FakeWorker {
   readonly log: string[] = [];
   missing: readonly string[] = [];
+  end: "ended" | "stuck" = "ended";
   readonly answers = new Map<string, "unresolved" | "gone" | Error>();
   constructor(private readonly machine: Machine) {}
 
@@ -28,7 +30,7 @@ class FakeWorker {
       },
       close: () => {
         this.log.push("close");
-        return Promise.resolve();
+        return Promise.resolve(this.end);
       },
     };
   }
@@ -48,6 +50,7 @@ function withKeeper(
       clock: machine.clock,
       events: {
         segmentIndexed: () => {},
+        segmentLeftAlone: ({ segment, problem }) => void told.push(`${segment} left alone: ${problem}`),
         indexingHeldUp: ({ error }) => void told.push((error as Error).message),
       },
     });
@@ -113,7 +116,7 @@ test("a damaged segment is left alone; after another failure it tries again, and
     worker.answers.set("a", new DamagedFileError("a is damaged"));
     keeper.published("a");
     await sleep(1000);
-    assert.deepEqual(told, []);
+    assert.deepEqual(told.splice(0), ["a left alone: a is damaged"]);
     worker.answers.set("b", new Error("no room"));
     keeper.published("b");
     await sleep(70_000);
@@ -140,5 +143,37 @@ test("a keeper that is stopped at any moment ends", async () => {
       keeper.published("a");
       await sleep(ms);
     }, (worker) => void (worker.missing = ["x", "y"]));
+  }
+});
+
+test("a keeper whose thread could not be ended says so, at the end and before", async () => {
+  for (const idleMs of [0, 60_000]) {
+    await withKeeper(async (keeper, worker, { sleep }) => {
+      worker.end = "stuck";
+      keeper.published("a");
+      await sleep(50 + idleMs);
+      worker.end = idleMs === 0 ? "stuck" : "ended";
+      assert.equal(await keeper.stop(), "stuck");
+    });
+  }
+  await withKeeper(async (keeper, _worker, { sleep }) => {
+    await sleep(50);
+    assert.equal(await keeper.stop(), "ended");
+  });
+});
+
+test("what can't be indexed holds nothing up, whichever way the error came, and is told once", async () => {
+  for (const ErrorClass of [DamagedFileError, RangeError, SyntaxError]) {
+    const { name, message } = new ErrorClass("3 bytes");
+    await withKeeper(async (keeper, worker, { sleep }, told) => {
+      worker.answers.set("a", errorOf({ name, message, code: undefined }));
+      await sleep(1000);
+      assert.deepEqual(worker.log, ["open", "look", "a", "b"]);
+      keeper.published("a");
+      keeper.published("c");
+      await sleep(5000);
+      assert.deepEqual(worker.log.slice(4), ["a", "c"]);
+      assert.deepEqual(told, ["a left alone: 3 bytes"]);
+    }, (worker) => void (worker.missing = ["a", "b"]));
   }
 });
