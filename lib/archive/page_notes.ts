@@ -1,7 +1,17 @@
 import { advance, type Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
+import { IN_PROGRESS_DIRECTORY } from "./layout.ts";
+import { MAXIMUM_UNSYNCED_BYTES } from "./leg_sink.ts";
 import { isAllZero } from "../wal/scanner.ts";
 import type { SegmentSize } from "../wal/segment.ts";
+
+/** A file that only our own writer writes to; what others left may have been saved beside it. */
+const OWN_FILE = new RegExp(`^${IN_PROGRESS_DIRECTORY}/[0-9A-F]{24}$`);
+
+/** How much of an unfinished file, by its path, may have been written and not yet synced; others than we may never sync. */
+export function unsyncedBytesOf(path: string): number {
+  return OWN_FILE.test(path) ? MAXIMUM_UNSYNCED_BYTES : Infinity;
+}
 
 /** What a power cut keeps or loses as one. */
 const SECTOR_BYTES = 512;
@@ -26,6 +36,11 @@ export class PageNotes {
   /** Some page carries its own address: WAL of this segment was written there. */
   get hasOwnPages(): boolean {
     return this.#own.includes(1);
+  }
+
+  /** Up to the end of the last page with its own address. */
+  get ownBytes(): number {
+    return Math.min(this.writtenBytes, (this.#own.lastIndexOf(1) + 1) * PAGE_BYTES);
   }
 
   /** Takes the next bytes, cut anywhere. */
@@ -73,16 +88,24 @@ export class PageNotes {
    * Whether WAL of this segment lies behind a place where none is valid: what is there between, or `undefined`.
    *
    * A machine that loses its power keeps some sectors of what was not synced and loses others, which are zero then.
-   * Nothing of that was acknowledged. Without such a sector the bytes were there, and are not what was written.
+   * Nothing of that was acknowledged. Without such a sector the bytes were there, and are not what was written; nor are
+   * they where more than `unsyncedBytes` lie behind it: by then they had been synced.
    */
   behind(
-    { provenBytes, contentBytes }: { readonly provenBytes: number; readonly contentBytes: number },
+    { provenBytes, contentBytes, unsyncedBytes }: {
+      readonly provenBytes: number;
+      readonly contentBytes: number;
+      readonly unsyncedBytes: number;
+    },
   ): "lost writes" | "changed bytes" | undefined {
     const next = this.#own.indexOf(1, Math.floor(contentBytes / PAGE_BYTES) + 1);
     if (next === -1) return undefined;
-    for (let page = Math.floor(provenBytes / PAGE_BYTES); page < next; page++) {
+    const first = Math.floor(provenBytes / PAGE_BYTES);
+    for (let page = next - 1; page >= first; page--) {
       const lastZero = this.#zeroSector[page] ?? 0;
-      if (lastZero > 0 && page * PAGE_BYTES + lastZero * SECTOR_BYTES > provenBytes) return "lost writes";
+      const zeroEnd = page * PAGE_BYTES + lastZero * SECTOR_BYTES;
+      if (lastZero === 0 || zeroEnd <= provenBytes) continue;
+      return this.ownBytes - zeroEnd > unsyncedBytes ? "changed bytes" : "lost writes";
     }
     return "changed bytes";
   }

@@ -1,6 +1,6 @@
 import type { Disk, DiskFile } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
-import { PageNotes } from "../archive/page_notes.ts";
+import { PageNotes, unsyncedBytesOf } from "../archive/page_notes.ts";
 import { readThrough, type TakeBytes } from "../archive/segment_file.ts";
 import { type TimelineHistory } from "../wal/history.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
@@ -84,11 +84,11 @@ export async function readUnfinished(
   if (isWhole(reading)) return { ...copy, state: "complete" };
   const problem = bytes > wanted.segmentSize
     ? `it has ${bytes} bytes, want ${wanted.segmentSize}`
-    : damageProblem(reading, wanted);
+    : damageProblem(reading, wanted, path);
   return problem === undefined ? { ...copy, state: "tail" } : { ...copy, state: "damaged", problem };
 }
 
-function damageProblem({ scan, notes }: Reading, wanted: WantedSegment): string | undefined {
+function damageProblem({ scan, notes }: Reading, wanted: WantedSegment, path: string): string | undefined {
   // An empty first page was lost in a power cut, and so was nothing that anybody was promised.
   if (scan.firstPage === undefined && scan.end === "page-header") return scan.problem;
   if (scan.end === "switch") {
@@ -97,6 +97,7 @@ function damageProblem({ scan, notes }: Reading, wanted: WantedSegment): string 
   const behind = notes.behind({
     provenBytes: Number(scan.endLsn - wanted.startLsn),
     contentBytes: Number(scan.contentEndLsn - wanted.startLsn),
+    unsyncedBytes: unsyncedBytesOf(path),
   });
   if (behind !== "changed bytes") return undefined;
   return `${scan.problem ?? `at ${formatLsn(scan.contentEndLsn)}: nothing valid`}, with more WAL behind it`;

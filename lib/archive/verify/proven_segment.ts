@@ -1,3 +1,4 @@
+import { formatLsn } from "../../wal/lsn.ts";
 import type { HeldSegment } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
 import type { PlannedSegment } from "./plan.ts";
@@ -26,6 +27,7 @@ export function judgeFiles(
   const best = files.toSorted((a, b) => rank(b) - rank(a) || compareEnds(b, a))[0];
   const findings = files.flatMap((file) => [
     ...problemOf(file, best),
+    ...behindOf(file, best),
     ...(best !== undefined && isOther(file, best) ? [otherContent(file, best)] : []),
   ]);
   if (best?.task.role === "unfinished" && best.proof.state === "complete") {
@@ -75,6 +77,22 @@ function problemOf({ task, proof }: ProvenFile, best: ProvenFile | undefined): r
     lsn: problemLsn,
     problem,
     ...(isSpare ? { hint: `"${best.task.path}" holds the whole segment, and is right` } : {}),
+  }];
+}
+
+/** Nobody was promised it; but where no crash explains the stretch, it is a loss. */
+function behindOf(
+  { task, proof: { scan, behindLsn } }: ProvenFile,
+  best: ProvenFile | undefined,
+): readonly Finding[] {
+  if (behindLsn === undefined || best?.proof.state === "complete") return [];
+  return [{
+    kind: "note",
+    path: task.path,
+    timeline: task.timeline,
+    lsn: scan.endLsn,
+    problem: `WAL up to ${formatLsn(behindLsn)} lies behind an empty stretch`,
+    hint: "A crash leaves that where nothing was synced yet; without one, bytes were lost here",
   }];
 }
 

@@ -13,7 +13,7 @@ import {
 import type { Disk, DiskFile, FileState } from "../disk.ts";
 import { withFile } from "../durable.ts";
 import { readIndexHead } from "../index.ts";
-import { PageNotes } from "../page_notes.ts";
+import { PageNotes, unsyncedBytesOf } from "../page_notes.ts";
 import { readThrough, type TakeBytes } from "../segment_file.ts";
 import { zlib } from "../zlib.ts";
 import { findRecordBehind } from "./record_behind.ts";
@@ -93,12 +93,17 @@ export async function proveSegment(
     const look = await withFile(disk, task.path, (file) => lookAt(file, task, `${disk.root}/${task.path}`));
     if (look === undefined) return undefined;
     // What is published never changes; of the rest, what is seen twice and does not move is no file that grows.
-    const settled = task.role === "complete" || look.proof.state !== "damaged" || looks === LOOKS ||
+    const settled = task.role === "complete" || !isDoubtful(look.proof) || looks === LOOKS ||
       (last !== undefined && isSame(last, look));
     if (settled) return { ...look.proof, index: await proveIndex(disk, task, look.proof) };
     last = look;
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
+}
+
+/** What a file that grows while it is read may look like. */
+function isDoubtful({ state, behindLsn }: SegmentProof): boolean {
+  return state === "damaged" || behindLsn !== undefined;
 }
 
 /** Compares the index of a segment that is right with it. */
@@ -145,7 +150,8 @@ interface Look {
 
 function isSame(one: Look, other: Look): boolean {
   return one.state.inode === other.state.inode && one.state.bytes === other.state.bytes &&
-    one.state.modifiedMs === other.state.modifiedMs && one.proof.problemLsn === other.proof.problemLsn;
+    one.state.modifiedMs === other.state.modifiedMs && one.proof.problemLsn === other.proof.problemLsn &&
+    one.proof.behindLsn === other.proof.behindLsn;
 }
 
 async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise<Look> {
@@ -187,7 +193,8 @@ async function lookAt(file: DiskFile, task: SegmentTask, label: string): Promise
   const recordBehind = role === "complete" || task.format !== undefined
     ? undefined
     : await recordBehindEnd(file, scan, notes?.writtenBytes ?? 0);
-  const verdict = named(judgeSegment({ scan, notes, bytes, role, damage, head, recordBehind }), task.history);
+  const seen = { scan, notes, bytes, role, damage, head, recordBehind };
+  const verdict = named(judgeSegment({ ...seen, unsyncedBytes: unsyncedBytesOf(task.path) }), task.history);
   const { timelineStarts, redoLsn } = marks;
   const content = { bytes, head, tail, digest: crc32 === undefined ? undefined : digest };
   return { proof: { ...verdict, scan, index: NOT_ASKED, timelineStarts, redoLsn, ...content }, state };

@@ -27,6 +27,8 @@ export interface SegmentVerdict {
   readonly problem?: string | undefined;
   /** Of damage: where it begins to show. */
   readonly problemLsn?: Lsn | undefined;
+  /** Of a tail: pages of this segment up to here lie behind an empty stretch. */
+  readonly behindLsn?: Lsn | undefined;
 }
 
 /** All that was seen of a file. */
@@ -39,6 +41,8 @@ export interface SeenSegment {
   /** Why a compressed file can't be read to its end. */
   readonly damage: string | undefined;
   readonly head: Uint8Array;
+  /** So much may have been written and not yet synced. */
+  readonly unsyncedBytes: number;
   /** A valid record behind the end of valid WAL, which shows that it is no end. */
   readonly recordBehind: Lsn | undefined;
 }
@@ -69,7 +73,7 @@ function behindSwitch(scan: SegmentScan): SegmentVerdict {
 }
 
 function judgeUnfinished(
-  { scan, role, head, recordBehind }: SeenSegment,
+  { scan, role, head, recordBehind, unsyncedBytes }: SeenSegment,
   notes: PageNotes,
 ): SegmentVerdict {
   if (notes.writtenBytes === 0) return { state: "empty" };
@@ -77,20 +81,27 @@ function judgeUnfinished(
     // A server's file that waits for its turn; a page with its own address would show that its turn has come.
     if (role === "server" && !notes.hasOwnPages && isOfEarlierUse(scan, head)) return { state: "earlier" };
     // An empty first page was lost in a power cut, and so was nothing that anybody was promised.
-    return scan.end === "page-header" ? damagedBy(scan) : { state: "tail" };
+    if (scan.end === "page-header") return damagedBy(scan);
   }
   if (scan.end === "switch") return scan.restIsZero === false ? behindSwitch(scan) : { state: "tail" };
   const behind = notes.behind({
     provenBytes: Number(scan.endLsn - scan.startLsn),
     contentBytes: Number(scan.contentEndLsn - scan.startLsn),
+    unsyncedBytes,
   });
-  if (recordBehind === undefined && behind !== "changed bytes") return { state: "tail" };
+  const isBlank = scan.firstPage === undefined; // a record behind may be any then
+  if ((isBlank || recordBehind === undefined) && behind !== "changed bytes") return tail(scan, notes, behind);
   const found = recordBehind === undefined ? "more WAL" : `a valid record at ${formatLsn(recordBehind)}`;
   if (scan.problem === undefined) {
     return damaged(scan.contentEndLsn, `nothing valid, with ${found} behind it`);
   }
   const { problem = "", problemLsn = scan.endLsn } = damagedBy(scan);
   return damaged(problemLsn, `${problem}, with ${found} behind it`);
+}
+
+function tail(scan: SegmentScan, notes: PageNotes, behind: "lost writes" | undefined): SegmentVerdict {
+  if (behind === undefined) return { state: "tail" };
+  return { state: "tail", behindLsn: advance(scan.startLsn, notes.ownBytes) };
 }
 
 /** The page of an older segment of the same cluster stands first, or a torn piece of it. */

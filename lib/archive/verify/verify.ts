@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import { emptyHistory, isInLineage, type TimelineHistory } from "../../wal/history.ts";
 import { advance, type Lsn, minLsn } from "../../wal/lsn.ts";
-import { type SegmentSize, segmentStart } from "../../wal/segment.ts";
+import { type SegmentNumber, type SegmentSize, segmentStart } from "../../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Disk, NamedEntry } from "../disk.ts";
 import { readWhole, withFile } from "../durable.ts";
@@ -174,7 +174,10 @@ class Verification {
     const isAsked = (timeline: TimelineId) => lineage === undefined || isInLineage(lineage, timeline);
     const holes = findHoles(held, { histories: this.#histories, segmentSize, range, isAsked });
     await this.#refuseShortListing(holes);
-    tally.add(...holes.map((hole) => this.#isRemoved(hole, redoLsn) ? asNote(hole) : hole.finding));
+    const pruned = await this.#prunedBelow(held);
+    tally.add(
+      ...holes.map((hole) => this.#isRemoved(hole, { redoLsn, pruned }) ? asNote(hole) : hole.finding),
+    );
     for (const start of chain.timelineStarts) {
       const history = this.#histories.get(start.timeline as TimelineId);
       const finding = history === undefined ? undefined : startProblem(start, history);
@@ -184,19 +187,39 @@ class Verification {
   }
 
   /**
-   * Whether somebody removes what is needed no more: files that were listed are gone, or a checkpoint lies behind them. A
-   * server does it in no order, and may be killed in the midst of it.
+   * Whether somebody removes what is needed no more: files that were listed are gone, and all before them, or a checkpoint
+   * lies behind them. A server does it in no order, and may be killed in the midst of it.
    */
-  #isRemoved({ timeline, firstNumber, endNumber }: Hole, redoLsn: Lsn | undefined): boolean {
+  #isRemoved(
+    { timeline, firstNumber, endNumber }: Hole,
+    { redoLsn, pruned }: { readonly redoLsn: Lsn | undefined; readonly pruned: SegmentNumber | undefined },
+  ): boolean {
     const isGone = (number: bigint) => this.#gone.has(`${timeline} ${number}`);
     if (this.layout === "server") {
       const isPassed = redoLsn !== undefined && segmentStart(endNumber, this.origin.segmentSize) <= redoLsn;
       return isPassed || isGone(endNumber - 1n);
     }
+    // Where something older is still there, recovery would want to come this way.
+    if (pruned === undefined || firstNumber >= pruned) return false;
     for (let number: bigint = firstNumber; number < endNumber; number++) {
       if (!isGone(number)) return false;
     }
     return true;
+  }
+
+  /**
+   * The oldest segment that was read and is still there: all before it went while we read. `undefined` when nothing went, or
+   * nothing is left.
+   */
+  async #prunedBelow(held: readonly HeldSegment[]): Promise<SegmentNumber | undefined> {
+    if (this.#gone.size === 0) return undefined;
+    const oldestFirst = held.filter(({ extent }) => extent !== "none").toSorted((a, b) =>
+      a.number < b.number ? -1 : 1
+    );
+    for (const segment of oldestFirst) {
+      if ((await this.#filesNow(segment)).length > 0) return segment.number;
+    }
+    return undefined;
   }
 
   /** Of the timeline that is asked for. */
@@ -356,7 +379,7 @@ class Verification {
     return proof === undefined ? undefined : { task, proof };
   }
 
-  async #filesNow(segment: PlannedSegment): Promise<readonly PlannedFile[]> {
+  async #filesNow(segment: Pick<PlannedSegment, "timeline" | "number">): Promise<readonly PlannedFile[]> {
     const name = segmentNameOf(segment, this.origin.segmentSize);
     const forms = SEGMENT_FORMS.map((form) => name + form);
     const unfinished = this.layout === "archive"
