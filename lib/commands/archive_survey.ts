@@ -1,5 +1,6 @@
 import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
+import type { DiskEntry } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
 import { CONFLICTS_DIRECTORY, IDENTITY_FILE, nameOf, parseBroughtName } from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
@@ -15,6 +16,8 @@ import { type EndOfLineage, findEnd } from "./archive_end.ts";
 
 /** Holes and timelines are few, in an archive that is well. */
 const MAXIMUM_RUNS_LOOKED_AT = 100;
+/** A look at one takes some microseconds on a disk of one's own, and some hundred on a server of files. */
+const MAXIMUM_SEGMENTS_LOOKED_AT = 1000;
 
 /** A base backup that the archive has the label of. */
 export interface KnownBackup extends BackupHistory {
@@ -152,9 +155,10 @@ function withEnd(stretches: readonly Stretch[], end: EndOfLineage): readonly Str
 }
 
 /**
- * What stands under the last name of each run and can be no complete segment.
+ * What stands under names of each run and can be no complete segment: the last ones, where an interrupted copy leaves one,
+ * and some in between.
  *
- * There it is that an interrupted copy leaves one; to look at all of them would take too long, and is for verify.
+ * To look at all of them would take too long, and is for verify.
  */
 async function shortSegments(
   directory: ArchiveDirectory,
@@ -162,14 +166,27 @@ async function shortSegments(
   size: SegmentSize,
 ): Promise<readonly string[]> {
   const defects: string[] = [];
-  for (const { timeline, endNumber } of runs.slice(-MAXIMUM_RUNS_LOOKED_AT)) {
-    const name = nameOf({ timeline, number: endNumber - 1n as SegmentNumber }, size);
+  for (const segment of sampleOf(runs.slice(-MAXIMUM_RUNS_LOOKED_AT))) {
+    const name = nameOf(segment, size);
     const entry = await directory.disk.entry(name);
     if (entry === undefined) continue;
-    if (entry.kind !== "file") defects.push(`"${name}" is a ${entry.kind}, want a file`);
+    if (entry.kind !== "file") defects.push(notAFile(name, entry));
     else if (entry.bytes !== size) defects.push(`"${name}" has ${entry.bytes} bytes, want ${size}`);
   }
   return defects;
+}
+
+/** The last segment of each run, and others of it at even distances. */
+function* sampleOf(
+  runs: readonly SegmentRun[],
+): Iterable<{ readonly timeline: TimelineId; readonly number: SegmentNumber }> {
+  const all = runs.reduce((sum, { firstNumber, endNumber }) => sum + endNumber - firstNumber, 0n);
+  const step = all / BigInt(MAXIMUM_SEGMENTS_LOOKED_AT) + 1n;
+  for (const { timeline, firstNumber, endNumber } of runs) {
+    for (let number = endNumber - 1n; number >= firstNumber; number -= step) {
+      yield { timeline, number: number as SegmentNumber };
+    }
+  }
 }
 
 function hasHole(runs: readonly SegmentRun[]): boolean {
@@ -189,6 +206,17 @@ function lineageOf(
   return own ?? emptyHistory(timeline);
 }
 
+/** Anything else can't be read; it is a defect, unless it is gone. */
+async function isFile(directory: ArchiveDirectory, name: string, defects: string[]): Promise<boolean> {
+  const entry = await directory.disk.entry(name);
+  if (entry !== undefined && entry.kind !== "file") defects.push(notAFile(name, entry));
+  return entry?.kind === "file";
+}
+
+function notAFile(name: string, { kind }: DiskEntry): string {
+  return `"${name}" is ${kind === "other" ? "something else" : `a ${kind}`}, want a file`;
+}
+
 async function readHistories(
   directory: ArchiveDirectory,
   names: ArchiveNames,
@@ -197,7 +225,7 @@ async function readHistories(
   const histories: TimelineHistory[] = [];
   for (const name of names.root) {
     const timeline = parseHistoryFileName(name);
-    if (timeline === undefined) continue;
+    if (timeline === undefined || !await isFile(directory, name, defects)) continue;
     try {
       const history = await directory.history(timeline);
       if (history !== undefined) histories.push(history);
@@ -217,6 +245,7 @@ async function readBackups(
   const backups: KnownBackup[] = [];
   for (const file of names.root) {
     if (!file.endsWith(".backup") || parseBroughtName(file)?.kind !== "backup label") continue;
+    if (!await isFile(directory, file, defects)) continue;
     const bytes = await directory.readSmall(file);
     if (bytes === undefined) continue;
     try {

@@ -171,6 +171,29 @@ test("status tells what stands where a segment should, damaged histories and lab
   assert.match(problems.join("\n"), /1 file in conflicts\//);
 });
 
+test("status goes on where a directory stands under the name of a history or a label", async () => {
+  using scene = filled();
+  for (const name of ["00000002.history", `${nameOf(FIRST)}.00000028.backup`]) {
+    fs.mkdirSync(join(scene.archive, name));
+  }
+  const { problems, latest } = await statusObject(["-d", scene.archive]) as {
+    problems: readonly string[];
+    latest: Latest;
+  };
+  assert.deepEqual(problems, [
+    `"00000002.history" is a directory, want a file`,
+    `"${nameOf(FIRST)}.00000028.backup" is a directory, want a file`,
+  ]);
+  assert.equal(latest.lsn, END);
+});
+
+test("status looks also at segments that are not the last of their run", async () => {
+  using scene = filled();
+  scene.put(nameOf(FIRST + 1), segments[1]!.subarray(0, 1000));
+  const { problems } = await statusObject(["-d", scene.archive]) as { problems: readonly string[] };
+  assert.deepEqual(problems, [`"${nameOf(FIRST + 1)}" has 1000 bytes, want 1048576`]);
+});
+
 test("status says when the history of its newest timeline is missing", async () => {
   using scene = filled();
   scene.put(nameOf(FIRST + 3, 2), scenery({ timeline: 2 }).segments[2]!);
