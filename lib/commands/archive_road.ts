@@ -1,9 +1,10 @@
+import { isFilesFault } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
 import type { ArchiveIdentity } from "../archive/identity.ts";
 import { buildIndex, readIndex, readIndexHead, type ReadSegment, writeIndex } from "../archive/index.ts";
 import { withPublished } from "../archive/published.ts";
 import type { SegmentIndex, SegmentIndexHead } from "../archive/segment_index.ts";
-import { type PlacedTransactionEnd, TransactionTally } from "../archive/segment_indexer.ts";
+import { type PlacedTransactionEnd, SegmentIndexer, TransactionTally } from "../archive/segment_indexer.ts";
 import type { Modes } from "../archive/segment_writer.ts";
 import type { RecordPlace, RoadReader } from "../observe/find_target.ts";
 import type { RoadRun, RoadSegment } from "../observe/wal_road.ts";
@@ -177,10 +178,17 @@ export class ArchiveRoad implements RoadReader {
       if (after.unfinished !== undefined) isFinal = false;
       return this.#read(after);
     };
-    const index = await buildIndex({ name: segment.name, identity }, this.#read(segment), {
-      next,
-      onEnd: (end) => void ends.push(end),
-    });
+    let index: SegmentIndex;
+    try {
+      index = await buildIndex({ name: segment.name, identity }, this.#read(segment), {
+        next,
+        onEnd: (end) => void ends.push(end),
+      });
+    } catch (error) {
+      if (!isFilesFault(error)) throw error;
+      // The records end where it begins, as far as anybody can tell: that is shown as damage, and the others answer.
+      return { content: { index: indexOfNothing(segment, identity), ends: [] }, isFinal: false };
+    }
     this.known.readCount++;
     this.options.onRead?.(this.known.readCount);
     return { content: { index, ends }, isFinal };
@@ -271,6 +279,16 @@ export class ArchiveRoad implements RoadReader {
 /** The same file reads otherwise when only the part before a switch counts. */
 function keyOf({ name, limitLsn }: RoadSegment): string {
   return limitLsn === undefined ? name : `${name} ${limitLsn}`;
+}
+
+/** Of a segment whose file can't be read. */
+function indexOfNothing(
+  { name, startLsn }: RoadSegment,
+  { systemIdentifier, segmentSize }: ArchiveIdentity,
+): SegmentIndex {
+  const indexer = new SegmentIndexer({ name, startLsn, segmentSize, systemIdentifier });
+  indexer.push(new Uint8Array(segmentSize));
+  return indexer.result();
 }
 
 /** Leaves out what begins at `limitLsn` or later. */
