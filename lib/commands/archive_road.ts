@@ -6,7 +6,7 @@ import { withPublished } from "../archive/published.ts";
 import type { SegmentIndex, SegmentIndexHead } from "../archive/segment_index.ts";
 import { type PlacedTransactionEnd, SegmentIndexer, TransactionTally } from "../archive/segment_indexer.ts";
 import type { Modes } from "../archive/segment_writer.ts";
-import type { RecordPlace, RoadReader } from "../observe/find_target.ts";
+import type { RecordPlace, RecordsAround, RoadReader } from "../observe/find_target.ts";
 import type { RoadRun, RoadSegment } from "../observe/wal_road.ts";
 import type { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { scanThrough } from "../archive/segment_file.ts";
@@ -16,7 +16,7 @@ import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
 import type { RecordTaker } from "../wal/record.ts";
 import { RecordReader } from "../wal/record_reader.ts";
-import { segmentOffset } from "../wal/segment.ts";
+import { segmentEnd, segmentOffset } from "../wal/segment.ts";
 
 /** Segments whose transactions are remembered at a time: of one, ten thousands. */
 const MAXIMUM_REMEMBERED = 4;
@@ -28,6 +28,12 @@ const ZERO_BYTES = 256 * 1024;
 interface SegmentContent {
   readonly index: SegmentIndex;
   readonly ends: readonly PlacedTransactionEnd[];
+}
+
+/** Where reading begins: in which segment of a run, and at which record there. */
+interface ReadingStart {
+  readonly first: number;
+  readonly startLsn: Lsn;
 }
 
 /** How an `ArchiveRoad` works. */
@@ -77,6 +83,10 @@ export class ArchiveRoad implements RoadReader {
     return head;
   }
 
+  async knownHead(segment: RoadSegment): Promise<SegmentIndexHead | undefined> {
+    return this.known.heads.get(keyOf(segment)) ?? await this.#storedHead(segment);
+  }
+
   async index(segment: RoadSegment): Promise<SegmentIndex> {
     const known = this.known.contents.get(keyOf(segment));
     if (known !== undefined) return known.index;
@@ -93,32 +103,49 @@ export class ArchiveRoad implements RoadReader {
     return (await this.#content(segment)).ends;
   }
 
-  async recordsAt(run: RoadRun, lsn: Lsn): Promise<{
-    readonly before: RecordPlace | undefined;
-    readonly from: RecordPlace | undefined;
-  }> {
-    const at = run.segments.findLastIndex((segment) => segment.startLsn <= lsn);
-    let first = at;
-    let startLsn = run.segments[at]?.startLsn ?? run.startLsn;
-    // The record that holds the position may begin in a segment before.
+  async recordsAt(run: RoadRun, lsn: Lsn): Promise<RecordsAround> {
+    const at = Math.max(0, run.segments.findLastIndex((segment) => segment.startLsn <= lsn));
+    const own = { first: at, startLsn: run.segments[at]?.startLsn ?? run.startLsn };
+    const held = await this.#whereHeld(run, own);
+    const { records, stoppedAt } = await this.#readAround(run, lsn, held);
+    if (records.damagedLsn === undefined || stoppedAt === undefined || stoppedAt >= at) return records;
+    // Damage before the segment hides no more than a record that goes on in it; the index may be older than the damage.
+    await this.#content(run.segments[stoppedAt]!);
+    return (await this.#readAround(run, lsn, own)).records;
+  }
+
+  /** Where a record begins that may hold the start of a segment. */
+  async #whereHeld(run: RoadRun, own: ReadingStart): Promise<ReadingStart> {
+    let { first, startLsn } = own;
     while (first > 0) {
       const before = run.segments[first - 1]!;
       const { scan } = await this.head(before);
-      if (scan.openRecordLsn === undefined && scan.firstRecordLsn !== undefined) break;
+      const isMiddle = scan.firstRecordLsn === undefined && scan.continuesFrom && scan.end === "segment-end";
+      if (scan.openRecordLsn === undefined && !isMiddle) break;
       first--;
       startLsn = before.startLsn;
       if (scan.openRecordLsn === undefined) continue; // all of it is the middle of one record
       startLsn = scan.openRecordLsn;
       break;
     }
+    return { first, startLsn };
+  }
+
+  /** `stoppedAt`: in which segment of the run valid records ended before `lsn` was reached. */
+  async #readAround(
+    run: RoadRun,
+    lsn: Lsn,
+    { first, startLsn }: ReadingStart,
+  ): Promise<{ readonly records: RecordsAround; readonly stoppedAt: number | undefined }> {
     const search = new RecordSearch(lsn);
     const { segmentSize, systemIdentifier } = this.options.identity;
     const reader = new RecordReader({ startLsn, segmentSize, systemIdentifier, records: search });
-    for (const segment of run.segments.slice(first)) {
-      if (reader.done || search.isDone) break;
-      await this.#read(segment)((bytes, position) => {
+    let stoppedAt: number | undefined;
+    for (let index = first; index < run.segments.length && !search.isDone; index++) {
+      const segment = run.segments[index]!;
+      const isReadable = await this.#isReadable(segment, (bytes, position) => {
         const skipped = segmentOffset(reader.positionLsn, segmentSize) - position;
-        const isBefore = skipped >= bytes.length && segment === run.segments[first];
+        const isBefore = skipped >= bytes.length && index === first;
         if (isBefore) return "more";
         // In steps of a page: the file may be long, and what is looked for close.
         for (let i = Math.max(0, skipped); i < bytes.length; i += PAGE_BYTES) {
@@ -127,12 +154,31 @@ export class ArchiveRoad implements RoadReader {
         }
         return "more";
       });
+      const isCut = reader.positionLsn < segmentEnd(segment.number, segmentSize);
+      if (isReadable && !reader.done && !isCut) continue;
+      stoppedAt = index;
+      break;
     }
     const { lastRecordLsn, endLsn } = reader.result();
-    return search.result(
+    const found = search.result(
       lastRecordLsn === undefined ? undefined : { lsn: lastRecordLsn, endLsn },
       run.endLsn,
     );
+    // Where a segment grows, records end without damage.
+    const isDamaged = found.from === undefined && stoppedAt !== undefined && endLsn < run.endLsn &&
+      run.segments[stoppedAt]?.unfinished === undefined;
+    return { records: { ...found, damagedLsn: isDamaged ? endLsn : undefined }, stoppedAt };
+  }
+
+  /** Hands over a segment's bytes; false where the file is to blame that they can't be. */
+  async #isReadable(segment: RoadSegment, take: Parameters<ReadSegment>[0]): Promise<boolean> {
+    try {
+      await this.#read(segment)(take);
+      return true;
+    } catch (error) {
+      if (!isFilesFault(error)) throw error;
+      return false;
+    }
   }
 
   async #storedHead(segment: RoadSegment): Promise<SegmentIndexHead | undefined> {

@@ -13,6 +13,7 @@ export interface Told {
   readonly where?: string;
   readonly stop?: { readonly kind: string; readonly lsn: string; readonly xid?: number };
   readonly backup?: { readonly fromLsn: string; readonly beforeLsn: string };
+  readonly nearest?: { readonly xid: number };
   readonly recovery?: Readonly<Record<string, string>>;
   readonly notes: readonly { readonly kind: string; readonly text: string }[];
 }

@@ -66,3 +66,60 @@ test("a segment whose file can't be read is told as damage, and keeps nobody fro
     assert.equal((await tellFind(scene.archive, `--xid=${xidsIn(FIRST + 1)[2]}`)).where, "absent");
   }
 });
+
+test("behind damage, an LSN is answered with the damage, and what is before it with the nearest commit", async () => {
+  const spoiledLsn = records.filter(({ lsn }) => lsn > BigInt((FIRST + 1) * MIB) + 500_000n)[0]!.lsn;
+  for (const hasIndexes of [false, true]) {
+    using scene = filled();
+    // Made while all was well.
+    if (hasIndexes) await tellFind(scene.archive, "--xid=1");
+    const bytes = segments[1]!.slice();
+    bytes[Number(spoiledLsn - BigInt((FIRST + 1) * MIB)) + 40]! ^= 1;
+    scene.put(nameOf(FIRST + 1), bytes);
+    const behind = await tellFind(scene.archive, `--lsn=${formatLsn(spoiledLsn + 100_000n as Lsn)}`);
+    assert.equal(behind.where, "damage");
+    assert.equal(behind.notes[0]?.kind, "damage");
+    assert.ok(behind.notes[0]?.text.includes(formatLsn(spoiledLsn as Lsn)), behind.notes[0]?.text);
+    const before = records.filter(({ lsn, xid }) => xid !== undefined && lsn < spoiledLsn).at(-1)!;
+    assert.equal(behind.nearest?.xid, before.xid);
+    assert.equal(behind.recovery, undefined);
+    const front = await tellFind(scene.archive, `--lsn=${formatLsn(before.lsn as Lsn)}`);
+    assert.deepEqual(front.notes, []);
+    // A later segment can be reached by a backup that began behind the damage.
+    const later = await tellFind(
+      scene.archive,
+      `--lsn=${formatLsn(BigInt((FIRST + 2) * MIB) + 9000n as Lsn)}`,
+    );
+    assert.equal(later.stop?.kind, "record");
+    assert.deepEqual(later.notes.map(({ kind }) => kind), ["damage"]);
+    assert.equal(later.backup?.fromLsn, startOf(FIRST + 2));
+  }
+});
+
+test("an LSN behind the last record of a segment that grows is not yet reached", async () => {
+  using scene = filled();
+  const last = await tellFind(scene.archive, `--lsn=${formatLsn(BigInt((FIRST + 4) * MIB) - 9000n as Lsn)}`);
+  assert.equal(last.where, "after");
+  assert.deepEqual(last.notes, []);
+});
+
+test("an LSN in a segment that is cut short is told as damage", async () => {
+  using scene = filled();
+  scene.remove(`inprogress/${nameOf(FIRST + 3)}`);
+  scene.put(nameOf(FIRST + 2), segments[2]!.subarray(0, 500_000));
+  const cut = await tellFind(
+    scene.archive,
+    `--lsn=${formatLsn(BigInt((FIRST + 2) * MIB) + 600_000n as Lsn)}`,
+  );
+  assert.equal(cut.where, "damage");
+});
+
+test("a base backup must have begun behind the damage before a transaction", async () => {
+  using scene = filled();
+  const bytes = segments[1]!.slice();
+  bytes[500_000]! ^= 1;
+  scene.put(nameOf(FIRST + 1), bytes);
+  const found = await tellFind(scene.archive, `--xid=${xidsIn(FIRST + 2)[2]}`);
+  assert.deepEqual(found.notes.map(({ kind }) => kind), ["damage"]);
+  assert.equal(found.backup?.fromLsn, startOf(FIRST + 2));
+});
