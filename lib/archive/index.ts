@@ -1,5 +1,6 @@
 import type { Lsn } from "../wal/lsn.ts";
 import { parseSegmentName, segmentStart } from "../wal/segment.ts";
+import { isFilesFault } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
 import { errorCode, readWhole, removeName, withFile } from "./durable.ts";
 import type { ArchiveIdentity } from "./identity.ts";
@@ -118,7 +119,8 @@ export type ReadSegment = (take: TakeBytes) => Promise<void>;
  * Makes a segment's index out of its bytes.
  *
  * `next` gives the segments behind it, one after the other, for the record that goes on there; `undefined` where one is
- * not there (yet). They are read only if that record has something to say. `onEnd` is told each transaction's end.
+ * not there (yet). They are read only if that record has something to say, and one that can't be read is as one that
+ * is not there. `onEnd` is told each transaction's end.
  * @throws {RangeError} when `read` does not hand over a whole segment.
  */
 export async function buildIndex(
@@ -143,11 +145,16 @@ export async function buildIndex(
     if (readNext === undefined) break;
     let taken = 0;
     indexer.enterNext();
-    await readNext((bytes) => {
-      indexer.pushNext(bytes);
-      taken += bytes.length;
-      return indexer.wantsNext ? "more" : "enough";
-    });
+    try {
+      await readNext((bytes) => {
+        indexer.pushNext(bytes);
+        taken += bytes.length;
+        return indexer.wantsNext ? "more" : "enough";
+      });
+    } catch (error) {
+      if (!isFilesFault(error)) throw error;
+      break;
+    }
     if (taken < segmentSize) break;
   }
   return indexer.result();

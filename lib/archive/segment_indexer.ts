@@ -7,7 +7,7 @@ import {
   TRANSACTION_RESOURCE_MANAGER,
   type TransactionEnd,
 } from "../wal/rmgr/transaction.ts";
-import { decodeXlogRecord, isXlogRecord } from "../wal/rmgr/xlog.ts";
+import { decodeXlogRecord, isXlogRecord, type XlogRecord } from "../wal/rmgr/xlog.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
@@ -169,21 +169,18 @@ export class SegmentIndexer {
     };
   }
 
-  #take({ lsn, header, bytes }: WalRecord): void {
+  #take(taken: WalRecord): void {
+    const { lsn } = taken;
     const majorVersion = this.#scanner.majorVersion;
     // Of a version that nobody knows, nothing can be said.
     if (majorVersion === undefined) return;
-    const { mainData } = decodeRecordBody(bytes, majorVersion);
-    const { info, xid } = header;
-    if (header.resourceManager === TRANSACTION_RESOURCE_MANAGER) {
-      const end = decodeTransactionEnd({ info, xid, mainData }, majorVersion);
-      if (end === undefined) return;
-      this.#transactions.add(end, lsn);
-      this.onEnd?.({ ...end, lsn });
-      return;
-    }
-    const record = decodeXlogRecord({ info, mainData }, majorVersion);
+    const record = decodeIndexed(taken, majorVersion);
     switch (record?.kind) {
+      case "commit":
+      case "abort":
+        this.#transactions.add(record, lsn);
+        this.onEnd?.({ ...record, lsn });
+        break;
       case "restore point":
         this.#restorePoints.push({ lsn, time: record.time, name: record.name });
         break;
@@ -195,6 +192,28 @@ export class SegmentIndexer {
       case "backup end":
         this.#backupEnds.push({ lsn, startLsn: record.startLsn });
     }
+  }
+}
+
+/**
+ * What a record says that `isIndexed`; `undefined` when that is nothing.
+ *
+ * Nor does one whose CRC is right while its body can't be decoded: a server wrote it so, and one record must not keep
+ * all others from being told.
+ */
+export function decodeIndexed(
+  { header, bytes }: WalRecord,
+  majorVersion: number,
+): TransactionEnd | XlogRecord | undefined {
+  const { info, xid, resourceManager } = header;
+  try {
+    const { mainData } = decodeRecordBody(bytes, majorVersion);
+    return resourceManager === TRANSACTION_RESOURCE_MANAGER
+      ? decodeTransactionEnd({ info, xid, mainData }, majorVersion)
+      : decodeXlogRecord({ info, mainData }, majorVersion);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
   }
 }
 

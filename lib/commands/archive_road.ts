@@ -1,3 +1,4 @@
+import { isFilesFault } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
 import type { ArchiveIdentity } from "../archive/identity.ts";
 import {
@@ -10,9 +11,9 @@ import {
 } from "../archive/index.ts";
 import { withPublished } from "../archive/published.ts";
 import type { SegmentIndex, SegmentIndexHead } from "../archive/segment_index.ts";
-import { type PlacedTransactionEnd, TransactionTally } from "../archive/segment_indexer.ts";
+import { type PlacedTransactionEnd, SegmentIndexer, TransactionTally } from "../archive/segment_indexer.ts";
 import type { Modes } from "../archive/segment_writer.ts";
-import type { RecordPlace, RoadReader } from "../observe/find_target.ts";
+import type { RecordPlace, RecordsAround, RoadReader } from "../observe/find_target.ts";
 import type { RoadRun, RoadSegment } from "../observe/wal_road.ts";
 import type { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { scanThrough } from "../archive/segment_file.ts";
@@ -22,7 +23,7 @@ import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
 import type { RecordTaker } from "../wal/record.ts";
 import { RecordReader } from "../wal/record_reader.ts";
-import { segmentOffset } from "../wal/segment.ts";
+import { segmentEnd, segmentOffset } from "../wal/segment.ts";
 
 /** Segments whose transactions are remembered at a time: of one, ten thousands. */
 const MAXIMUM_REMEMBERED = 4;
@@ -34,6 +35,12 @@ const ZERO_BYTES = 256 * 1024;
 interface SegmentContent {
   readonly index: SegmentIndex;
   readonly ends: readonly PlacedTransactionEnd[];
+}
+
+/** Where reading begins: in which segment of a run, and at which record there. */
+interface ReadingStart {
+  readonly first: number;
+  readonly startLsn: Lsn;
 }
 
 /** How an `ArchiveRoad` works. */
@@ -83,6 +90,10 @@ export class ArchiveRoad implements RoadReader {
     return head;
   }
 
+  async knownHead(segment: RoadSegment): Promise<SegmentIndexHead | undefined> {
+    return this.known.heads.get(keyOf(segment)) ?? await this.#storedHead(segment);
+  }
+
   async index(segment: RoadSegment): Promise<SegmentIndex> {
     const known = this.known.contents.get(keyOf(segment));
     if (known !== undefined) return known.index;
@@ -99,32 +110,49 @@ export class ArchiveRoad implements RoadReader {
     return (await this.#content(segment)).ends;
   }
 
-  async recordsAt(run: RoadRun, lsn: Lsn): Promise<{
-    readonly before: RecordPlace | undefined;
-    readonly from: RecordPlace | undefined;
-  }> {
-    const at = run.segments.findLastIndex((segment) => segment.startLsn <= lsn);
-    let first = at;
-    let startLsn = run.segments[at]?.startLsn ?? run.startLsn;
-    // The record that holds the position may begin in a segment before.
+  async recordsAt(run: RoadRun, lsn: Lsn): Promise<RecordsAround> {
+    const at = Math.max(0, run.segments.findLastIndex((segment) => segment.startLsn <= lsn));
+    const own = { first: at, startLsn: run.segments[at]?.startLsn ?? run.startLsn };
+    const held = await this.#whereHeld(run, own);
+    const { records, stoppedAt } = await this.#readAround(run, lsn, held);
+    if (records.damagedLsn === undefined || stoppedAt === undefined || stoppedAt >= at) return records;
+    // Damage before the segment hides no more than a record that goes on in it; the index may be older than the damage.
+    await this.#content(run.segments[stoppedAt]!);
+    return (await this.#readAround(run, lsn, own)).records;
+  }
+
+  /** Where a record begins that may hold the start of a segment. */
+  async #whereHeld(run: RoadRun, own: ReadingStart): Promise<ReadingStart> {
+    let { first, startLsn } = own;
     while (first > 0) {
       const before = run.segments[first - 1]!;
       const { scan } = await this.head(before);
-      if (scan.openRecordLsn === undefined && scan.firstRecordLsn !== undefined) break;
+      const isMiddle = scan.firstRecordLsn === undefined && scan.continuesFrom && scan.end === "segment-end";
+      if (scan.openRecordLsn === undefined && !isMiddle) break;
       first--;
       startLsn = before.startLsn;
       if (scan.openRecordLsn === undefined) continue; // all of it is the middle of one record
       startLsn = scan.openRecordLsn;
       break;
     }
+    return { first, startLsn };
+  }
+
+  /** `stoppedAt`: in which segment of the run valid records ended before `lsn` was reached. */
+  async #readAround(
+    run: RoadRun,
+    lsn: Lsn,
+    { first, startLsn }: ReadingStart,
+  ): Promise<{ readonly records: RecordsAround; readonly stoppedAt: number | undefined }> {
     const search = new RecordSearch(lsn);
     const { segmentSize, systemIdentifier } = this.options.identity;
     const reader = new RecordReader({ startLsn, segmentSize, systemIdentifier, records: search });
-    for (const segment of run.segments.slice(first)) {
-      if (reader.done || search.isDone) break;
-      await this.#read(segment)((bytes, position) => {
+    let stoppedAt: number | undefined;
+    for (let index = first; index < run.segments.length && !search.isDone; index++) {
+      const segment = run.segments[index]!;
+      const isReadable = await this.#isReadable(segment, (bytes, position) => {
         const skipped = segmentOffset(reader.positionLsn, segmentSize) - position;
-        const isBefore = skipped >= bytes.length && segment === run.segments[first];
+        const isBefore = skipped >= bytes.length && index === first;
         if (isBefore) return "more";
         // In steps of a page: the file may be long, and what is looked for close.
         for (let i = Math.max(0, skipped); i < bytes.length; i += PAGE_BYTES) {
@@ -133,12 +161,31 @@ export class ArchiveRoad implements RoadReader {
         }
         return "more";
       });
+      const isCut = reader.positionLsn < segmentEnd(segment.number, segmentSize);
+      if (isReadable && !reader.done && !isCut) continue;
+      stoppedAt = index;
+      break;
     }
     const { lastRecordLsn, endLsn } = reader.result();
-    return search.result(
+    const found = search.result(
       lastRecordLsn === undefined ? undefined : { lsn: lastRecordLsn, endLsn },
       run.endLsn,
     );
+    // Where a segment grows, records end without damage.
+    const isDamaged = found.from === undefined && stoppedAt !== undefined && endLsn < run.endLsn &&
+      run.segments[stoppedAt]?.unfinished === undefined;
+    return { records: { ...found, damagedLsn: isDamaged ? endLsn : undefined }, stoppedAt };
+  }
+
+  /** Hands over a segment's bytes; false where the file is to blame that they can't be. */
+  async #isReadable(segment: RoadSegment, take: Parameters<ReadSegment>[0]): Promise<boolean> {
+    try {
+      await this.#read(segment)(take);
+      return true;
+    } catch (error) {
+      if (!isFilesFault(error)) throw error;
+      return false;
+    }
   }
 
   async #storedHead(segment: RoadSegment): Promise<SegmentIndexHead | undefined> {
@@ -183,10 +230,17 @@ export class ArchiveRoad implements RoadReader {
       if (after.unfinished !== undefined) isFinal = false;
       return this.#read(after);
     };
-    const index = await buildIndex({ name: segment.name, identity }, this.#read(segment), {
-      next,
-      onEnd: (end) => void ends.push(end),
-    });
+    let index: SegmentIndex;
+    try {
+      index = await buildIndex({ name: segment.name, identity }, this.#read(segment), {
+        next,
+        onEnd: (end) => void ends.push(end),
+      });
+    } catch (error) {
+      if (!isFilesFault(error)) throw error;
+      // The records end where it begins, as far as anybody can tell: that is shown as damage, and the others answer.
+      return { content: { index: indexOfNothing(segment, identity), ends: [] }, isFinal: false };
+    }
     this.known.readCount++;
     this.options.onRead?.(this.known.readCount);
     return { content: { index, ends }, isFinal };
@@ -284,6 +338,16 @@ export class ArchiveRoad implements RoadReader {
 /** The same file reads otherwise when only the part before a switch counts. */
 function keyOf({ name, limitLsn }: RoadSegment): string {
   return limitLsn === undefined ? name : `${name} ${limitLsn}`;
+}
+
+/** Of a segment whose file can't be read. */
+function indexOfNothing(
+  { name, startLsn }: RoadSegment,
+  { systemIdentifier, segmentSize }: ArchiveIdentity,
+): SegmentIndex {
+  const indexer = new SegmentIndexer({ name, startLsn, segmentSize, systemIdentifier });
+  indexer.push(new Uint8Array(segmentSize));
+  return indexer.result();
 }
 
 /** Leaves out what begins at `limitLsn` or later. */

@@ -4,19 +4,15 @@ import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
 import type { TakeBytes } from "../archive/segment_file.ts";
 import type { TransactionMark } from "../archive/segment_index.ts";
+import { decodeIndexed } from "../archive/segment_indexer.ts";
 import type { CommitsOf, SegmentCommits } from "../observe/commit_window.ts";
 import { timelineOfSegment } from "../observe/lineage_cover.ts";
 import { VanishedError } from "../restore/obstacle.ts";
 import type { UnfinishedFile } from "../restore/stock.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { type Lsn, minLsn } from "../wal/lsn.ts";
-import { decodeRecordBody } from "../wal/record_body.ts";
 import { RecordReader } from "../wal/record_reader.ts";
-import {
-  decodeTransactionEnd,
-  endsTransaction,
-  TRANSACTION_RESOURCE_MANAGER,
-} from "../wal/rmgr/transaction.ts";
+import { endsTransaction, TRANSACTION_RESOURCE_MANAGER } from "../wal/rmgr/transaction.ts";
 import { segmentEnd, type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { Tail } from "./archive_end.ts";
 import type { ArchiveSurvey } from "./archive_survey.ts";
@@ -120,11 +116,11 @@ class CommitFinder {
       records: {
         wants: (resourceManager, info) =>
           resourceManager === TRANSACTION_RESOURCE_MANAGER && endsTransaction(info),
-        take: ({ lsn, header: { info, xid }, bytes }) => {
+        take: (record) => {
+          const { lsn } = record;
           const version = this.#reader.majorVersion;
           if (lsn >= limitLsn || version === undefined) return;
-          const { mainData } = decodeRecordBody(bytes, version);
-          const end = decodeTransactionEnd({ info, xid, mainData }, version);
+          const end = decodeIndexed(record, version);
           if (end?.kind !== "commit") return;
           this.#last = { lsn, xid: end.xid, time: end.time };
           this.#first ??= this.#last;

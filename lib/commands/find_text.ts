@@ -26,7 +26,7 @@ export function findText(facts: FindFacts): string {
 }
 
 function foundLines(facts: FindFacts, answer: FoundPlace): readonly string[] {
-  const { stop, segment, run, commitBefore, commitAfter, notes } = answer;
+  const { stop, segment, backupFromLsn, commitBefore, commitAfter, notes } = answer;
   const offset = segmentOffset(stop.lsn, facts.identity.segmentSize);
   return [
     ...commented([
@@ -34,7 +34,7 @@ function foundLines(facts: FindFacts, answer: FoundPlace): readonly string[] {
       `in ${pathOf(segment)}, byte ${offset}, timeline ${segment.timeline}`,
       commitLine("the last commit that is in", commitBefore),
       commitLine("the first commit that is not in", commitAfter),
-      `needs a base backup that began at ${formatLsn(run.startLsn)} or later and was complete before ${
+      `needs a base backup that began at ${formatLsn(backupFromLsn)} or later and was complete before ${
         formatLsn(stop.lsn)
       }`,
       ...branchLines(facts),
@@ -76,7 +76,7 @@ function headline({ target }: FindFacts, { stop, target: recovery }: FoundPlace)
 }
 
 function notFoundLines(facts: FindFacts, answer: NotFound): readonly string[] {
-  const { commitBefore, commitAfter, nearest, names, window } = answer;
+  const { commitBefore, commitAfter, nearest, names, window, notes } = answer;
   return commented([
     notFoundHeadline(facts, answer),
     ...(window === undefined ? [] : [
@@ -92,6 +92,7 @@ function notFoundLines(facts: FindFacts, answer: NotFound): readonly string[] {
       ? []
       : [`restore points here: ${names.map((name) => JSON.stringify(name)).join(", ")}`]),
     ...branchLines(facts),
+    ...notes.map(noteLine),
     ...(nearest === undefined || facts.target.kind === "name" || facts.target.kind === "xid" ? [] : [
       `the nearest place: the commit of transaction ${nearest.commit.xid} at ${
         formatLsn(nearest.commit.lsn)
@@ -118,6 +119,8 @@ function notFoundHeadline({ target, timeline }: FindFacts, { where }: NotFound):
         : `${what} is not yet reached on timeline ${timeline}`;
     case "hole":
       return `${what} lies where WAL is missing on timeline ${timeline}`;
+    case "damage":
+      return `${what} lies behind WAL that is damaged on timeline ${timeline}`;
     case "absent":
       return target.kind === "xid"
         ? `${what} did not end in the WAL that is here`
@@ -184,7 +187,7 @@ export function findJson(facts: FindFacts): Readonly<Record<string, unknown>> {
     commitAfter: markJson(answer.commitAfter),
   };
   if (!answer.found) {
-    const { where, nearest, window, names } = answer;
+    const { where, nearest, window, names, notes } = answer;
     return {
       ...common,
       where,
@@ -195,9 +198,10 @@ export function findJson(facts: FindFacts): Readonly<Record<string, unknown>> {
         ? undefined
         : { ...markJson(nearest.commit), recovery: nearestSettings(nearest.commit, timeline) },
       restorePoints: target.kind === "name" ? names : undefined,
+      notes: notes.map(noteJson),
     };
   }
-  const { stop, segment, run, notes } = answer;
+  const { stop, segment, backupFromLsn, notes } = answer;
   return {
     ...common,
     stop: {
@@ -212,10 +216,14 @@ export function findJson(facts: FindFacts): Readonly<Record<string, unknown>> {
     segment: segment.name,
     path: pathOf(segment),
     offset: segmentOffset(stop.lsn, facts.identity.segmentSize),
-    backup: { fromLsn: formatLsn(run.startLsn), beforeLsn: formatLsn(stop.lsn) },
+    backup: { fromLsn: formatLsn(backupFromLsn), beforeLsn: formatLsn(stop.lsn) },
     recovery: recoverySettings(answer.target, timeline),
-    notes: notes.map((note) => ({ kind: note.kind, text: noteLine(note).replace(/^note: /, "") })),
+    notes: notes.map(noteJson),
   };
+}
+
+function noteJson(note: FindNote): Readonly<Record<string, unknown>> {
+  return { kind: note.kind, text: noteLine(note).replace(/^note: /, "") };
 }
 
 function targetJson(target: FindTarget): Readonly<Record<string, unknown>> {

@@ -5,7 +5,7 @@ import type {
   TransactionMark,
 } from "../archive/segment_index.ts";
 import type { PlacedTransactionEnd } from "../archive/segment_indexer.ts";
-import type { Lsn } from "../wal/lsn.ts";
+import { type Lsn, maxLsn } from "../wal/lsn.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
 import type { RecoveryTarget } from "./recovery_lines.ts";
 import type { RoadRun, RoadSegment } from "./wal_road.ts";
@@ -21,6 +21,8 @@ export interface RecordPlace {
 export interface RoadReader {
   readonly runs: readonly RoadRun[];
   head(segment: RoadSegment): Promise<SegmentIndexHead>;
+  /** The same, where it is at hand: no segment is read for it. */
+  knownHead(segment: RoadSegment): Promise<SegmentIndexHead | undefined>;
   index(segment: RoadSegment): Promise<SegmentIndex>;
   /** All ends of transactions whose records begin in the segment, in the order of the WAL. */
   ends(segment: RoadSegment): Promise<readonly PlacedTransactionEnd[]>;
@@ -28,10 +30,15 @@ export interface RoadReader {
    * The last record that begins before `lsn`, and the first that begins there or later, of the run that holds `lsn`;
    * `undefined` where there is none.
    */
-  recordsAt(run: RoadRun, lsn: Lsn): Promise<{
-    readonly before: RecordPlace | undefined;
-    readonly from: RecordPlace | undefined;
-  }>;
+  recordsAt(run: RoadRun, lsn: Lsn): Promise<RecordsAround>;
+}
+
+/** The records on both sides of a place. */
+export interface RecordsAround {
+  readonly before: RecordPlace | undefined;
+  readonly from: RecordPlace | undefined;
+  /** Without `from`: valid records end here though their segment is complete; `undefined`: they just end. */
+  readonly damagedLsn?: Lsn | undefined;
 }
 
 /** What is looked for. */
@@ -65,6 +72,8 @@ export interface FoundPlace {
   readonly run: RoadRun;
   /** Where the record lies that recovery stops at. */
   readonly segment: RoadSegment;
+  /** A base backup that began before this does not get to the stop. */
+  readonly backupFromLsn: Lsn;
   readonly stop: StopPlace;
   /** The last commit that a recovery to there has, and the first that it has not; `undefined`: none in this run. */
   readonly commitBefore: TransactionMark | undefined;
@@ -78,11 +87,12 @@ export interface FoundPlace {
  *
  * - `before`: it lies before all that is here; `after`: behind it.
  * - `hole`: it lies where segments are missing.
+ * - `damage`: it lies behind records that are damaged, in the same run; a note tells where.
  * - `absent`: nothing of that number or name is here.
  */
 export interface NotFound {
   readonly found: false;
-  readonly where: "before" | "after" | "hole" | "absent";
+  readonly where: "before" | "after" | "hole" | "damage" | "absent";
   /** The last commit before it and the first after it, on both sides of a hole. */
   readonly commitBefore: TransactionMark | undefined;
   readonly commitAfter: TransactionMark | undefined;
@@ -92,6 +102,7 @@ export interface NotFound {
   readonly names: readonly string[];
   /** First and last commit of all that is here, where that was looked at. */
   readonly window: { readonly first: TransactionMark; readonly last: TransactionMark } | undefined;
+  readonly notes: readonly FindNote[];
 }
 
 /** Where a target is, and what recovery makes of it. */
@@ -110,18 +121,33 @@ export async function findTarget(
   { inclusive }: { readonly inclusive: boolean },
 ): Promise<FindAnswer> {
   const answer = await findAny(road, target, inclusive);
+  if (!answer.found) return answer;
   // Whoever asks for an LSN does not want all segments before it to be read.
-  if (!answer.found || target.kind === "lsn") return answer;
-  const damage = await damageBefore(road, answer);
-  return damage === undefined ? answer : { ...answer, notes: [...answer.notes, damage] };
+  const headOf = (segment: RoadSegment) =>
+    target.kind === "lsn" ? road.knownHead(segment) : road.head(segment);
+  const damage = await lastDamageBefore(answer, headOf);
+  if (damage === undefined) return answer;
+  const { note, behindLsn } = damage;
+  return {
+    ...answer,
+    backupFromLsn: maxLsn(answer.backupFromLsn, behindLsn),
+    notes: [...answer.notes, note],
+  };
 }
 
-async function damageBefore(road: RoadReader, { run, segment }: FoundPlace): Promise<FindNote | undefined> {
-  for (const step of stepsOf(run)) {
-    if (step.segment === segment) return undefined;
-    const { scan } = await road.head(step.segment);
+/** The damage that is closest before a stop: a recovery that begins behind it meets no other. */
+async function lastDamageBefore(
+  { run, segment }: FoundPlace,
+  headOf: (segment: RoadSegment) => Promise<SegmentIndexHead | undefined>,
+): Promise<{ readonly note: FindNote; readonly behindLsn: Lsn } | undefined> {
+  for (let index = run.segments.indexOf(segment) - 1; index >= 0; index--) {
+    const damaged = run.segments[index]!;
+    const scan = (await headOf(damaged))?.scan;
+    if (scan === undefined) continue;
     const goesOn = scan.end === "segment-end" || scan.end === "switch" && scan.restIsZero === true;
-    if (!goesOn) return { kind: "damage", segment: step.segment, lsn: scan.endLsn };
+    if (goesOn) continue;
+    const behindLsn = run.segments[index + 1]!.startLsn;
+    return { note: { kind: "damage", segment: damaged, lsn: scan.endLsn }, behindLsn };
   }
   return undefined;
 }
@@ -233,6 +259,7 @@ async function findTime(road: RoadReader, time: Timestamp, inclusive: boolean): 
     nearest: before ?? after,
     names: [],
     window: await windowOf(road),
+    notes: [],
   };
 }
 
@@ -268,6 +295,7 @@ async function findTimeInRun(
       found: true,
       run,
       segment: step.segment,
+      backupFromLsn: run.startLsn,
       stop: { kind: end.kind, subxid: undefined, ...markOf(end) },
       ...await commitsAround(road, step, { lsn: end.lsn, inclusive: false }),
       target: { kind: "time", time, inclusive },
@@ -320,6 +348,7 @@ async function findXid(
     found: true,
     run: step.run,
     segment: step.segment,
+    backupFromLsn: step.run.startLsn,
     stop: { kind: end.kind, subxid: end.xid === xid ? undefined : xid, ...markOf(end) },
     ...await commitsAround(road, step, { lsn: end.lsn, inclusive }),
     // Recovery looks for the number of the whole transaction only.
@@ -378,6 +407,9 @@ function holds(sorted: Uint32Array, number: number): boolean {
 async function findLsn(road: RoadReader, lsn: Lsn, inclusive: boolean): Promise<FindAnswer> {
   const run = road.runs.find((one) => one.startLsn <= lsn && lsn < one.endLsn);
   const records = run === undefined ? undefined : await road.recordsAt(run, lsn);
+  if (run !== undefined && records?.damagedLsn !== undefined) {
+    return await behindDamage(road, run, records.damagedLsn);
+  }
   if (run === undefined || records?.from === undefined) return await beside(road, lsn);
   const { before, from } = records;
   const index = run.segments.findLastIndex((segment) => segment.startLsn <= from.lsn);
@@ -387,6 +419,7 @@ async function findLsn(road: RoadReader, lsn: Lsn, inclusive: boolean): Promise<
     found: true,
     run,
     segment,
+    backupFromLsn: run.startLsn,
     stop: {
       kind: "record",
       lsn: from.lsn,
@@ -395,6 +428,23 @@ async function findLsn(road: RoadReader, lsn: Lsn, inclusive: boolean): Promise<
     ...await commitsAround(road, { run, index, segment }, { lsn: from.lsn, inclusive }),
     target: { kind: "lsn", lsn, inclusive },
     notes: [],
+  };
+}
+
+/** An LSN that lies behind damage in its run: no recovery gets further than the last record before that. */
+async function behindDamage(road: RoadReader, run: RoadRun, damagedLsn: Lsn): Promise<NotFound> {
+  const index = Math.max(0, run.segments.findLastIndex((segment) => segment.startLsn <= damagedLsn));
+  const segment = run.segments[index]!;
+  const before = await commitBefore(road, { run, index, segment }, damagedLsn);
+  return {
+    found: false,
+    where: "damage",
+    commitBefore: before,
+    commitAfter: undefined,
+    nearest: before === undefined ? undefined : { run, commit: before },
+    names: [],
+    window: undefined,
+    notes: [{ kind: "damage", segment, lsn: damagedLsn }],
   };
 }
 
@@ -421,6 +471,7 @@ async function beside(road: RoadReader, lsn: Lsn): Promise<NotFound> {
     nearest,
     names: [],
     window: undefined,
+    notes: [],
   };
 }
 
@@ -459,6 +510,7 @@ async function findName(road: RoadReader, name: string): Promise<FindAnswer> {
     found: true,
     run: step.run,
     segment: step.segment,
+    backupFromLsn: step.run.startLsn,
     stop: { kind: "restore point", ...point },
     ...await commitsAround(road, step, { lsn: point.lsn, inclusive: true }),
     target: { kind: "name", name },
@@ -477,6 +529,7 @@ async function absent(road: RoadReader): Promise<NotFound> {
     nearest: last === undefined || run === undefined ? undefined : { run, commit: last },
     names: [],
     window: await windowOf(road),
+    notes: [],
   };
 }
 

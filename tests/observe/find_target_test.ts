@@ -71,6 +71,7 @@ async function roadOf(
   return {
     runs: planRoad({ published, unfinished: [] }, emptyHistory(ONE), SIZE),
     head: (segment) => Promise.resolve(known(segment).index),
+    knownHead: (segment) => Promise.resolve(known(segment).index),
     index: (segment) => Promise.resolve(known(segment).index),
     ends: (segment) => Promise.resolve(known(segment).ends),
     recordsAt: (run, at) => {
