@@ -91,8 +91,9 @@ test("behind damage, an LSN is answered with the damage, and what is before it w
       `--lsn=${formatLsn(BigInt((FIRST + 2) * MIB) + 9000n as Lsn)}`,
     );
     assert.equal(later.stop?.kind, "record");
-    assert.deepEqual(later.notes.map(({ kind }) => kind), ["damage"]);
-    assert.equal(later.backup?.fromLsn, startOf(FIRST + 2));
+    // An index made before the damage stays, for fetch and verify to see the change by: find does not read what it tells.
+    assert.deepEqual(later.notes.map(({ kind }) => kind), hasIndexes ? [] : ["damage"]);
+    assert.equal(later.backup?.fromLsn, startOf(hasIndexes ? FIRST : FIRST + 2));
   }
 });
 
