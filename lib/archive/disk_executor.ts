@@ -93,7 +93,7 @@ export function diskOperations(
     readonly directBytes: number;
   },
 ): DiskOperations {
-  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
   /** By handle: the same file once more, written past the page cache. */
@@ -120,14 +120,6 @@ export function diskOperations(
       if ((error as { code?: string }).code === "ENOENT") return undefined;
       throw error;
     }
-  };
-  /** A pipe would hold up whoever opens it until somebody writes to it, and for ever if nobody does. */
-  const openPlain = (path: string): number => {
-    const handle = fs.openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    const stat = fs.fstatSync(handle);
-    if (stat.isFile() || stat.isDirectory()) return handle;
-    fs.closeSync(handle);
-    throw Object.assign(new Error(`ENXIO: no plain file, open '${path}'`), { code: "ENXIO" });
   };
   const openDirect = (handle: number, path: string): void => {
     if (!pastCache || O_DIRECT === undefined) return;
@@ -209,7 +201,7 @@ export function diskOperations(
   const call = (request: DiskCall): unknown => {
     switch (request.kind) {
       case "open":
-        return unlessAbsent(() => openPlain(at(request.path)));
+        return unlessAbsent(() => fs.openSync(at(request.path), O_RDONLY | O_NOFOLLOW));
       case "create": {
         const handle = fs.openSync(at(request.path), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, request.mode);
         // The umask took its part; the mode of the archive directory is what decides.

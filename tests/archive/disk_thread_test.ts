@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { Buffer } from "node:buffer";
 import {
   closeSync,
@@ -17,7 +16,6 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import type { Disk } from "../../lib/archive/disk.ts";
-import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 
@@ -164,11 +162,6 @@ test("the disk thread tells what stands under a name, and follows no link", () =
     assert.equal((await disk.entry("."))?.kind, "directory");
     assert.equal(await disk.entry("absent"), undefined);
     await assert.rejects(disk.open("link"), code("ELOOP"));
-    assert.equal(spawnSync("mkfifo", [join(root, "pipe")]).status, 0);
-    await assert.rejects(disk.open("pipe"), code("ENXIO"));
-    const direct = openDirectDisk(root);
-    await assert.rejects(direct.open("pipe"), code("ENXIO"));
-    await direct.close();
     await assert.rejects(disk.create("link", 0o600), code("EEXIST"));
     symlinkSync("directory", join(root, "directory_link"));
     await assert.rejects(
