@@ -58,7 +58,7 @@ export function openDirectDisk(root: string): Disk {
     entry: (path) => call<DiskEntry | undefined>({ kind: "entry", path }),
     makeDirectory: (path, mode) => call({ kind: "makeDirectory", path, mode }),
     syncDirectory: (path) => call({ kind: "syncDirectory", path }),
-    freeBytes: () => call({ kind: "freeBytes" }),
+    space: () => call({ kind: "space" }),
     close: () => Promise.resolve("ended"),
   };
 }

@@ -21,6 +21,14 @@ export interface FileState {
   readonly changedMs: number;
 }
 
+/** The room of a file system. */
+export interface DiskSpace {
+  /** That this user can still write. */
+  readonly freeBytes: number;
+  /** Used or not. */
+  readonly totalBytes: number;
+}
+
 /** A name in a directory, and what stands under it. */
 export interface NamedEntry extends DiskEntry {
   readonly name: string;
@@ -109,8 +117,7 @@ export interface Disk {
   syncDirectory(path: string): Promise<void>;
   /** A caller may be kept standing for this long while it reads, writes or syncs; 0 at first: never. */
   setPatience?(ms: number): void;
-  /** Bytes that this user can still write. */
-  freeBytes(): Promise<number>;
+  space(): Promise<DiskSpace>;
   /** Ends it; "stuck" when an operation has not returned in time, and may still take effect. */
   close(): Promise<"ended" | "stuck">;
 }

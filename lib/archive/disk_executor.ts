@@ -48,7 +48,7 @@ export type DiskCall =
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
-  | { readonly kind: "freeBytes" };
+  | { readonly kind: "space" };
 
 /** What else can be asked of the thread, in the same way. */
 export type DiskThreadCall = DiskCall | { readonly kind: "shortRoad"; readonly request: ShortRoadRequest };
@@ -251,9 +251,9 @@ export function diskOperations(
       case "close":
         closeDirect(request.handle);
         return fs.closeSync(request.handle);
-      case "freeBytes": {
+      case "space": {
         const stat = fs.statfsSync(root);
-        return stat.bavail * stat.bsize;
+        return { freeBytes: stat.bavail * stat.bsize, totalBytes: stat.blocks * stat.bsize };
       }
     }
   };

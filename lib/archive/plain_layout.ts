@@ -52,7 +52,7 @@ export function plainLayout(
       if (options.sync !== "none") await disk.syncDirectory(real(path));
     },
     setPatience: (ms) => disk.setPatience?.(ms),
-    freeBytes: () => disk.freeBytes(),
+    space: () => disk.space(),
     close: () => disk.close(),
   };
 }

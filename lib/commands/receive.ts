@@ -6,6 +6,7 @@ import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
+import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
 import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
@@ -121,6 +122,7 @@ async function receiveInto(
   const log = live.above(receiving.log);
   try {
     const archive = await openArchive(disk, { options, log });
+    if (options.minFree !== undefined) await refuseImpossibleMinimum(archive, options.minFree);
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
     const claimed = await openArchive(disk, { options, log });
@@ -155,6 +157,17 @@ async function openArchive(
     if (errorCode(cause) === undefined) throw cause;
     throw new PermanentError(`Cannot open the archive "${disk.root}"`, { cause });
   }
+}
+
+/** It would wait for ever. */
+async function refuseImpossibleMinimum({ disk, identity }: Archive, minimum: MinimumFree): Promise<void> {
+  const { totalBytes } = await disk.space();
+  const bytes = minimumFreeBytes(minimum, { totalBytes, segmentBytes: identity?.segmentSize ?? 0 });
+  if (bytes < totalBytes || totalBytes === 0) return;
+  throw new PermanentError(
+    `Cannot receive into "${disk.root}": --min-free wants ${bytes} bytes, its file system has ${totalBytes} in all; ` +
+      "give less, or a larger file system",
+  );
 }
 
 function lockArchive(directory: string, mode: number): FileLock {
@@ -195,7 +208,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
-    archive: new ReceivingArchive(archive, { clock: realClock, events }),
+    archive: new ReceivingArchive(archive, { clock: realClock, events, minimumFree: options.minFree }),
     clock: realClock,
     log,
     random: Math.random,

@@ -1,8 +1,15 @@
 import { Command, Option } from "commander";
 import type { Compression } from "../archive/compression.ts";
+import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { Verbosity } from "./context.ts";
-import { compressionOption, lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
+import {
+  compressionOption,
+  lsnOption,
+  minimumFreeOption,
+  secondsOption,
+  slotNameOption,
+} from "./parse_values.ts";
 
 /** Options of `walvault receive`, checked. */
 export interface ReceiveCommandOptions extends Verbosity {
@@ -16,6 +23,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
+  /** `undefined`: a disk is filled to its last byte. */
+  readonly minFree?: MinimumFree | undefined;
   readonly hardLinks: boolean;
   /** "none", as without it: segments stay as the server wrote them. */
   readonly compress?: Compression | "none";
@@ -85,6 +94,14 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
         "disconnect when nothing reaches the disk for this long",
         DEFAULT_SECONDS.stallTimeout,
       ),
+    )
+    .addOption(
+      new Option(
+        "--min-free <size|percent>",
+        "with less than this free in the archive's file system, stop reading until there is room; 0 never stops " +
+          "before it is full. push takes no notice: the server would have to keep what it refuses",
+      ).argParser(minimumFreeOption)
+        .default(DEFAULT_MINIMUM_FREE, "two segments and at least 64MB, but at most 5%"),
     )
     .option(
       "--no-hard-links",

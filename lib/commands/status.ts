@@ -1,5 +1,6 @@
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import { errorCode } from "../archive/durable.ts";
+import { minimumFreeBytes } from "../archive/minimum_free.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { messageChain } from "../log.ts";
 import { judgeBackup, type LineageState } from "../observe/backup_judgement.ts";
@@ -81,7 +82,6 @@ function checkUsage(files: readonly string[], options: StatusCommandOptions): vo
       ["--max-lag-bytes", options.maxLagBytes],
       ["--max-age", options.maxAge],
       ["--min-safe-wal", options.minSafeWal],
-      ["--min-free", options.minFree],
       ["--require-backup", options.requireBackup],
     ] as const
   ) {
@@ -151,20 +151,25 @@ async function makeReport(
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
+  const minFreeBytes = minimumFreeBytes(options.minFree, {
+    totalBytes: survey.space.totalBytes,
+    segmentBytes: survey.segmentSize,
+  });
   const problems = problemsOf({
     timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
     backups,
     defects,
     conflicts: survey.conflicts,
-    freeBytes: survey.freeBytes,
+    freeBytes: survey.space.freeBytes,
     sinceChangeMs,
     lag: server?.lag,
     slot: server?.slot,
-  }, thresholdsOf(options));
+  }, thresholdsOf(options, minFreeBytes));
   return {
     path,
     survey,
+    minFreeBytes,
     sinceChangeMs,
     window,
     backups,
@@ -193,13 +198,13 @@ async function askServer(
   }
 }
 
-function thresholdsOf(options: StatusCommandOptions): Thresholds {
+function thresholdsOf(options: StatusCommandOptions, minFreeBytes: number): Thresholds {
   return {
     maxLagMs: options.maxLag,
     maxLagBytes: options.maxLagBytes,
     maxAgeMs: options.maxAge,
     minSafeWalBytes: options.minSafeWal,
-    minFreeBytes: options.minFree,
+    minFreeBytes: BigInt(minFreeBytes),
     requireBackup: options.requireBackup ?? false,
   };
 }

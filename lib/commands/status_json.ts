@@ -35,13 +35,14 @@ export function statusJson(report: StatusReport, { check }: { readonly check: bo
   };
 }
 
-function archiveJson({ path, survey, sinceChangeMs }: StatusReport) {
+function archiveJson({ path, survey, minFreeBytes, sinceChangeMs }: StatusReport) {
   return {
     path,
     kind: survey.directory.identity === undefined ? "pg_receivewal" : "walvault",
     ...known("systemIdentifier", survey.systemIdentifier?.toString()),
     segmentBytes: Number(survey.segmentSize),
-    freeBytes: survey.freeBytes,
+    freeBytes: survey.space.freeBytes,
+    minFreeBytes,
     conflicts: survey.conflicts,
     // Of a file's time in the future nobody knows how long ago it was.
     ...known(

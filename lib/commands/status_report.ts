@@ -40,6 +40,8 @@ export interface ServerStatus {
 export interface StatusReport {
   readonly path: string;
   readonly survey: ArchiveSurvey;
+  /** With less than this free, receive stops reading. */
+  readonly minFreeBytes: number;
   /** Since WAL last came, by this machine's clock; negative when the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */

@@ -24,7 +24,7 @@ export function statusText(report: StatusReport): string {
     ...latestLines(report),
     ...windowLines(report),
     ...recoverableLines(report),
-    ...(server === undefined ? [] : serverLines(server)),
+    ...(server === undefined ? [] : serverLines(server, isShortOfRoom(report))),
     ...problems.map((problem) => item("Problem", problem)),
   ];
   return lines.join("\n") + "\n";
@@ -34,13 +34,16 @@ function item(name: string, text: string): string {
   return name.padEnd(INDENT.length) + text;
 }
 
-function archiveLines({ path, survey }: StatusReport): readonly string[] {
-  const { directory, systemIdentifier, segmentSize, freeBytes } = survey;
+function archiveLines({ path, survey, minFreeBytes }: StatusReport): readonly string[] {
+  const { directory, systemIdentifier, segmentSize, space: { freeBytes } } = survey;
   const kind = directory.identity === undefined ? " (a directory of pg_receivewal)" : "";
   const cluster = systemIdentifier === undefined ? "" : `cluster ${systemIdentifier}, `;
+  const low = isShortOfRoom({ survey, minFreeBytes })
+    ? `, less than the ${formatBytes(minFreeBytes)} of --min-free`
+    : "";
   return [
     item("Archive", `${path}${kind}`),
-    INDENT + `${cluster}segments of ${formatSegmentSize(segmentSize)}, ${formatBytes(freeBytes)} free`,
+    INDENT + `${cluster}segments of ${formatSegmentSize(segmentSize)}, ${formatBytes(freeBytes)} free${low}`,
   ];
 }
 
@@ -145,13 +148,24 @@ function unusableText(backup: JudgedBackup): string {
     : `not from ${nameOfBackup(backup)}: ${judgement.reason}`;
 }
 
-function serverLines({ look, lag, slot, senders }: ServerStatus): readonly string[] {
+/** Receive, with the same limit, does not read; whether one runs, nobody knows from here. */
+function isShortOfRoom({ survey, minFreeBytes }: Pick<StatusReport, "survey" | "minFreeBytes">): boolean {
+  return survey.space.freeBytes < minFreeBytes;
+}
+
+function serverLines(
+  { look, lag, slot, senders }: ServerStatus,
+  shortOfRoom: boolean,
+): readonly string[] {
   const lines = [
     item("Server", `${look.address}, timeline ${look.timeline}, flushed to ${formatLsn(look.flushLsn)}`),
   ];
   if (lag !== undefined) {
     lines.push(item("Lag", lagText(lag)));
-    lines.push(item("Receiver", RECEIVER_TEXTS[lag.state]));
+    const waits = shortOfRoom && lag.state === "stalled";
+    lines.push(
+      item("Receiver", waits ? "reading stops until the archive has room" : RECEIVER_TEXTS[lag.state]),
+    );
   }
   for (
     const { pid, applicationName, state, flushLsn, syncState, sinceReplyMs } of senders.slice(

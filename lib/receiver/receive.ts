@@ -8,6 +8,7 @@ import { afterFailure, NotYetError, PermanentError, WAL_REMOVED } from "./failur
 import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.ts";
 import { Preparation, type Prepared } from "./preparation.ts";
 import { Reporter } from "./reporter.ts";
+import { RoomWatch } from "./room_watch.ts";
 import type { StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -76,16 +77,19 @@ class Receiver {
   readonly #gaps = new Map<string, { readonly startLsn: Lsn; readonly error: WalGapError }>();
   readonly #reporter: Reporter;
   readonly #preparation: Preparation;
+  readonly #room: RoomWatch;
 
   constructor(private readonly dependencies: ReceiveDependencies, private readonly options: ReceiveOptions) {
     const { archive, log } = dependencies;
     const { slot, createSlot, applicationName } = options;
     const reporter = this.#reporter = new Reporter(log);
+    this.#room = new RoomWatch(dependencies, reporter, options.timing);
     this.#preparation = new Preparation({ archive, log, reporter, slot, createSlot, applicationName });
   }
 
   async run(signal: AbortSignal): Promise<ReceiveEnd> {
     for (;;) {
+      await this.#room.waitForRoom(signal);
       if (signal.aborted) return "stopped";
       let delayMs: number;
       try {
@@ -203,10 +207,8 @@ class Receiver {
           this.#reporter.problem("archive disk full", {
             hint: "reading stops until there is room; nothing acknowledged is lost",
           }),
-        onDiskRoom: () => {
-          log.info("archive disk has room again");
-          this.#reporter.recovered();
-        },
+        onDiskShort: (room) => this.#room.short(room),
+        onDiskRoom: () => this.#room.enough(),
         onDiskStalled: (error) => this.#reporter.disconnected(error),
       }, signal);
     } catch (error) {

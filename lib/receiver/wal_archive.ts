@@ -23,7 +23,7 @@ export interface ArchiveContents {
 
 /** What a leg's owner is told while bytes become durable. */
 export interface LegListener {
-  /** `writeLsn`, `flushLsn` or `congested` may have changed. */
+  /** `writeLsn`, `flushLsn`, `congested` or `shortOfRoom` may have changed. */
   onProgress(): void;
   /** Nothing more of this leg becomes durable. */
   onFailure(error: unknown): void;
@@ -31,6 +31,12 @@ export interface LegListener {
   onDiskFull(): void;
   /** The sink has nothing to do: it may have the socket lent, and take WAL from it without the way through here. */
   onIdle?(): SocketLoan | undefined;
+}
+
+/** That the archive's disk has less free than it should, and how much would do. */
+export interface ShortOfRoom {
+  readonly freeBytes: number;
+  readonly wantBytes: number;
 }
 
 /** A sink that takes WAL from the socket itself, and answers the server. */
@@ -52,6 +58,8 @@ export interface WalSink {
   readonly flushLsn: Lsn;
   /** True while the disk does not keep up: the reader should pause. */
   readonly congested: boolean;
+  /** There is too little room to go on reading; what was pushed becomes durable all the same. */
+  readonly shortOfRoom?: ShortOfRoom | undefined;
   /** True when all that was pushed is durable. */
   readonly idle: boolean;
   /** The loan of the socket, while there is one: what came over it, and the way to end it soon. */
@@ -72,6 +80,8 @@ export interface WalArchive {
   /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
   claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void>;
   contents(): Promise<ArchiveContents>;
+  /** How much room is missing to begin a leg; `undefined` when there is enough, or nobody asks. */
+  shortOfRoom?(): Promise<ShortOfRoom | undefined>;
   /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present">;
   /** Begins to write at `startLsn`, a segment's start, on the lineage's own timeline. */

@@ -155,6 +155,7 @@ test("receive's options have the documented defaults", async () => {
     statusInterval: 10_000,
     receiveTimeout: 60_000,
     stallTimeout: 15_000,
+    minFree: { kind: "default" },
     hardLinks: true,
     index: true,
     logFormat: "text",
@@ -165,7 +166,7 @@ test("receive's options are all parsed", async () => {
   let seen: Record<string, unknown> = {};
   const words =
     "-c x -d /a -S s --create-slot -E 1/0 -n -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
-    "--no-index --json --log-format json -v";
+    "--min-free 10% --no-index --json --log-format json -v";
   await quietCommand((options) => {
     seen = { ...options };
     return Promise.resolve();
@@ -180,6 +181,7 @@ test("receive's options are all parsed", async () => {
     statusInterval: 500,
     receiveTimeout: 1000,
     stallTimeout: 2000,
+    minFree: { kind: "percent", percent: 10 },
     hardLinks: false,
     index: false,
     json: true,

@@ -4,7 +4,13 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
-import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
+import type {
+  ArchiveContents,
+  LegListener,
+  ShortOfRoom,
+  WalArchive,
+  WalSink,
+} from "../../lib/receiver/wal_archive.ts";
 import type {
   SlotPosition,
   StreamEnd,
@@ -76,6 +82,7 @@ export class FakeSink implements WalSink {
   writeLsn: Lsn;
   flushLsn: Lsn;
   congested = false;
+  shortOfRoom: ShortOfRoom | undefined;
   stalled: boolean;
   released = false;
   #failed = false;
@@ -229,6 +236,12 @@ export class FakeArchive implements WalArchive {
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
     });
+  }
+
+  room: ShortOfRoom | undefined;
+
+  shortOfRoom(): Promise<ShortOfRoom | undefined> {
+    return Promise.resolve(this.room);
   }
 
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {

@@ -1108,3 +1108,46 @@ test("receiveWal() stops at first when it may not write to the archive, and trie
   await later.stop();
   assert.equal(later.outcome.value, "stopped");
 });
+
+test("receiveWal() does not connect while there is too little room, says so once, and goes on by itself", async () => {
+  const { archive, clock, connectedAtMs, lines, outcome, server, stop } = await startReceiving({
+    prepare: ({ archive }) => archive.room = { freeBytes: 5, wantBytes: 10 },
+  });
+  await clock.advance(60_000);
+  assert.deepEqual(connectedAtMs, []);
+  assert.deepEqual(lines("error"), ["archive disk low"]);
+  archive.room = undefined;
+  await clock.advance(1000);
+  assert.equal(connectedAtMs.length, 1);
+  assert.equal(server.sources.length, 1);
+  assert.ok(lines("info").includes("archive disk has room again"));
+  await stop();
+  assert.equal(outcome.value, "stopped");
+});
+
+test("receiveWal() that stopped for too little room comes back only when there is enough", async () => {
+  const { archive, clock, lines, server, stop } = await startReceiving();
+  server.source.send(4096);
+  await clock.advance(100);
+  archive.room = archive.sink.shortOfRoom = { freeBytes: 5, wantBytes: 10 };
+  archive.sink.listener.onProgress();
+  await clock.advance(120_000);
+  assert.equal(server.sources.length, 1);
+  assert.equal(server.source.closed, true);
+  assert.deepEqual(lines("error"), ["archive disk low", "disconnected"]);
+  archive.room = undefined;
+  await clock.advance(1000);
+  assert.equal(server.sources.length, 2);
+  await stop();
+});
+
+test("receiveWal() told to stop while it waits for room ends at once", async () => {
+  const { abort, outcome, clock } = await startReceiving({
+    prepare: ({ archive }) => archive.room = { freeBytes: 5, wantBytes: 10 },
+  });
+  await clock.advance(5000);
+  abort.abort();
+  await settled();
+  assert.equal(outcome.value, "stopped");
+  assert.equal(clock.timers, 0);
+});

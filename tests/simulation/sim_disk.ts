@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import type { Disk, DiskEntry, DiskFile, NamedEntry } from "../../lib/archive/disk.ts";
+import type { Disk, DiskEntry, DiskFile, DiskSpace, NamedEntry } from "../../lib/archive/disk.ts";
 import type { Random } from "./random.ts";
 import type { Scheduler } from "./sim_clock.ts";
 
@@ -22,7 +22,7 @@ export type OperationKind =
   | "entry"
   | "makeDirectory"
   | "syncDirectory"
-  | "freeBytes"
+  | "space"
   | "write"
   | "read"
   | "truncate"
@@ -238,6 +238,21 @@ export interface Fault {
   spent?: boolean;
 }
 
+/** What file systems may ask room for. */
+export const NEEDING_ROOM: readonly OperationKind[] = [
+  "write",
+  "create",
+  "link",
+  "rename",
+  "makeDirectory",
+  "unlink",
+  "syncDirectory",
+  "truncate",
+];
+
+/** Free where nothing is wrong. */
+export const ROOMY_BYTES = 1e12;
+
 /** What the disk tells whoever watches; called right after an operation took effect. */
 export interface DiskWatcher {
   /** Called before (`effect` false) and after each operation: the place to stop the process. */
@@ -294,6 +309,8 @@ export class SimDisk {
   /** The operation at which the disk stalls, and for how long. */
   stalls: { readonly fromOperation: number; readonly durationMs: number }[] = [];
   slownessMs = 0.2;
+  /** What the file system says to be free. */
+  freeBytes = ROOMY_BYTES;
   stalledUntilMs = 0;
 
   constructor(
@@ -682,8 +699,8 @@ class ProcessDisk implements Disk {
     return this.#call("syncDirectory", path, () => this.disk.syncDirectory(path));
   }
 
-  freeBytes(): Promise<number> {
-    return this.#call("freeBytes", "", () => 1e12);
+  space(): Promise<DiskSpace> {
+    return this.#call("space", "", () => ({ freeBytes: this.disk.freeBytes, totalBytes: ROOMY_BYTES }));
   }
 
   close(): Promise<"ended" | "stuck"> {
