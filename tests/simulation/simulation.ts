@@ -1,6 +1,7 @@
 import { Archive } from "../../lib/archive/archive.ts";
 import { decodeIdentity } from "../../lib/archive/identity.ts";
 import { parseInProgressName } from "../../lib/archive/layout.ts";
+import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { ReceivingArchive } from "../../lib/archive/receiving_archive.ts";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
@@ -16,7 +17,9 @@ import { Scheduler } from "./sim_clock.ts";
 import {
   type Fault,
   type Inode,
+  NEEDING_ROOM,
   type OperationKind,
+  ROOMY_BYTES,
   sameBytes,
   SimDisk,
   type SimProcess,
@@ -29,6 +32,8 @@ const BIG_SEGMENT = BigInt(SEGMENT_BYTES);
 const CONVERGE_MS = 600_000;
 /** No seed needs nearly so many; more is a loop that gets nowhere. */
 const MAX_EVENTS = 60_000;
+/** A disk that is full and nothing else ends after this at the latest. */
+const FAULT_ONLY_MS = 60_000;
 /** A receiver told to stop has its own limit of 10 s, and a moment. */
 const STOP_LIMIT_MS = 12_000;
 
@@ -56,9 +61,28 @@ interface Process extends SimProcess {
  *
  * @throws {SimulationFailure} when a promise is broken, or not all is archived in the end.
  */
-export async function simulate(seed: number, trace?: (line: string) => void): Promise<SimulationResult> {
+export function simulate(seed: number, trace?: (line: string) => void): Promise<SimulationResult> {
+  return play(new Simulation(seed, trace));
+}
+
+/**
+ * Runs one seed with nothing wrong but a disk that is full from its operation `fullAt` on, for `fullMs` (0: for this one
+ * operation that needs room).
+ *
+ * @throws {SimulationFailure} when a promise is broken, or not all is archived in the end.
+ */
+export function simulateFullDisk(
+  seed: number,
+  { fullAt, fullMs }: { readonly fullAt: number; readonly fullMs: number },
+  trace?: (line: string) => void,
+): Promise<SimulationResult> {
+  const fault = { kinds: NEEDING_ROOM, code: "ENOSPC", fromOperation: fullAt, durationMs: fullMs } as const;
+  return play(new Simulation(seed, trace, fault));
+}
+
+async function play(simulation: Simulation): Promise<SimulationResult> {
   try {
-    return await new Simulation(seed, trace).run();
+    return await simulation.run();
   } finally {
     // What was left for a turn of the real event loop must not pile up over thousands of seeds.
     await new Promise((resolve) => setImmediate(resolve));
@@ -86,8 +110,13 @@ class Simulation {
   /** From here on the server has thrown a line of WAL away. */
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
+  #minimumFree: MinimumFree | undefined;
 
-  constructor(private readonly seed: number, private readonly traceLine?: (line: string) => void) {
+  constructor(
+    private readonly seed: number,
+    private readonly traceLine?: (line: string) => void,
+    onlyFault?: Fault,
+  ) {
     const random = new Random(seed);
     this.#random = random;
     const statusIntervalMs = random.pick([1000, 10_000]);
@@ -130,7 +159,14 @@ class Simulation {
       stopTimeoutMs: 10_000,
     };
     this.#crashesLeft = random.pick([0, 1, 2, 3, 4, 5]);
-    this.#planDisasters();
+    if (onlyFault === undefined) {
+      this.#planDisasters();
+      this.#planLittleRoom();
+    } else {
+      this.#crashesLeft = 0;
+      this.#disk.faults.push(onlyFault);
+      this.#scheduler.after(FAULT_ONLY_MS, () => this.#calmDown());
+    }
   }
 
   async run(): Promise<SimulationResult> {
@@ -214,16 +250,34 @@ class Simulation {
     if (random.chance(0.4)) {
       this.#scheduler.after(random.next() * Math.min(chaosMs, 10_000), () => this.#stopOrderly());
     }
-    this.#scheduler.after(chaosMs, () => {
-      this.#trace("from now on nothing disturbs");
-      this.#calm = true;
-      this.#calmAtMs = this.#scheduler.nowMs;
-      this.#crashAt = undefined;
-      this.#crashAtStatus = undefined;
-      this.#crashesLeft = 0;
-      for (const fault of this.#disk.faults) fault.spent = true;
-      this.#disk.stalls = [];
-    });
+    this.#scheduler.after(chaosMs, () => this.#calmDown());
+  }
+
+  #calmDown(): void {
+    this.#trace("from now on nothing disturbs");
+    this.#calm = true;
+    this.#calmAtMs = this.#scheduler.nowMs;
+    this.#crashAt = undefined;
+    this.#crashAtStatus = undefined;
+    this.#crashesLeft = 0;
+    for (const fault of this.#disk.faults) fault.spent = true;
+    this.#disk.stalls = [];
+    this.#disk.freeBytes = ROOMY_BYTES;
+  }
+
+  /** Now and then somebody else takes the room, and gives it back. */
+  #planLittleRoom(): void {
+    // Its own chance: the other disasters of a seed stay what they are.
+    const random = new Random(this.seed ^ 0x5f00d);
+    if (!random.chance(0.2)) return;
+    this.#minimumFree = { kind: "bytes", bytes: 1e9 };
+    for (let times = random.integer(1, 3); times > 0; times--) {
+      const atMs = random.next() * 10_000;
+      this.#scheduler.after(atMs, () => {
+        if (!this.#calm) this.#disk.freeBytes = 1e9 - 1;
+      });
+      this.#scheduler.after(atMs + random.spread(1, 30_000), () => this.#disk.freeBytes = ROOMY_BYTES);
+    }
   }
 
   /** Starts the program, as a service manager does. */
@@ -256,6 +310,7 @@ class Simulation {
       opened = true;
       const receiving = new ReceivingArchive(archive, {
         clock,
+        minimumFree: this.#minimumFree,
         events: {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) =>
