@@ -11,6 +11,7 @@ import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_a
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
+import type { SlotSample } from "../observe/slot_forecast.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
@@ -27,6 +28,7 @@ import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
 import { notifyServiceManager } from "./service_manager.ts";
+import { SlotGuardian } from "./slot_guardian.ts";
 
 /** undefined_object: there is no such slot. */
 const NO_SUCH_OBJECT = "42704";
@@ -68,6 +70,22 @@ function checkUsage(options: ReceiveCommandOptions): void {
     if (given && options.slot === undefined) {
       throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
     }
+  }
+  for (
+    const [flag, given] of [
+      ["--halt-lag", options.haltLag !== undefined],
+      ["--halt-after", options.haltAfter !== undefined],
+      ["--halt-action drop-slot", options.haltAction === "drop-slot"],
+    ] as const
+  ) {
+    if (given && options.slot === undefined) {
+      throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
+    }
+  }
+  if (
+    options.haltAction === "drop-slot" && options.haltLag === undefined && options.haltAfter === undefined
+  ) {
+    throw new UsageError("--halt-action drop-slot needs a limit", "Give --halt-lag, --halt-after, or both");
   }
   if (options.createSlot && options.dropSlot) {
     throw new UsageError("--create-slot and --drop-slot exclude each other", "Give one of them");
@@ -217,8 +235,10 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       live.show(now);
       showInTitle(now);
     },
-    onStreaming: (address: string) =>
-      notifyServiceManager("--ready", `streaming from ${address}`, { env: context.env, log }),
+    onStreaming: (address: string) => {
+      guardian?.streamingFrom(address);
+      notifyServiceManager("--ready", `streaming from ${address}`, { env: context.env, log });
+    },
   };
   const timing = {
     statusIntervalMs: options.statusInterval,
@@ -227,6 +247,10 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
+  const guardian = slot === undefined ? undefined : guardianOf(slot, receiving);
+  const ended = new AbortController();
+  const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
+  const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
   try {
     const end = await receiveWal(dependencies, {
       slot,
@@ -235,8 +259,9 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       loop,
       timing,
       applicationName: settings.applicationName ?? "walvault",
-    }, context.signal);
+    }, signal);
     live.clear();
+    if (guardian?.halt.aborted && !context.signal.aborted) await giveSlotUp(guardian, receiving, position);
     log.info("stopped", {
       reason: end,
       ...(position === undefined ? {} : { flushLsn: formatLsn(position.flushLsn) }),
@@ -244,9 +269,46 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     if (options.json) context.stdout.write(formatEnd(end, position));
     return EXIT.done;
   } finally {
+    ended.abort();
+    await watching;
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
+}
+
+function guardianOf(slot: string, { options, settings, log }: Receiving): SlotGuardian {
+  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
+  return new SlotGuardian(settings, { slot, policy: { lagBytes, afterMs, action }, clock: realClock, log });
+}
+
+/** @throws {PermanentError} always: what comes next is a person's decision. */
+async function giveSlotUp(
+  guardian: SlotGuardian,
+  { options: { slot }, log }: Receiving,
+  position: LegPosition | undefined,
+): Promise<never> {
+  /** What is written down before the slot goes: the server will not have it for long. */
+  const beforeDrop = (last: SlotSample | undefined) => {
+    const startLsn = position?.flushLsn ?? last?.restartLsn;
+    log.error("slot is dropped, wal will be missing", {
+      slot,
+      ...(startLsn === undefined ? {} : { startLsn: formatLsn(startLsn) }),
+      ...(last === undefined ? {} : { serverLsn: formatLsn(last.serverLsn) }),
+    });
+    return Promise.resolve();
+  };
+  try {
+    await guardian.dropSlot(beforeDrop);
+  } catch (cause) {
+    throw new PermanentError(
+      `Cannot drop replication slot "${slot}", which holds up too much WAL; drop it by hand: walvault receive --drop-slot`,
+      { cause },
+    );
+  }
+  throw new PermanentError(
+    `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says; ` +
+      "find out why, then receive with --create-slot: what the server still has by then comes",
+  );
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

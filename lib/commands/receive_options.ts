@@ -4,6 +4,7 @@ import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.
 import type { Lsn } from "../wal/lsn.ts";
 import type { Verbosity } from "./context.ts";
 import {
+  bytesOption,
   compressionOption,
   lsnOption,
   minimumFreeOption,
@@ -25,6 +26,11 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly stallTimeout: number;
   /** `undefined`: a disk is filled to its last byte. */
   readonly minFree?: MinimumFree | undefined;
+  /** `undefined`: no limit. */
+  readonly haltLag?: bigint;
+  /** Milliseconds; `undefined`: no limit. */
+  readonly haltAfter?: number;
+  readonly haltAction: "warn" | "drop-slot";
   readonly hardLinks: boolean;
   /** "none", as without it: segments stay as the server wrote them. */
   readonly compress?: Compression | "none";
@@ -43,6 +49,7 @@ export function receiveDefaults(): ReceiveCommandOptions {
     statusInterval: statusInterval * 1000,
     receiveTimeout: receiveTimeout * 1000,
     stallTimeout: stallTimeout * 1000,
+    haltAction: "warn",
     hardLinks: true,
     index: true,
     logFormat: "text",
@@ -102,6 +109,23 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
           "before it is full. push takes no notice: the server would have to keep what it refuses",
       ).argParser(minimumFreeOption)
         .default(DEFAULT_MINIMUM_FREE, "two segments and at least 64MB, but at most 5%"),
+    )
+    .option(
+      "--halt-lag <size>",
+      "the server keeps more than this for the slot: do what --halt-action says (no limit)",
+      bytesOption,
+    )
+    .option(
+      "--halt-after <seconds>",
+      "the slot has not moved for so long: do what --halt-action says; with --halt-lag both must be so (no limit)",
+      secondsOption,
+    )
+    .addOption(
+      new Option(
+        "--halt-action <action>",
+        "warn, or drop-slot: give up the slot before it fills the server's disk, and exit with 3; WAL that the server " +
+          "then throws away is missing here",
+      ).choices(["warn", "drop-slot"]).default("warn"),
     )
     .option(
       "--no-hard-links",

@@ -9,6 +9,7 @@ import { problemsOf, type Thresholds } from "../observe/health.ts";
 import { judgeLag, type Lag, type LagFacts, sinceModified } from "../observe/lag.ts";
 import { stretchesOf } from "../observe/lineage_cover.ts";
 import { findOwnReceiver } from "../observe/own_receiver.ts";
+import { limitInMs } from "../observe/slot_forecast.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { emptyHistory } from "../wal/history.ts";
 import { segmentStart } from "../wal/segment.ts";
@@ -137,15 +138,15 @@ async function makeReport(
   const sinceMadeMs = survey.madeMs === undefined ? undefined : sinceModified(survey.madeMs, nowMs);
   const backups = judgeBackups(survey);
   const window = await newestWindow(survey);
-  const server = look === undefined ? undefined : {
-    look,
-    lag: catchUp === undefined ? undefined : lagOf(catchUp, look, {
-      sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
-      sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
-      segmentSize: survey.segmentSize,
-    }),
-    ...ownReceiver(look, { slot: options.slot, applicationName: settings?.applicationName ?? "walvault" }),
-  };
+  const lag = look === undefined || catchUp === undefined ? undefined : lagOf(catchUp, look, {
+    sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
+    sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
+    segmentSize: survey.segmentSize,
+  });
+  const server = look === undefined ? undefined : serverStatus(look, lag, {
+    slot: options.slot,
+    applicationName: settings?.applicationName ?? "walvault",
+  });
   const defects = [
     ...survey.defects,
     ...(mismatch === undefined ? [] : [mismatch]),
@@ -236,6 +237,20 @@ function sinceCommit(
   if (commit === undefined || commit === "none" || commit === "unknown") return undefined;
   const serverNowMs = views === undefined ? nowMs : views.clockMs + performance.now() - askedAtMs;
   return Math.max(0, serverNowMs - Number(unixMicroseconds(commit.time) / 1000n));
+}
+
+function serverStatus(
+  look: ServerLook,
+  lag: Lag | undefined,
+  names: { readonly slot: string | undefined; readonly applicationName: string },
+): ServerStatus {
+  const own = ownReceiver(look, names);
+  const safeWalBytes = own.slot === "absent" ? undefined : own.slot?.safeWalBytes;
+  // One look shows no growth; but where nothing comes, all that is missing has grown since something last came.
+  const limitMs = safeWalBytes === undefined || lag?.state !== "stalled" || lag.ms === undefined
+    ? undefined
+    : limitInMs(safeWalBytes, Number(lag.bytes) / lag.ms);
+  return { look, lag, ...own, limitMs };
 }
 
 function ownReceiver(

@@ -34,6 +34,8 @@ export interface ServerStatus {
   /** Of the receiver; "absent": the server has none of the name that was given. */
   readonly slot: SlotView | "absent" | undefined;
   readonly senders: readonly SenderView[];
+  /** When the slot reaches its limit, if nothing comes and the server goes on as since WAL last came. */
+  readonly limitMs: number | undefined;
 }
 
 /** All that status tells of an archive. */

@@ -154,7 +154,7 @@ function isShortOfRoom({ survey, minFreeBytes }: Pick<StatusReport, "survey" | "
 }
 
 function serverLines(
-  { look, lag, slot, senders }: ServerStatus,
+  { look, lag, slot, senders, limitMs }: ServerStatus,
   shortOfRoom: boolean,
 ): readonly string[] {
   const lines = [
@@ -189,7 +189,9 @@ function serverLines(
         `restart ${formatLsn(slot.restartLsn)}`,
         `keeps ${formatBytes(Math.max(0, Number(look.flushLsn - slot.restartLsn)))}`,
       ]),
-      ...(slot.safeWalBytes === undefined ? [] : [`${formatBytes(Number(slot.safeWalBytes))} to its limit`]),
+      ...(slot.safeWalBytes === undefined
+        ? []
+        : [`${formatBytes(Number(slot.safeWalBytes))} to its limit${limitText(limitMs)}`]),
       slot.activePid === undefined ? "not in use" : "in use",
     ];
     lines.push(item("Slot", `${slot.name}: ${facts.join(", ")}`));
@@ -197,6 +199,10 @@ function serverLines(
     lines.push(item("Slot", "not known: the server did not let us in for SQL"));
   }
   return lines;
+}
+
+function limitText(limitMs: number | undefined): string {
+  return limitMs === undefined ? "" : `, in ${formatDuration(limitMs)} if nothing comes`;
 }
 
 function lagText({ bytes, ms }: Lag): string {

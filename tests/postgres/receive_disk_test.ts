@@ -318,3 +318,66 @@ test(
     checkRecords(archive);
   },
 );
+
+test(
+  `receive gives its slot up as --halt-action says, after it let go of it, and goes on from there${why}`,
+  options,
+  async () => {
+    using directory = new WorkDirectory();
+    using disk = new SmallDisk(directory);
+    await using cluster = await start();
+    const archive = new ArchiveFiles(disk.path, segmentBytes);
+    const slots = () =>
+      cluster.value("SELECT coalesce(string_agg(slot_name, ','), '') FROM pg_replication_slots");
+    const limits = [...OPTIONS, "--min-free=14MB", "--stall-timeout=60", "--halt-after=4"];
+    const startAnew = (more: readonly string[]) =>
+      startReceiver({ connection: cluster.conninfo(), archive: disk.path, options: [...limits, ...more] });
+
+    let flushLsn = parseLsn("0/0");
+    {
+      await using receiver = startAnew([]);
+      await receiver.next("streaming");
+      await caughtUp(cluster, receiver);
+      disk.fill(30 * MIB);
+      await sleep(1500); // room is looked for each second
+      await write(cluster, 12);
+      await receiver.next("archive disk low");
+      const line = await receiver.next("slot holds up too much wal", { level: "error" });
+      assert.equal(line["action"], "warn");
+      await sleep(2500);
+      assert.equal(receiver.linesOf("slot holds up too much wal").length, 1);
+      assert.equal(await slots(), "walvault");
+      assert.equal(await streamingReceivers(cluster), 1);
+      assert.equal(await receiver.stop(), 0);
+    }
+    {
+      disk.makeRoom();
+      await using receiver = startAnew(["--halt-lag=1MB", "--halt-action=drop-slot"]);
+      await receiver.next("streaming");
+      await caughtUp(cluster, receiver);
+      disk.fill(18 * MIB);
+      await sleep(1500);
+      await using watch = new FlushWatch(cluster);
+      await write(cluster, 12);
+      await receiver.next("archive disk low");
+      assert.equal(await streamingReceivers(cluster), 1);
+      assert.equal(await receiver.ended(), 3);
+      await watch.stop();
+      flushLsn = watch.highest;
+      assert.match(receiver.stderr, /slot is dropped, wal will be missing/);
+      assert.match(
+        receiver.stderr,
+        /"walvault\\?" held up too much WAL, and is dropped as --halt-action says/,
+      );
+      assert.equal(await slots(), "");
+      assertHolds(archive, cluster, { flushLsn });
+    }
+    disk.makeRoom();
+    await using receiver = startAnew([]);
+    await caughtUp(cluster, receiver);
+    assert.equal(await slots(), "walvault");
+    assert.equal(await receiver.stop(), 0);
+    compareWithServer(archive, cluster);
+    checkRecords(archive);
+  },
+);
