@@ -23,6 +23,11 @@ export const DISK_PROTOCOL = {
   directUnit: 4096,
   /** Shorter writes go through the page cache: a commit waits for them, and they end inside a page. */
   directBytes: 128 * 1024,
+  /**
+   * Longer writes through the page cache are cut: for each the kernel looks for as much memory in one piece, which takes it
+   * 0.8 ms for 256 KiB where memory is in use, and next to nothing for so much.
+   */
+  cachedBytes: 64 * 1024,
   operations: { call: 0, write: 1, read: 2, sync: 3, stop: 4 },
   status: { done: 0, message: 1, failed: 2 },
 } as const;
@@ -86,11 +91,12 @@ export interface DiskOperations {
  */
 export function diskOperations(
   fs: typeof import("node:fs"),
-  { root, pastCache, directUnit, directBytes }: {
+  { root, pastCache, directUnit, directBytes, cachedBytes }: {
     readonly root: string;
     readonly pastCache: boolean;
     readonly directUnit: number;
     readonly directBytes: number;
+    readonly cachedBytes: number;
   },
 ): DiskOperations {
   const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
@@ -172,7 +178,7 @@ export function diskOperations(
       const boundary = directUnit - start % directUnit;
       const opens = direct.has(handle) && boundary < directUnit &&
         length - done - boundary >= directBytes;
-      const count = opens ? boundary : length - done;
+      const count = opens ? boundary : Math.min(length - done, cachedBytes);
       done += fs.writeSync(handle, bytes, offset + done, count, start);
     }
   };

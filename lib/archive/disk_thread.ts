@@ -109,8 +109,8 @@ class DiskThread implements Disk {
 import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
 const { parking } = (${openParking})(process, new Int32Array(workerData.control), workerData.parking);
-const { root, protocol: { directUnit, directBytes } } = workerData;
-const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, directBytes });
+const { root, protocol } = workerData;
+const operations = (${diskOperations})(fs, { root, pastCache: true, ...protocol });
 const memory = new Uint8Array(workerData.memory);
 const sockets = (${openSocketCalls})(process, memory);
 const road = { memory, control: new Int32Array(workerData.control), words: workerData.protocol.road };
