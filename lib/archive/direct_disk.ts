@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
-import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts";
+import { DISK_PROTOCOL, type DiskCall, diskOperations, diskRules } from "./disk_executor.ts";
 
 /** Runs it now; what it throws rejects, as from any other disk. */
 function act<T>(run: () => T): Promise<T> {
@@ -14,7 +14,7 @@ function act<T>(run: () => T): Promise<T> {
  */
 export function openDirectDisk(root: string): Disk {
   const { directUnit, directBytes } = DISK_PROTOCOL;
-  const operations = diskOperations(fs, { root, pastCache: false, directUnit, directBytes });
+  const operations = diskOperations(fs, diskRules(fs, { root, pastCache: false, directUnit, directBytes }));
   const call = <T>(request: DiskCall): Promise<T> => act(() => operations.call(request) as T);
   const fileOf = (handle: number): DiskFile => ({
     write: (bytes, position) =>
