@@ -78,6 +78,9 @@ function failOnUncaught(): void {
 
 let uncaught = false;
 
+/** An operation has not returned when its time was over. */
+let hanging = false;
+
 /** All commands; each is loaded when it is needed: a program that only tells its version starts faster. */
 function commands(settle: (exitCode: number) => void): readonly Command[] {
   return [
@@ -92,7 +95,7 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
     }),
     pushCommand(async (paths, options) => {
       const { push } = await import("./lib/commands/push.ts");
-      settle(await push(paths, options, context));
+      settle(await push(paths, options, { ...context, hangs: () => hanging = true }));
     }),
     fetchCommand(async (words, options) => {
       failOnUncaught();
@@ -153,4 +156,9 @@ async function main(failureExits: FailureExits): Promise<number> {
 const failureExits = failureExitsOf(process.argv.slice(2));
 // Also when it never settles: nothing is left to do then, and nothing was done.
 process.exitCode = failureExits.failed;
-main(failureExits).then((exitCode) => process.exitCode = uncaught ? failureExits.failed : exitCode);
+main(failureExits).then((exitCode) => {
+  process.exitCode = uncaught ? failureExits.failed : exitCode;
+  // Bun waits for calls on its own threads to return, and a server's archiver would wait with it. What is to be told was
+  // written at once, and what hangs is neither acknowledged nor cut short: the kernel ends it, or it takes effect.
+  if (hanging) process.exit();
+});
