@@ -17,7 +17,7 @@ import {
 import { allEnded } from "./all_ended.ts";
 import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
-import { FORM_OF_FORMAT } from "./compression.ts";
+import { FORM_OF_FORMAT } from "./compression_format.ts";
 import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
