@@ -83,6 +83,20 @@ let hanging = false;
 
 /** All commands; each is loaded when it is needed: a program that only tells its version starts faster. */
 function commands(settle: (exitCode: number) => void): readonly Command[] {
+  const push = () =>
+    pushCommand(async (paths, options) => {
+      const { push } = await import("./lib/commands/push.ts");
+      settle(await push(paths, options, { ...context, hangs: () => hanging = true }));
+    });
+  const fetch = () =>
+    fetchCommand(async (words, options) => {
+      failOnUncaught();
+      const { fetch } = await import("./lib/commands/fetch.ts");
+      settle(await fetch(words, options, context));
+    });
+  // A server waits for these at every segment, and to make all the others takes as long as to load one of them.
+  if (process.argv[2] === "push") return [push()];
+  if (process.argv[2] === "fetch") return [fetch()];
   return [
     receiveCommand(async (options) => {
       stopBySignals();
@@ -93,15 +107,8 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { init } = await import("./lib/commands/init.ts");
       settle(await init(options, context));
     }),
-    pushCommand(async (paths, options) => {
-      const { push } = await import("./lib/commands/push.ts");
-      settle(await push(paths, options, { ...context, hangs: () => hanging = true }));
-    }),
-    fetchCommand(async (words, options) => {
-      failOnUncaught();
-      const { fetch } = await import("./lib/commands/fetch.ts");
-      settle(await fetch(words, options, context));
-    }),
+    push(),
+    fetch(),
     findCommand(async (options) => {
       const { find } = await import("./lib/commands/find.ts");
       settle(await find(options, context));

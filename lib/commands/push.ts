@@ -15,9 +15,9 @@ import type { PushCommandOptions } from "./push_options.ts";
 /** 0 tells the server that it may forget the file; above 125 its archiver would restart. */
 export const PUSH_EXIT = { done: 0, failed: 1 } as const;
 
-/** One of them is written while the others are read and looked at. */
+/** One of them is written while the other is read and looked at; memory that is touched first costs more than it saves. */
 const PIECE_BYTES = 1 << 19;
-const PIECES = 4;
+const PIECES = 2;
 
 export interface PushContext extends CommandContext {
   /** Told when an operation does not return: it must not hold up the end of the process. */
