@@ -179,7 +179,8 @@ async function openArchive(
 
 /** It would wait for ever. */
 async function refuseImpossibleMinimum({ disk, identity }: Archive, minimum: MinimumFree): Promise<void> {
-  const { totalBytes } = await disk.space();
+  // A file system that does not tell is not watched.
+  const { totalBytes } = await disk.space().catch(() => ({ totalBytes: 0 }));
   const bytes = minimumFreeBytes(minimum, { totalBytes, segmentBytes: identity?.segmentSize ?? 0 });
   if (bytes < totalBytes || totalBytes === 0) return;
   throw new PermanentError(
@@ -261,7 +262,9 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       applicationName: settings.applicationName ?? "walvault",
     }, signal);
     live.clear();
-    if (guardian?.halt.aborted && !context.signal.aborted) await giveSlotUp(guardian, receiving, position);
+    if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
+      await giveSlotUp(guardian, receiving, position);
+    }
     log.info("stopped", {
       reason: end,
       ...(position === undefined ? {} : { flushLsn: formatLsn(position.flushLsn) }),

@@ -14,6 +14,8 @@ import { formatDuration } from "./status_text.ts";
 /** A slot is looked at this often; more often where it may not stand still for much longer than that. */
 const INTERVAL_MS = 30_000;
 const LEAST_INTERVAL_MS = 1000;
+/** A server that does not answer is looked at again, not waited for. */
+const LOOK_TIMEOUT_MS = 20_000;
 /** The server needs a moment to see that we are gone. */
 const DROP_PATIENCE_MS = 20_000;
 const DROP_RETRY_MS = 500;
@@ -81,6 +83,7 @@ export class SlotGuardian {
       log: SILENT,
       signal: AbortSignal.timeout(DROP_PATIENCE_MS),
     });
+    const cancel = clock.setTimer(DROP_PATIENCE_MS + LOOK_TIMEOUT_MS, () => void source.close());
     try {
       for (;;) {
         try {
@@ -92,6 +95,7 @@ export class SlotGuardian {
         await this.#pause(DROP_RETRY_MS);
       }
     } finally {
+      cancel();
       await source.close();
     }
   }
@@ -100,7 +104,8 @@ export class SlotGuardian {
     const { slot, clock, log } = this.options;
     let look: ServerLook;
     try {
-      look = await lookAtServer(this.settings, { log: SILENT, signal, slot });
+      const limited = AbortSignal.any([signal, AbortSignal.timeout(LOOK_TIMEOUT_MS)]);
+      look = await lookAtServer(this.settings, { log: SILENT, signal: limited, slot });
     } catch (error) {
       // A server that can't be asked is the receiver's to report.
       if (!signal.aborted) log.debug("slot not looked at", { error: maskSecrets(messageChain(error)) });

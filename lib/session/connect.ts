@@ -76,7 +76,7 @@ async function connectHost(host: Host, { settings, options, target }: Attempt): 
   try {
     const session = new Session(link, {
       serverVersion,
-      openSql: async () => (await logIn(sqlStartup(startup))).link,
+      openSql: async (giveUp) => (await logIn({ ...sqlStartup(startup), signal: giveUp })).link,
     });
     await checkTarget(session, target);
     if (accept !== undefined && !await accept(session)) {

@@ -48,14 +48,14 @@ export interface ReplicationViews {
 /** One live replication connection: what `receiver/` calls a `WalSource`. */
 export class Session {
   readonly #link: Link;
-  readonly #openSql: () => Promise<Link>;
+  readonly #openSql: (signal?: AbortSignal) => Promise<Link>;
   /** As `server_version_num` counts: 150018, 130005. */
   readonly serverVersion: number;
 
   /** @param openSql makes an ordinary connection to the same server */
   constructor(
     link: Link,
-    options: { readonly serverVersion: number; readonly openSql: () => Promise<Link> },
+    options: { readonly serverVersion: number; readonly openSql: (signal?: AbortSignal) => Promise<Link> },
   ) {
     this.#link = link;
     this.serverVersion = options.serverVersion;
@@ -100,11 +100,13 @@ export class Session {
   }
 
   /** What its views tell; over an ordinary SQL connection, which the server may refuse. */
-  async replicationViews(): Promise<ReplicationViews> {
+  async replicationViews(signal?: AbortSignal): Promise<ReplicationViews> {
     const doing = "read the slots of";
-    const sql = await this.#openSql().catch((error) => {
+    const sql = await this.#openSql(signal).catch((error) => {
       throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
     });
+    const onAbort = () => void sql.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
     try {
       const version = this.serverVersion;
       return {
@@ -117,6 +119,7 @@ export class Session {
         clockMs: await sql.query({ text: CLOCK_QUERY, doing: "read the clock of", decode: decodeClock }),
       };
     } finally {
+      signal?.removeEventListener("abort", onAbort);
       await sql.close();
     }
   }
