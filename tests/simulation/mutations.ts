@@ -226,6 +226,16 @@ const MUTATIONS: readonly Mutation[] = [
     ]],
   },
   {
+    title: "reading never goes on once there was too little room",
+    file: "lib/archive/minimum_free.ts",
+    changes: [["wasShort ? resumeBytes : minimumBytes", "wasShort ? Infinity : minimumBytes"]],
+  },
+  {
+    title: "nobody tells that there is room again",
+    file: SINK,
+    changes: [["    if (before !== undefined || now !== undefined) this", "    if (now !== undefined) this"]],
+  },
+  {
     title: "a pushed segment gets its name before it is synced",
     file: WRITE,
     changes: [["Promise.all([written, file.sync()]).then(() => {})", "written"]],

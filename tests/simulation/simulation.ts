@@ -269,14 +269,14 @@ class Simulation {
   #planLittleRoom(): void {
     // Its own chance: the other disasters of a seed stay what they are.
     const random = new Random(this.seed ^ 0x5f00d);
-    if (!random.chance(0.2)) return;
+    if (!random.chance(0.3)) return;
     this.#minimumFree = { kind: "bytes", bytes: 1e9 };
     for (let times = random.integer(1, 3); times > 0; times--) {
-      const atMs = random.next() * 10_000;
+      const atMs = random.spread(10, 10_000);
       this.#scheduler.after(atMs, () => {
         if (!this.#calm) this.#disk.freeBytes = 1e9 - 1;
       });
-      this.#scheduler.after(atMs + random.spread(1, 30_000), () => this.#disk.freeBytes = ROOMY_BYTES);
+      this.#scheduler.after(atMs + random.spread(1000, 30_000), () => this.#disk.freeBytes = ROOMY_BYTES);
     }
   }
 
