@@ -44,7 +44,7 @@ export type DiskCall =
     readonly kind: "open" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
     readonly path: string;
   }
-  | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
+  | { readonly kind: "create" | "append" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
@@ -92,7 +92,7 @@ export function diskOperations(
     readonly directBytes: number;
   },
 ): DiskOperations {
-  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+  const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
   /** By handle: the same file once more, written past the page cache. */
@@ -192,6 +192,14 @@ export function diskOperations(
         // The umask took its part; the mode of the archive directory is what decides.
         fs.fchmodSync(handle, request.mode);
         openDirect(handle, at(request.path));
+        return handle;
+      }
+      case "append": {
+        const flags = O_RDWR | O_APPEND | O_NOFOLLOW;
+        const known = unlessAbsent(() => fs.openSync(at(request.path), flags));
+        if (known !== undefined) return known;
+        const handle = fs.openSync(at(request.path), flags | O_CREAT, request.mode);
+        fs.fchmodSync(handle, request.mode);
         return handle;
       }
       case "link":

@@ -8,6 +8,8 @@ export const IDENTITY_FILE = "archive.json";
 export const LOCK_FILE = "lock";
 export const IN_PROGRESS_DIRECTORY = "inprogress";
 export const CONFLICTS_DIRECTORY = "conflicts";
+/** What is known of WAL that is missing. */
+export const GAP_LEDGER_FILE = "gaps.jsonl";
 
 /** Ends of names under which a complete segment may stand; the plain one first. */
 export const SEGMENT_FORMS = ["", ".zst", ".gz", ".lz4"] as const;
@@ -25,7 +27,7 @@ const OWN_NAMES: ReadonlySet<string> = new Set([
   CONFLICTS_DIRECTORY,
   "backups",
   "index",
-  "gaps.jsonl",
+  GAP_LEDGER_FILE,
 ]);
 
 /** A temporary name beside `name`: a crash may leave it behind, and the next opening removes it. */

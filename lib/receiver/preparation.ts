@@ -9,19 +9,13 @@ import {
   parseHistory,
   type TimelineHistory,
 } from "../wal/history.ts";
+import { firstMissingSegment } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
 import type { Reporter } from "./reporter.ts";
-import {
-  beyondForks,
-  firstMissingSegment,
-  newestTimeline,
-  planStart,
-  type StartFacts,
-  type StartPlan,
-} from "./start.ts";
+import { beyondForks, newestTimeline, planStart, type StartFacts, type StartPlan } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";

@@ -1,22 +1,13 @@
 import type { SocketLoan } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import type { LineageStock } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
-import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
+import type { SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
-/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
-export interface SegmentRun {
-  readonly timeline: TimelineId;
-  readonly firstNumber: SegmentNumber;
-  readonly endNumber: SegmentNumber;
-}
-
 /** What an archive holds; all of it durable. */
-export interface ArchiveContents {
-  readonly runs: readonly SegmentRun[];
+export interface ArchiveContents extends LineageStock {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
-  /** Segments of which something was received, but not all. */
-  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   /** Names of complete segments under which something else stands: no file, or one of another size. */
   readonly incomplete: readonly string[];
 }

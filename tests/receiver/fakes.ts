@@ -228,6 +228,7 @@ export class FakeArchive implements WalArchive {
       })),
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
+      gaps: { recorded: [], accepted: [] },
     });
   }
 

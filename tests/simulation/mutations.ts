@@ -152,8 +152,11 @@ const MUTATIONS: readonly Mutation[] = [
   },
   {
     title: "unfinished segments do not count",
-    file: "lib/receiver/start.ts",
-    changes: [["    ...contents.unfinished,\n  ]\n    .filter", "  ]\n    .filter"]],
+    file: "lib/wal/lineage.ts",
+    changes: [[
+      "if (begin === undefined) return least(unfinished);",
+      "if (begin === undefined) return undefined;",
+    ]],
   },
   {
     title: "the slot's position wins over the archive's end",
