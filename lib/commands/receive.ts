@@ -6,7 +6,8 @@ import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
-import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
+import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
+import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
@@ -187,7 +188,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
-    archive: new ReceivingArchive(archive, { clock: realClock, events }),
+    archive: new GapReceivingArchive(archive, { clock: realClock, events, now: () => new Date() }),
     clock: realClock,
     log,
     random: Math.random,
@@ -212,6 +213,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       createSlot,
       endLsn,
       loop,
+      // A run that is to end says with its exit code that all is here.
+      gaps: options.gaps && loop && endLsn === undefined ? "record" : "stop",
       timing,
       applicationName: settings.applicationName ?? "walvault",
     }, context.signal);

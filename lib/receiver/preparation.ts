@@ -9,13 +9,21 @@ import {
   parseHistory,
   type TimelineHistory,
 } from "../wal/history.ts";
-import { firstMissingSegment } from "../wal/lineage.ts";
-import { formatLsn } from "../wal/lsn.ts";
+import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
 import type { Reporter } from "./reporter.ts";
-import { beyondForks, newestTimeline, planStart, type StartFacts, type StartPlan } from "./start.ts";
+import {
+  beyondForks,
+  holesBelow,
+  newestTimeline,
+  planStart,
+  type StartFacts,
+  type StartPlan,
+  unprovenGaps,
+} from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
@@ -41,6 +49,14 @@ export interface Prepared {
   /** The history of the timeline to stream. */
   readonly lineage: TimelineHistory;
   readonly segmentSize: SegmentSize;
+  /** The server's own. */
+  readonly serverLineage: TimelineHistory;
+  /** What the slot keeps, where that is known. */
+  readonly slotLsn: Lsn | undefined;
+  /** Missing below where streaming begins, and not given up. */
+  readonly openGaps: readonly SegmentRun[];
+  /** Recorded right below where streaming begins, with nothing behind that would prove the record to be durable. */
+  readonly unprovenGaps: readonly SegmentRun[];
 }
 
 /** What a preparation works with. */
@@ -111,17 +127,30 @@ export class Preparation {
     }
     // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
     for (const { timeline, bytes } of received) await this.#storeHistory(timeline, bytes);
-    return { plan, lineage: ancestorHistory(lineage, plan.timeline), segmentSize };
+    return {
+      plan,
+      lineage: ancestorHistory(lineage, plan.timeline),
+      segmentSize,
+      serverLineage: lineage,
+      slotLsn: slot?.restartLsn,
+      openGaps: holesBelow(facts, plan.startLsn, "open"),
+      unprovenGaps: unprovenGaps(facts, plan.startLsn),
+    };
   }
 
-  /** Tells once what the server's settings for synchronous replication mean for this standby. */
-  async warnOfSynchronousSettings(source: WalSource): Promise<void> {
+  /**
+   * Tells once what the server's settings for synchronous replication mean for this standby.
+   *
+   * @returns the server's `synchronous_standby_names`.
+   */
+  async warnOfSynchronousSettings(source: WalSource): Promise<string> {
     const standbyNames = await source.show("synchronous_standby_names");
     const commit = standbyNames === "" ? "" : await source.show("synchronous_commit");
     const { applicationName, reporter } = this.options;
     for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
       reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
     }
+    return standbyNames;
   }
 
   #checkVersion({ serverVersion, address }: WalSource): void {

@@ -1,5 +1,12 @@
 import type { TimelineHistory } from "../wal/history.ts";
-import { firstMissingSegment, timelineOfSegment } from "../wal/lineage.ts";
+import {
+  firstMissingSegment,
+  type HoleKind,
+  holesOnLineage,
+  type LineageView,
+  type SegmentRun,
+  timelineOfSegment,
+} from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import {
   segmentFloor,
@@ -67,6 +74,34 @@ export function beyondForks(
     const archiveEndLsn = ends.reduce((last, end) => end > last ? end : last, forkLsn);
     return archiveEndLsn > forkLsn ? [{ timeline, forkLsn, archiveEndLsn }] : [];
   });
+}
+
+/** The holes that end at an LSN, a segment's start, or before it. */
+export function holesBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): readonly SegmentRun[] {
+  return holesOnLineage(view, kind).filter(({ endNumber }) =>
+    segmentStart(endNumber, view.segmentSize) <= startLsn
+  );
+}
+
+/**
+ * The holes right below where receiving begins, if the archive has nothing behind them.
+ *
+ * Whoever has something behind a recorded gap has made the record durable first; of one with nothing behind, nobody
+ * knows.
+ */
+export function unprovenGaps(view: LineageView, startLsn: Lsn): readonly SegmentRun[] {
+  const { contents: { runs }, segmentSize: size } = view;
+  const number = segmentNumberAt(startLsn, size);
+  if (runs.some(({ endNumber }) => endNumber > number)) return [];
+  const holes = holesBelow(view, startLsn, "all");
+  const upwards = holes.toReversed();
+  const unproven: SegmentRun[] = [];
+  for (let end = number; upwards[unproven.length]?.endNumber === end;) {
+    const hole = upwards[unproven.length]!;
+    unproven.push(hole);
+    end = hole.firstNumber;
+  }
+  return unproven.reverse();
 }
 
 /**

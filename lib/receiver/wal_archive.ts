@@ -1,8 +1,8 @@
 import type { SocketLoan } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
-import type { LineageStock } from "../wal/lineage.ts";
+import type { LineageStock, SegmentRun } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
-import type { SegmentSize } from "../wal/segment.ts";
+import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
 /** What an archive holds; all of it durable. */
@@ -69,4 +69,28 @@ export interface WalArchive {
     leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
     listener: LegListener,
   ): Promise<WalSink>;
+}
+
+/** WAL that no server has any more. */
+export interface MissingWal {
+  readonly run: SegmentRun;
+  readonly reason: string;
+  /** Who was asked last, and the answer. */
+  readonly server: string;
+  readonly answer: string;
+}
+
+/** An archive that is told of WAL that is missing. */
+export interface GapArchive extends WalArchive {
+  /** Writes down that WAL is missing; durable when it resolves. */
+  recordGap(missing: MissingWal): Promise<void>;
+  /**
+   * Writes down once more what is recorded of these segments; durable when it resolves. What an earlier process wrote may
+   * still be lost in a power cut.
+   */
+  confirmGap(run: SegmentRun): Promise<void>;
+  /** Changes whenever something is written down. */
+  gapMark(): Promise<string>;
+  /** Whether a complete segment is there; it costs less than to look at all of them. */
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
 }

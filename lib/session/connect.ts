@@ -77,6 +77,7 @@ async function connectHost(host: Host, { settings, options, target }: Attempt): 
     const session = new Session(link, {
       serverVersion,
       openSql: async () => (await logIn(sqlStartup(startup))).link,
+      openAnother: async () => (await logIn({ ...startup, signal: undefined })).link,
     });
     await checkTarget(session, target);
     if (accept !== undefined && !await accept(session)) {

@@ -30,17 +30,24 @@ const UNDEFINED_FILE = "58P01";
 export class Session {
   readonly #link: Link;
   readonly #openSql: () => Promise<Link>;
+  readonly #openAnother: () => Promise<Link>;
   /** As `server_version_num` counts: 150018, 130005. */
   readonly serverVersion: number;
 
-  /** @param openSql makes an ordinary connection to the same server */
   constructor(
     link: Link,
-    options: { readonly serverVersion: number; readonly openSql: () => Promise<Link> },
+    options: {
+      readonly serverVersion: number;
+      /** Makes an ordinary connection to the same server. */
+      readonly openSql: () => Promise<Link>;
+      /** Makes another replication connection to it. */
+      readonly openAnother: () => Promise<Link>;
+    },
   ) {
     this.#link = link;
     this.serverVersion = options.serverVersion;
     this.#openSql = options.openSql;
+    this.#openAnother = options.openAnother;
   }
 
   /** For messages: `host:port` or the socket's path. */
@@ -56,6 +63,16 @@ export class Session {
   /** `SHOW name` on the replication connection. */
   async show(name: string): Promise<string> {
     return await this.#query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+  }
+
+  /** `SHOW name` on a connection of its own to the same server: also while this one streams. */
+  async showAfresh(name: string): Promise<string> {
+    const link = await this.#openAnother();
+    try {
+      return await link.query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+    } finally {
+      await link.close();
+    }
   }
 
   /** `undefined` when there is no such slot. Before PostgreSQL 15 this opens one ordinary SQL connection. */

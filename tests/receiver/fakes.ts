@@ -4,7 +4,14 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
-import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
+import type { SegmentRun } from "../../lib/wal/lineage.ts";
+import type {
+  ArchiveContents,
+  GapArchive,
+  LegListener,
+  MissingWal,
+  WalSink,
+} from "../../lib/receiver/wal_archive.ts";
 import type {
   SlotPosition,
   StreamEnd,
@@ -181,17 +188,21 @@ export class FakeSink implements WalSink {
 }
 
 /** An archive in memory. */
-export class FakeArchive implements WalArchive {
+export class FakeArchive implements GapArchive {
   readonly complete = new Set<string>();
   readonly unfinished = new Set<string>();
   readonly histories = new Map<number, string>();
   readonly sinks: FakeSink[] = [];
+  /** What was written down, and given up. */
+  readonly recorded: SegmentRun[] = [];
+  readonly accepted: SegmentRun[] = [];
+  readonly missing: MissingWal[] = [];
   owner = SYSTEM_IDENTIFIER;
   stalled = false;
   /** Thrown at the next call. */
   error: unknown;
   /** Calls that a stalled disk does not answer before `recover()`. */
-  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg">();
+  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg" | "ledger">();
   readonly #recovered = Promise.withResolvers<void>();
 
   constructor(readonly journal: Journal = []) {}
@@ -228,7 +239,7 @@ export class FakeArchive implements WalArchive {
       })),
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
-      gaps: { recorded: [], accepted: [] },
+      gaps: { recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] },
     });
   }
 
@@ -237,6 +248,29 @@ export class FakeArchive implements WalArchive {
     this.histories.set(timeline, new TextDecoder().decode(bytes));
     this.journal.push(`history ${timeline} durable`);
     return this.#answer("store history", "stored");
+  }
+
+  recordGap(missing: MissingWal): Promise<void> {
+    this.missing.push(missing);
+    this.recorded.push(missing.run);
+    return this.#ledger("record", missing.run);
+  }
+
+  confirmGap(run: SegmentRun): Promise<void> {
+    return this.#ledger("confirm", run);
+  }
+
+  gapMark(): Promise<string> {
+    return Promise.resolve(`${this.recorded.length} ${this.accepted.length}`);
+  }
+
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean> {
+    return Promise.resolve(this.complete.has(`${segment.timeline}/${segment.number}`));
+  }
+
+  #ledger(verb: string, { timeline, firstNumber, endNumber }: SegmentRun): Promise<void> {
+    this.journal.push(`${verb} gap ${timeline} ${firstNumber}-${endNumber}`);
+    return this.#answer("ledger", undefined);
   }
 
   openLeg(
@@ -258,7 +292,10 @@ export class FakeArchive implements WalArchive {
     return this.#answer("open leg", sink);
   }
 
-  async #answer<T>(call: "claim" | "contents" | "store history" | "open leg", value: T): Promise<T> {
+  async #answer<T>(
+    call: "claim" | "contents" | "store history" | "open leg" | "ledger",
+    value: T,
+  ): Promise<T> {
     if (this.silent.has(call)) await this.#recovered.promise;
     const { error } = this;
     this.error = undefined;
@@ -305,6 +342,9 @@ export class FakeServer {
   ]);
   readonly histories = new Map<number, string>();
   readonly slots = new Map<string, SlotPosition>();
+  /** Below it WAL is removed; told when the stream has begun, or at once. */
+  removedBelow = at(0);
+  tellsRemoved: "at once" | "in the stream" = "in the stream";
   /** Rejects every connection, or START_REPLICATION, or the creation of a slot. */
   connectError: unknown;
   startError: unknown;
@@ -366,6 +406,12 @@ export class FakeSource implements WalSource {
     return this.#answer(`show ${name}`, () => this.server.settings.get(name) ?? "");
   }
 
+  showAfresh(name: string): Promise<string> {
+    this.asked.push(`show ${name} afresh`);
+    if (this.server.silent.has("afresh")) return this.#closed.promise;
+    return Promise.resolve(this.server.settings.get(name) ?? "");
+  }
+
   readSlot(name: string): Promise<SlotPosition | undefined> {
     return this.#answer("read slot", () => this.server.slots.get(name));
   }
@@ -400,8 +446,12 @@ export class FakeSource implements WalSource {
     );
     return this.#answer("start", () => {
       if (this.server.startError !== undefined) throw this.server.startError;
+      const isRemoved = startLsn < this.server.removedBelow;
+      const removed = serverError("58P01", "requested WAL segment has already been removed");
+      if (isRemoved && this.server.tellsRemoved === "at once") throw removed;
       this.#handler = handler;
       this.nextLsn = startLsn;
+      this.stopSaid = false;
       this.#end = Promise.withResolvers<StreamEnd>();
       this.#end.promise.catch(() => {});
       const stream: WalStream = {
@@ -436,7 +486,8 @@ export class FakeSource implements WalSource {
           if (this.server.confirmsStop) this.#deliver(() => this.#end.resolve({ kind: "stopped" }));
         },
       };
-      this.server.onStart(this);
+      if (isRemoved) this.fail(removed);
+      else this.server.onStart(this);
       return stream;
     });
   }

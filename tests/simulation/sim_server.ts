@@ -425,6 +425,10 @@ class Connection implements WalSource {
     return this.#query(() => name === "wal_segment_size" ? `${SEGMENT_BYTES / 1048576}MB` : "");
   }
 
+  showAfresh(name: string): Promise<string> {
+    return this.show(name);
+  }
+
   readSlot(): Promise<SlotPosition | undefined> {
     return this.#query(() => this.server.slot);
   }

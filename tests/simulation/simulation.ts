@@ -1,7 +1,8 @@
 import { Archive } from "../../lib/archive/archive.ts";
 import { decodeIdentity } from "../../lib/archive/identity.ts";
+import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
 import { parseInProgressName } from "../../lib/archive/layout.ts";
-import { ReceivingArchive } from "../../lib/archive/receiving_archive.ts";
+
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
@@ -254,8 +255,9 @@ class Simulation {
     const life = async () => {
       const archive = await Archive.open(disk, { naming: this.#naming, userId: 1000 });
       opened = true;
-      const receiving = new ReceivingArchive(archive, {
+      const receiving = new GapReceivingArchive(archive, {
         clock,
+        now: () => new Date(0),
         events: {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) =>
@@ -290,6 +292,7 @@ class Simulation {
           applicationName: "walvault",
           endLsn: undefined,
           loop: true,
+          gaps: "record",
           timing: this.#timing,
         },
         abort.signal,
