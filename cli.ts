@@ -2,11 +2,14 @@ import process from "node:process";
 import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
 import { fetchCommand } from "./lib/commands/fetch_options.ts";
+import { findCommand } from "./lib/commands/find_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
 import { pushCommand } from "./lib/commands/push_options.ts";
 import { receiveCommand } from "./lib/commands/receive_options.ts";
+import { statusCommand } from "./lib/commands/status_options.ts";
+import { verifyCommand } from "./lib/commands/verify_options.ts";
 import { VERSION } from "./lib/commands/version.ts";
 import { asCommand } from "./lib/compat/as_options.ts";
 import { originalCall, runOriginal } from "./lib/compat/originals.ts";
@@ -95,6 +98,19 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       failOnUncaught();
       const { fetch } = await import("./lib/commands/fetch.ts");
       settle(await fetch(words, options, context));
+    }),
+    findCommand(async (options) => {
+      const { find } = await import("./lib/commands/find.ts");
+      settle(await find(options, context));
+    }),
+    verifyCommand(async (options) => {
+      stopBySignals();
+      const { verify } = await import("./lib/commands/verify.ts");
+      settle(await verify(options, context));
+    }),
+    statusCommand(async (files, options) => {
+      const { status } = await import("./lib/commands/status.ts");
+      settle(await status(files, options, context));
     }),
     asCommand(),
   ];

@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { denoCommand } from "./install_locked.ts";
 import { permissionOptions, type Reach } from "./permissions.ts";
+import { THREAD_MODULES } from "./threads.ts";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -38,7 +39,16 @@ if (values.sandboxed !== (values.archive !== undefined)) {
   // Beside it first: a compile that fails must not take away the program that is there.
   const fresh = `${output}.new`;
   const [command, ...first] = denoCommand();
-  const options = ["compile", "--frozen", ...permissionOptions(reach), "--output", fresh, "cli.ts"];
+  const threads = THREAD_MODULES.flatMap((path) => ["--include", path]);
+  const options = [
+    "compile",
+    "--frozen",
+    ...permissionOptions(reach),
+    ...threads,
+    "--output",
+    fresh,
+    "cli.ts",
+  ];
   process.exitCode = spawnSync(command, [...first, ...options], { cwd: ROOT, stdio: "inherit" }).status ?? 1;
   if (process.exitCode === 0) renameSync(fresh, output);
   else rmSync(fresh, { force: true });

@@ -12,6 +12,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { bunPath } from "./bun.ts";
+import { THREAD_MODULES } from "./threads.ts";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -22,6 +23,7 @@ mkdirSync(dirname(output), { recursive: true });
 const options = [
   "build",
   "cli.ts",
+  ...THREAD_MODULES,
   "--compile",
   "--minify",
   "--bytecode",

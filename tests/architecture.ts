@@ -52,7 +52,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   archive: {
     imports: ["wal", "log"],
-    node: [...FILES, ...PLAIN, "worker_threads", "zlib"],
+    node: [...FILES, ...PLAIN, "os", "worker_threads", "zlib"],
     time: "timers",
     process: "facts",
   },

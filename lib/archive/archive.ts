@@ -25,6 +25,7 @@ import {
   parseInProgressName,
   SEGMENT_FORMS,
 } from "./layout.ts";
+import { modesBelow } from "./modes.ts";
 import { keepConflict } from "./conflict.ts";
 import { compareWithPublished } from "./published.ts";
 import { countWrittenBytes } from "./segment_file.ts";
@@ -117,13 +118,7 @@ export class Archive {
         `Cannot open the archive "${disk.root}": "${directory}" in it is a ${entry.kind}, want a directory`,
       );
     }
-    // As PostgreSQL does it: the directory's own group mode decides for all below it.
-    const group = (root.mode & 0o050) === 0o050;
-    const modes = group
-      // The set-group-ID bit goes on too: files then belong to the directory's group, whoever writes.
-      ? { file: 0o640, directory: 0o750 | (root.mode & 0o2000) }
-      : { file: 0o600, directory: 0o700 };
-    return new Archive(disk, options, modes, identity);
+    return new Archive(disk, options, modesBelow(root), identity);
   }
 
   /**

@@ -10,6 +10,7 @@ import {
   pieceWork,
   type PieceWorker,
 } from "./piece_worker.ts";
+import { NICENESS, stepBack } from "./step_back.ts";
 import { xxHash32 } from "./xx_hash32.ts";
 
 /** A call of `PieceWork`. */
@@ -21,30 +22,6 @@ interface Request {
 interface Answer {
   readonly value?: unknown;
   readonly problem?: string;
-}
-
-/** As `nice` counts it: with two processors, receiving and the disk come first. */
-const NICENESS = 10;
-
-/**
- * Makes the calling thread alone step back behind all others, where the system can do that.
- *
- * Its source text runs in the compression thread, so it uses nothing but its parameters and globals.
- */
-function stepBack(
-  fs: Pick<typeof import("node:fs"), "readlinkSync">,
-  { setPriority, niceness }: {
-    readonly setPriority: (threadId: number, priority: number) => void;
-    readonly niceness: number;
-  },
-): void {
-  try {
-    // PID/task/TID: Linux keeps a priority for each thread.
-    const threadId = Number(fs.readlinkSync("/proc/thread-self").split("/").pop());
-    if (threadId > 0) setPriority(threadId, niceness);
-  } catch {
-    // Another system, or a sandbox: then it takes its share as any other.
-  }
 }
 
 /**

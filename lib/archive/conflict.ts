@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Disk } from "./disk.ts";
-import { addName, type Naming, removeName, withFile } from "./durable.ts";
+import { addName, errorCode, type Naming, removeName, withFile } from "./durable.ts";
 import { CONFLICTS_DIRECTORY } from "./layout.ts";
 
 const READ_BYTES = 256 * 1024;
@@ -29,10 +29,13 @@ export async function keepConflict(
   file: { readonly from: string; readonly name: string },
   options: { readonly modes: { readonly directory: number }; readonly naming: Naming },
 ): Promise<string> {
-  if (await disk.entry(CONFLICTS_DIRECTORY) === undefined) {
+  try {
     await disk.makeDirectory(CONFLICTS_DIRECTORY, options.modes.directory);
-    await disk.syncDirectory(".");
+  } catch (error) {
+    if (errorCode(error) !== "EEXIST") throw error;
   }
+  // Whoever made it, at this moment or before a kill, may not have come to sync its name.
+  await disk.syncDirectory(".");
   const kept = `${CONFLICTS_DIRECTORY}/${file.name}-${await contentHash(disk, file.from)}`;
   // A taken name is the same content, kept at an earlier try.
   await addName(disk, { from: file.from, to: kept }, options.naming);

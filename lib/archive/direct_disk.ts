@@ -2,20 +2,34 @@ import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
 import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts";
 
-/** Runs it now; what it throws rejects, as from any other disk. */
-function act<T>(run: () => T): Promise<T> {
-  return new Promise((resolve) => resolve(run()));
-}
-
 /**
- * The real disk on the calling thread, which stands still for each operation.
+ * The real disk on the calling thread, which stands still for each operation but listings.
  *
  * For a command that does one thing and has nobody to answer meanwhile: it starts sooner than a thread does.
  */
 export function openDirectDisk(root: string): Disk {
   const { directUnit, directBytes } = DISK_PROTOCOL;
   const operations = diskOperations(fs, { root, pastCache: false, directUnit, directBytes });
-  const call = <T>(request: DiskCall): Promise<T> => act(() => operations.call(request) as T);
+  /** The listing under way, or the last call behind it: calls take effect in the order they are made. */
+  let last: Promise<unknown> | undefined;
+  const holdUpBy = <T>(call: Promise<T>): Promise<T> => {
+    const settled = call.catch(() => {
+      // Whoever made that call is told; those behind it go on.
+    }).then(() => {
+      if (last === settled) last = undefined;
+    });
+    last = settled;
+    return call;
+  };
+  /** Runs it now, or behind a listing; what it throws rejects, as from any other disk. */
+  const act = <T>(run: () => T | Promise<T>): Promise<T> => {
+    if (last !== undefined) return holdUpBy(last.then(run));
+    return new Promise((resolve) => {
+      const result = run();
+      resolve(result instanceof Promise ? holdUpBy(result) : result);
+    });
+  };
+  const call = <T>(request: DiskCall): Promise<T> => act(() => operations.call(request) as T | Promise<T>);
   const fileOf = (handle: number): DiskFile => ({
     write: (bytes, position) =>
       act(() => operations.write(handle, { bytes, offset: 0, length: bytes.length }, position)),

@@ -42,7 +42,10 @@ export interface ShortRoad {
   readonly ended: Promise<
     { readonly end: ShortRoadEnd; readonly position: number; readonly rest: Uint8Array }
   >;
-  /** Ends it soon; at once if it waits for the server, else when the disk returns. */
+  /**
+   * Ends it soon; at once if it waits for the server, else when the disk returns. From its return on nothing more is
+   * sent to the socket.
+   */
   revoke(): void;
   readonly received: number;
   readonly durable: number;

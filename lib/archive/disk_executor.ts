@@ -11,8 +11,8 @@ export const DISK_PROTOCOL = {
   /** 1 while the main thread stands still; else it waits in its event loop, if it waits. */
   standing: 3,
   /** Of the short road. */
-  road: { revoked: 4, received: 5, durable: 6, behind: 7, heard: 8 },
-  controlWords: 9,
+  road: { revoked: 4, received: 5, durable: 6, behind: 7, heard: 8, sending: 9 },
+  controlWords: 10,
   /** A power of two. */
   slots: 64,
   /** Numbers per slot: operation, handle, offset into the shared memory, length, position, status, result. */
@@ -67,8 +67,9 @@ export interface DiskBytes {
   readonly length: number;
 }
 
-/** What a disk can do, each call blocking until it is done; errors are the operating system's. */
+/** What a disk can do, each call blocking until it is done, but for listings; errors are the operating system's. */
 export interface DiskOperations {
+  /** A promise where the runtime reports all errors to those only who do not block: for `list` and `entries`. */
   call(request: DiskCall): unknown;
   write(handle: number, bytes: DiskBytes, position: number): void;
   /** How many bytes there were. */
@@ -101,6 +102,20 @@ export function diskOperations(
   const unlessAbsent = <T>(act: () => T): T | undefined => {
     try {
       return act();
+    } catch (error) {
+      if ((error as { code?: string }).code === "ENOENT") return undefined;
+      throw error;
+    }
+  };
+  /**
+   * `undefined` when there is no such directory.
+   *
+   * Not by `readdirSync`: where reading fails half way, that of Deno (2.9) ends the listing there without an error, and
+   * `opendirSync` reads by it. The asynchronous call rejects.
+   */
+  const namesIn = async (path: string): Promise<readonly string[] | undefined> => {
+    try {
+      return await fs.promises.readdir(at(path));
     } catch (error) {
       if ((error as { code?: string }).code === "ENOENT") return undefined;
       throw error;
@@ -209,13 +224,15 @@ export function diskOperations(
       case "unlink":
         return fs.unlinkSync(at(request.path));
       case "list":
-        return unlessAbsent(() => fs.readdirSync(at(request.path)));
+        return namesIn(request.path);
       case "entries":
-        return unlessAbsent(() => fs.readdirSync(at(request.path)))?.flatMap((name) => {
-          // One that is gone since is not there.
-          const stat = unlessAbsent(() => fs.lstatSync(at(request.path) + "/" + name));
-          return stat === undefined ? [] : [{ name, ...describe(stat) }];
-        });
+        return namesIn(request.path).then((names) =>
+          names?.flatMap((name) => {
+            // One that is gone since is not there.
+            const stat = unlessAbsent(() => fs.lstatSync(at(request.path) + "/" + name));
+            return stat === undefined ? [] : [{ name, ...describe(stat) }];
+          })
+        );
       case "entry":
         return unlessAbsent(() => describe(fs.lstatSync(at(request.path))));
       case "makeDirectory":
@@ -252,11 +269,11 @@ export function diskOperations(
 }
 
 /**
- * The life of the disk thread: takes operations in order, and blocks in between.
+ * The life of the disk thread: takes operations in order, one after the other, and blocks in between.
  *
  * Its source text is what the thread runs, so it uses nothing but its parameters and globals.
  */
-export function runDiskThread(
+export async function runDiskThread(
   post: (message: DiskMessage) => void,
   { data, parking, operations, takeRoad }: {
     readonly data: DiskThreadData;
@@ -264,13 +281,14 @@ export function runDiskThread(
     readonly operations: DiskOperations;
     readonly takeRoad: (request: ShortRoadRequest) => ShortRoadResult;
   },
-): void {
+): Promise<void> {
   const { protocol } = data;
   const control = new Int32Array(data.control);
   const slots = new Float64Array(data.slots);
   const texts = new Uint8Array(data.texts);
   const bytes = new Uint8Array(data.memory);
-  const perform = (sequence: number, slot: number): void => {
+  /** A promise only where the operation is one: all else is done when it returns. */
+  const perform = (sequence: number, slot: number): Promise<void> | undefined => {
     const base = slot * protocol.slotNumbers;
     const operation = slots[base]!;
     const handle = slots[base + 1]!;
@@ -280,6 +298,21 @@ export function runDiskThread(
     const settle = (status: number, result: number) => {
       slots[base + 5] = status;
       slots[base + 6] = result;
+    };
+    const answer = (value: unknown) => {
+      post({ sequence, value });
+      settle(protocol.status.message, 0);
+    };
+    const fail = (error: unknown) => {
+      const { code } = error as { code?: unknown };
+      post({
+        sequence,
+        error: {
+          message: String((error as Error).message),
+          code: typeof code === "string" ? code : undefined,
+        },
+      });
+      settle(protocol.status.failed, 0);
     };
     try {
       if (operation === protocol.operations.write) {
@@ -295,20 +328,13 @@ export function runDiskThread(
         const text = texts.slice(slot * protocol.textBytes, slot * protocol.textBytes + length);
         const request = JSON.parse(new TextDecoder().decode(text)) as DiskThreadCall;
         const value = request.kind === "shortRoad" ? takeRoad(request.request) : operations.call(request);
-        post({ sequence, value });
-        settle(protocol.status.message, 0);
+        if (value instanceof Promise) return value.then(answer, fail);
+        answer(value);
       }
     } catch (error) {
-      const { code } = error as { code?: unknown };
-      post({
-        sequence,
-        error: {
-          message: String((error as Error).message),
-          code: typeof code === "string" ? code : undefined,
-        },
-      });
-      settle(protocol.status.failed, 0);
+      fail(error);
     }
+    return undefined;
   };
   const wakeMain = (): void => {
     if (Atomics.load(control, protocol.standing) === 1) parking.wake(protocol.completed);
@@ -326,7 +352,8 @@ export function runDiskThread(
     while (done !== submitted) {
       const slot = done & (protocol.slots - 1);
       if (slots[slot * protocol.slotNumbers] === protocol.operations.stop) return wakeMain();
-      perform(done, slot);
+      const pending = perform(done, slot);
+      if (pending !== undefined) await pending;
       // Sequence numbers are 32-bit words of shared memory, and wrap.
       done = (done + 1) | 0;
       Atomics.store(control, protocol.completed, done);

@@ -20,6 +20,10 @@ const WASM_PAGE_BYTES = 64 * 1024;
 /** The thread has this long to finish what it does. */
 const CLOSE_TIMEOUT_MS = 2000;
 
+/** Who ends the loan of a socket waits this often, for this long, for a status that is just being sent. */
+const SEND_WAITS = 100;
+const SEND_WAIT_MS = 10;
+
 const { operations, status } = DISK_PROTOCOL;
 
 /** Operations between two sequence numbers; they are 32-bit words of shared memory, and wrap. */
@@ -113,7 +117,7 @@ const road = { memory, control: new Int32Array(workerData.control), words: worke
 const takeRoad = (request) =>
   (${takeShortRoad})(request, { ...road, sockets, disk: operations, nowMs: () => Date.now() });
 const parts = { data: workerData, parking, operations, takeRoad };
-(${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
+await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     const url = new URL("data:text/javascript," + encodeURIComponent(source));
     this.#worker = new Worker(url, { workerData: data, name: "disk" });
     this.#worker.on("message", (message: DiskMessage) => {
@@ -233,7 +237,7 @@ const parts = { data: workerData, parking, operations, takeRoad };
     { descriptor, segmentStartLsn, segmentBytes, position, memory }: RoadStart,
   ): ShortRoad {
     const control = this.#control;
-    const { revoked, received, durable, behind, heard } = DISK_PROTOCOL.road;
+    const { revoked, received, durable, behind, heard, sending } = DISK_PROTOCOL.road;
     Atomics.store(control, revoked, 0);
     Atomics.store(control, received, position);
     Atomics.store(control, durable, position);
@@ -247,7 +251,13 @@ const parts = { data: workerData, parking, operations, takeRoad };
     });
     return {
       ended,
-      revoke: () => void Atomics.store(control, revoked, 1),
+      revoke: () => {
+        Atomics.store(control, revoked, 1);
+        // A send does not block: this is over at once, but for a thread that has crashed there.
+        for (let tries = 0; tries < SEND_WAITS && Atomics.load(control, sending) === 1; tries++) {
+          Atomics.wait(control, sending, 1, SEND_WAIT_MS);
+        }
+      },
       get received() {
         return Atomics.load(control, received);
       },

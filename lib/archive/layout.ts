@@ -10,6 +10,8 @@ export const IN_PROGRESS_DIRECTORY = "inprogress";
 export const CONFLICTS_DIRECTORY = "conflicts";
 /** What is known of WAL that is missing. */
 export const GAP_LEDGER_FILE = "gaps.jsonl";
+/** A cache: what the segments hold, for `find`, `status` and `verify`. May be removed at will. */
+export const INDEX_DIRECTORY = "index";
 
 /** Ends of names under which a complete segment may stand; the plain one first. */
 export const SEGMENT_FORMS = ["", ".zst", ".gz", ".lz4"] as const;
@@ -26,7 +28,7 @@ const OWN_NAMES: ReadonlySet<string> = new Set([
   IN_PROGRESS_DIRECTORY,
   CONFLICTS_DIRECTORY,
   "backups",
-  "index",
+  INDEX_DIRECTORY,
   GAP_LEDGER_FILE,
 ]);
 
@@ -47,6 +49,11 @@ export function pushedPath(name: string, suffix: string): string {
 export function isPushedName(entry: string, name?: string): boolean {
   const brought = /^(.+)\.push-[0-9a-z]+$/.exec(entry)?.[1];
   return brought !== undefined && (name === undefined || brought === name);
+}
+
+/** Where the index of a segment stands. */
+export function indexPath(name: string): string {
+  return `${INDEX_DIRECTORY}/${name}.idx`;
 }
 
 /** Where a segment grows. */

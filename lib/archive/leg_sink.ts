@@ -2,13 +2,15 @@ import { advance, bytesBetween, type Lsn, maxLsn } from "../wal/lsn.ts";
 import type { Clock } from "./clock.ts";
 import { isOutOfSpace } from "./durable.ts";
 import type { SegmentWriter, WriterRoad } from "./segment_writer.ts";
-import { isCatchingUp, planStep, wakeDue, type WriterState } from "./sync_policy.ts";
+import { isCatchingUp, planStep, SYNC_BYTES, wakeDue, type WriterState } from "./sync_policy.ts";
 import { WalBuffer } from "./wal_buffer.ts";
 
 /** Bytes received and not yet written, at most. What arrives beyond it is still kept, up to `OVERFLOW_BYTES`. */
 export const BUFFER_BYTES = 2 << 20;
 /** A reader that was told to pause may still hand over what it had read. */
 const OVERFLOW_BYTES = 4 << 20;
+/** No more than this is ever written and not yet synced: what a crash may leave in pieces. */
+export const MAXIMUM_UNSYNCED_BYTES = SYNC_BYTES + BUFFER_BYTES + OVERFLOW_BYTES;
 /** From here on the reader should pause. */
 const CONGESTED_BYTES = BUFFER_BYTES - (1 << 19);
 /** Down to here it should stay so: to pause and to go on costs as much as to read some hundred kilobytes. */
@@ -238,16 +240,6 @@ export class LegSink {
     const loan = this.options.listener.onIdle?.();
     if (loan === undefined) return false;
     const road = this.writer.takeShortRoad(loan.descriptor, this.options.memory);
-    if (road === undefined) {
-      loan.giveBack({
-        nextLsn: this.#receivedLsn,
-        rest: new Uint8Array(0),
-        tornStatus: false,
-        serverEndLsn: this.#serverEndLsn,
-        heardCount: 0,
-      });
-      return false;
-    }
     this.#road = road;
     this.#wake = () => road.revoke();
     try {

@@ -17,7 +17,10 @@ export type FirstPage =
   | { readonly kind: "foreign" };
 
 /** Reads the header that begins a segment, in whatever form the file stands. */
-export async function readFirstPage(disk: Disk, { entry, format }: PlainFile): Promise<FirstPage> {
+export async function readFirstPage(
+  disk: Disk,
+  { entry, format }: Pick<PlainFile, "entry" | "format">,
+): Promise<FirstPage> {
   const start = new Uint8Array(LONG_PAGE_HEADER_BYTES);
   let filled = 0;
   const take = (bytes: Uint8Array) => {

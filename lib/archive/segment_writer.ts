@@ -26,7 +26,12 @@ import {
   parseInProgressName,
   savedPath,
 } from "./layout.ts";
-import { compareWithPublished, type PublishedComparison, type SegmentForm } from "./published.ts";
+import {
+  firstDifferenceFrom,
+  type PublishedComparison,
+  type SegmentForm,
+  withPublished,
+} from "./published.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { keepConflict } from "./conflict.ts";
 
@@ -233,23 +238,23 @@ export class SegmentWriter {
   }
 
   /**
-   * Lets the growing segment take WAL from the socket itself, as long as it is plain; `undefined` when the road is not
-   * open.
+   * Lets the growing segment take WAL from the socket itself, as long as it is plain.
    *
-   * Nothing else may be called until `ended` has settled.
+   * Only where `roadOpen`; nothing else may be called until `ended` has settled.
    */
-  takeShortRoad(descriptor: number, memory: Uint8Array): WriterRoad | undefined {
+  takeShortRoad(descriptor: number, memory: Uint8Array): WriterRoad {
     const segment = this.#segment;
-    if (segment === undefined || !this.roadOpen) return undefined;
-    const { startLsn, file } = segment;
-    const road = file.takeShortRoad?.({
+    const road = segment?.file.takeShortRoad?.({
       descriptor,
       memory,
-      segmentStartLsn: startLsn,
+      segmentStartLsn: segment.startLsn,
       segmentBytes: this.identity.segmentSize,
-      position: Number(this.#writeLsn - startLsn),
+      position: Number(this.#writeLsn - segment.startLsn),
     });
-    if (road === undefined) return undefined;
+    if (segment === undefined || road === undefined) {
+      throw new Error("Cannot take the short road: it is not open");
+    }
+    const { startLsn } = segment;
     this.#road = road;
     const lsnAt = (position: number) => advance(startLsn, position);
     return {
@@ -617,17 +622,16 @@ export class SegmentWriter {
 
   /** The name is taken: the same bytes are success, others a conflict of which both sides are kept (P4). */
   async #compareWithPublished(segment: OpenSegment, forms?: readonly SegmentForm[]): Promise<void> {
-    const growing = inProgressPath(segment.name);
     const { segmentSize } = this.identity;
-    const file = {
-      path: growing,
-      name: segment.name,
-      segmentSize,
-      ...(forms === undefined ? {} : { forms }),
-    };
+    const published = { name: segment.name, segmentSize, ...(forms === undefined ? {} : { forms }) };
     let comparison: PublishedComparison | undefined;
     try {
-      comparison = await compareWithPublished(this.disk, file);
+      // The open file, not its name: without hard links it has the published name by now, and the compressor may have
+      // put a compressed form in its place.
+      comparison = await withPublished(this.disk, published, async (found) => ({
+        path: found.path,
+        difference: await firstDifferenceFrom(found, segment.file, segmentSize),
+      }));
     } catch (cause) {
       if (!(cause instanceof DamagedFileError)) throw cause;
       this.#refuse(
@@ -649,7 +653,12 @@ export class SegmentWriter {
       await withFile(this.disk, path, (published) => published.sync());
       return;
     }
-    const kept = await keepConflict(this.disk, { from: growing, name: segment.name }, this.options);
+    const growing = inProgressPath(segment.name);
+    // Without hard links it may stand under its own name already, beside the other form.
+    const stands = path !== segment.name && await this.disk.entry(growing) === undefined;
+    const kept = stands
+      ? segment.name
+      : await keepConflict(this.disk, { from: growing, name: segment.name }, this.options);
     this.#refuse(
       new ArchiveConflictError(
         `Cannot publish ${segment.name}: the archive has other bytes under this name${

@@ -4,8 +4,9 @@
  * Near the server's end somebody waits for each commit, and to hand bytes from the thread that reads the socket to the
  * one that writes, and the answer back, costs more than both system calls. So the disk thread gets the socket lent for
  * the plain case: whole messages, contiguous WAL inside one segment. Whatever else comes it hands back unread, and the
- * long road has it. The main thread stays free all the while: it watches, answers the server when the disk stalls, and
- * ends the loan.
+ * long road has it. The main thread stays free all the while: it watches, and ends the loan before it sends anything
+ * itself, as it does when the disk stalls. So two never write to the socket at the same time: a status that went out in
+ * part only must not have another one in its middle.
  */
 
 /** Why the short road ended. `handed-back` also when nothing special came: the loan was ended. */
@@ -58,6 +59,8 @@ export interface ShortRoadWords {
   readonly behind: number;
   /** Counts what came from the server. */
   readonly heard: number;
+  /** 1 while a status may be on its way to the socket: whoever ends the loan waits for that. */
+  readonly sending: number;
 }
 
 /** System calls on a socket; addresses are of the shared memory. */
@@ -194,6 +197,19 @@ export function takeShortRoad(
     return sockets.send(descriptor, status, STATUS_BYTES);
   };
 
+  /**
+   * Sends nothing once the loan has ended: the socket may be closed by now, and its number another file's, or a part of
+   * what its owner sends may stand in the send buffer.
+   */
+  const sendUnlessRevoked = (): number => {
+    // In this order: then one of the two sees the other.
+    Atomics.store(control, words.sending, 1);
+    const sent = Atomics.load(control, words.revoked) === 1 ? 0 : sendStatus();
+    Atomics.store(control, words.sending, 0);
+    Atomics.notify(control, words.sending);
+    return sent;
+  };
+
   /** What the memory holds, as far as it is plain: whole messages of WAL that follow each other, and keepalives. */
   const survey = () => {
     let taken = 0;
@@ -248,8 +264,8 @@ export function takeShortRoad(
     if (Atomics.load(control, words.revoked) === 1) return ended({ kind: "handed-back" });
     const ready = sockets.poll(descriptor, POLL_MS);
     if (ready === 0) continue;
-    // A signal came in between.
-    if (ready < 0) return ended({ kind: "handed-back" });
+    // A signal came in between; or the loan ended while there was nothing to read, and the socket may be closed by now.
+    if (ready < 0 || Atomics.load(control, words.revoked) === 1) return ended({ kind: "handed-back" });
     const count = sockets.receive(descriptor, offset + filled, capacity - filled);
     if (count <= 0) return ended({ kind: "socket-ended" });
     filled += count;
@@ -280,10 +296,8 @@ export function takeShortRoad(
     Atomics.store(control, words.durable, next);
     memory.copyWithin(offset, offset + taken, offset + filled);
     filled -= taken;
-    // Ended meanwhile: the socket may be closed by now, and its number another file's.
-    if (Atomics.load(control, words.revoked) === 1) return ended({ kind: "handed-back" });
     if (progressed || replyRequested) {
-      const sent = sendStatus();
+      const sent = sendUnlessRevoked();
       if (sent > 0 && sent < STATUS_BYTES) return ended({ kind: "torn-status" });
       // What could not be sent is due on the long road.
       if (sent <= 0) return ended({ kind: "handed-back" });

@@ -1,7 +1,7 @@
 /** Further behind the server than this, nobody can be waiting for the byte that was just written. */
 const CATCHING_UP_BYTES = 1 << 20;
 /** While catching up, at least this much is synced at once, unless time is up. */
-const SYNC_BYTES = 8 << 20;
+export const SYNC_BYTES = 8 << 20;
 /** While catching up, no byte waits longer than this for its sync. */
 export const SYNC_INTERVAL_MS = 20;
 /** While catching up, the disk is not bothered for less than this. */

@@ -2,16 +2,10 @@ import { availableParallelism } from "node:os";
 import type { Archive } from "../archive/archive.ts";
 import { type CompressorEvents, SegmentCompressor } from "../archive/compress.ts";
 import { type Compression, formatCompression } from "../archive/compression.ts";
-import { openCompressionThread } from "../archive/compression_thread.ts";
-import type { Disk } from "../archive/disk.ts";
-import { openDiskThread } from "../archive/disk_thread.ts";
-import { PIECE_BYTES } from "../archive/piece_encoder.ts";
-import { OUTPUT_BYTES, type PieceWorker } from "../archive/piece_worker.ts";
+import { type CompressionThreads, openCompressionThreads } from "../archive/compression_threads.ts";
 import { type Log, messageChain } from "../log.ts";
 import { realClock } from "./clock.ts";
 
-/** Begins of what the disk allocates stand at a page: some is lost between them. */
-const MEMORY_BYTES = PIECE_BYTES + OUTPUT_BYTES + 8192;
 /** With so many, compression takes nothing from receiving, and from a server beside it. */
 const ENOUGH_PROCESSORS = 4;
 /** A disk that stalls must not hold up the end. */
@@ -23,19 +17,20 @@ const STOP_TIMEOUT_MS = 2000;
  * For the holder of the archive's lock. It begins as soon as the archive is known to be one.
  */
 export class Compressing {
-  readonly #disk: Disk;
-  readonly #worker: PieceWorker;
   #compressor: SegmentCompressor | undefined;
 
-  constructor(
+  private constructor(
     private readonly archive: Archive,
     private readonly compression: Compression,
     private readonly log: Log,
+    private readonly threads: CompressionThreads,
   ) {
-    this.#disk = openDiskThread(archive.disk.root, MEMORY_BYTES);
-    const memory = { content: this.#disk.allocate(PIECE_BYTES), output: this.#disk.allocate(OUTPUT_BYTES) };
-    this.#worker = openCompressionThread(compression, memory);
     this.#start();
+  }
+
+  static async open(archive: Archive, compression: Compression, log: Log): Promise<Compressing> {
+    const threads = await openCompressionThreads(archive.disk.root, compression);
+    return new Compressing(archive, compression, log, threads);
   }
 
   /** A segment was published. */
@@ -48,17 +43,17 @@ export class Compressing {
   async close(): Promise<"ended" | "stuck"> {
     const late = new Promise<void>((resolve) => void setTimeout(resolve, STOP_TIMEOUT_MS).unref());
     await Promise.race([this.#compressor?.stop(), late]);
-    await this.#worker.close();
-    return await this.#disk.close();
+    return await this.threads.close();
   }
 
   #start(): void {
     const { identity, modes, naming } = this.archive;
     if (this.#compressor !== undefined || identity === undefined) return;
     const { segmentSize } = identity;
+    const { disk, worker } = this.threads;
     const { format } = this.compression;
     this.log.debug("compressing segments", { compression: formatCompression(this.compression) });
-    this.#compressor = new SegmentCompressor({ disk: this.#disk, segmentSize, modes, naming }, this.#worker, {
+    this.#compressor = new SegmentCompressor({ disk, segmentSize, modes, naming }, worker, {
       format,
       resting: availableParallelism() < ENOUGH_PROCESSORS,
       clock: realClock,

@@ -1,6 +1,8 @@
 import { InvalidArgumentError } from "commander";
 import { type Compression, parseCompression } from "../archive/compression_format.ts";
+import type { RangeBound } from "../archive/verify/plan.ts";
 import { type Lsn, parseLsn } from "../wal/lsn.ts";
+import { type TimelineId, timelineId } from "../wal/timeline.ts";
 
 /** For commander: an LSN such as 16/B374D848. */
 export function lsnOption(text: string): Lsn {
@@ -30,6 +32,17 @@ export function secondsOption(text: string): number {
   return seconds * 1000;
 }
 
+const BYTES_OF_UNIT = { B: 1n, kB: 1n << 10n, MB: 1n << 20n, GB: 1n << 30n, TB: 1n << 40n } as const;
+
+/** For commander: a size in PostgreSQL's units, where 1kB is 1024 bytes; a bare number counts bytes. */
+export function bytesOption(text: string): bigint {
+  const [, number, unit = "B"] = /^([0-9]{1,15})(B|kB|MB|GB|TB)?$/.exec(text) ?? [];
+  if (number === undefined) {
+    throw new InvalidArgumentError(`want a size such as 64MB, in B, kB, MB, GB or TB, got "${text}".`);
+  }
+  return BigInt(number) * BYTES_OF_UNIT[unit as keyof typeof BYTES_OF_UNIT];
+}
+
 /** For commander: an exit code that a server takes for the end of all WAL. */
 export function absentExitOption(text: string): number {
   const code = Number(text);
@@ -45,4 +58,35 @@ export function slotNameOption(text: string): string {
     throw new InvalidArgumentError(`want 1 to 63 lower-case letters, digits and underscores, got "${text}".`);
   }
   return text;
+}
+
+/** For commander: an LSN, or the name of a segment. */
+export function rangeBoundOption(text: string): RangeBound {
+  if (/^[0-9A-F]{24}$/.test(text)) return { segment: text };
+  try {
+    return { lsn: parseLsn(text) };
+  } catch {
+    throw new InvalidArgumentError(
+      `want an LSN such as 16/B374D848 or a segment such as 0000000100000016000000B3, got "${text}".`,
+    );
+  }
+}
+
+/** For commander: a timeline as PostgreSQL's own tools take it, in decimal digits. */
+export function timelineOption(text: string): TimelineId {
+  try {
+    if (/^[0-9]{1,10}$/.test(text)) return timelineId(Number(text));
+  } catch {
+    // As any other text.
+  }
+  throw new InvalidArgumentError(`want a timeline from 1 to 4294967295, got "${text}".`);
+}
+
+/** For commander: how many at a time. */
+export function jobsOption(text: string): number {
+  const jobs = Number(text);
+  if (!/^[0-9]{1,3}$/.test(text) || jobs < 1 || jobs > 256) {
+    throw new InvalidArgumentError(`want a number from 1 to 256, got "${text}".`);
+  }
+  return jobs;
 }

@@ -21,6 +21,7 @@ import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import type { Indexing } from "./indexing.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
@@ -102,6 +103,7 @@ interface Receiving {
 interface Streaming extends Receiving {
   readonly live: LiveLine;
   readonly compressing: Compressing | undefined;
+  readonly indexing: Indexing | undefined;
 }
 
 async function receiveInto(
@@ -113,6 +115,7 @@ async function receiveInto(
   const disk = openDiskThread(directory, RECEIVING_MEMORY_BYTES);
   let lock: FileLock | undefined;
   let compressing: Compressing | undefined;
+  let indexing: Indexing | undefined;
   const live = new LiveLine(context.stderr, realClock, {
     enabled: options.quiet !== true && options.logFormat === "text",
   });
@@ -126,11 +129,15 @@ async function receiveInto(
     if (options.compress !== undefined && options.compress !== "none") {
       // Only now: who does not compress needs none of it.
       const { Compressing } = await import("./compressing.ts");
-      compressing = new Compressing(claimed, options.compress, log);
+      compressing = await Compressing.open(claimed, options.compress, log);
     }
-    return await stream(claimed, { ...receiving, log, live, compressing }, context);
+    if (options.index) {
+      const { Indexing } = await import("./indexing.ts");
+      indexing = new Indexing(claimed, log);
+    }
+    return await stream(claimed, { ...receiving, log, live, compressing, indexing }, context);
   } finally {
-    const ends = await Promise.all([disk.close(), compressing?.close()]);
+    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close()]);
     // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
     if (!ends.includes("stuck")) lock?.release();
   }
@@ -168,13 +175,14 @@ function lockArchive(directory: string, mode: number): FileLock {
 }
 
 async function stream(archive: Archive, receiving: Streaming, context: CommandContext): Promise<number> {
-  const { options, settings, log, live, compressing } = receiving;
+  const { options, settings, log, live, compressing, indexing } = receiving;
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
     segmentPublished: (event: { segment: string; endLsn: Lsn }) => {
       log.debug("segment archived", { segment: event.segment, flushLsn: formatLsn(event.endLsn) });
       compressing?.published(event.segment);
+      indexing?.published(event.segment);
     },
     savedCopyKept: (event: { path: string; validEndLsn: Lsn }) =>
       log.info("unfinished segment kept", { path: event.path, validEndLsn: formatLsn(event.validEndLsn) }),

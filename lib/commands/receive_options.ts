@@ -21,6 +21,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly hardLinks: boolean;
   /** "none", as without it: segments stay as the server wrote them. */
   readonly compress?: Compression | "none";
+  /** Keep what segments hold in `index/`, for find, status and verify. */
+  readonly index: boolean;
   readonly json?: boolean;
 }
 
@@ -36,6 +38,7 @@ export function receiveDefaults(): ReceiveCommandOptions {
     receiveTimeout: receiveTimeout * 1000,
     stallTimeout: stallTimeout * 1000,
     hardLinks: true,
+    index: true,
     logFormat: "text",
   };
 }
@@ -100,6 +103,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       "compress complete segments in the background: zstd, gzip or lz4, with :LEVEL; readers find either form",
       compressionOption,
     )
+    .option("--no-index", "do not note in index/ what segments hold: find, status and verify then read them")
     .option("--json", "at the end, print where receiving stopped, as one JSON object")
     .addOption(
       new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),

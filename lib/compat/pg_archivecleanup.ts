@@ -58,7 +58,7 @@ interface Cleanup {
  *
  * Resolves to the exit code: 2 for a wrong command line, 1 when a file can't be removed.
  */
-export function pgArchivecleanup(call: OriginalCall, context: OriginalContext): number {
+export async function pgArchivecleanup(call: OriginalCall, context: OriginalContext): Promise<number> {
   const log = new ProgramLog(call.name, context.stderr);
   const [first] = call.words;
   if (first === "--help" || first === "-?") {
@@ -72,7 +72,7 @@ export function pgArchivecleanup(call: OriginalCall, context: OriginalContext): 
   const cleanup = readCommandLine(call, { context, log });
   if (cleanup === undefined) return EXIT.usage;
   if (cleanup.debug) log.info(`keeping WAL file "${cleanup.directory}/${cleanup.oldestKept}" and later`);
-  return removeOlder(cleanup, { context, log });
+  return await removeOlder(cleanup, { context, log });
 }
 
 interface Surroundings {
@@ -126,11 +126,12 @@ function isDirectory(path: string): boolean {
   }
 }
 
-function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): number {
+async function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): Promise<number> {
   const { directory, dryRun, debug } = cleanup;
   let names: readonly string[];
   try {
-    names = fs.readdirSync(directory);
+    // Not readdirSync: that of Deno (2.9) ends without an error where reading fails half way.
+    names = await fs.promises.readdir(directory);
   } catch (error) {
     log.error(`could not open archive location "${directory}": ${systemErrorText(error)}`);
     return EXIT.failed;

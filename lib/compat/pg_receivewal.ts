@@ -186,7 +186,12 @@ class Receivewal {
       });
       const compressing = compression === undefined
         ? undefined
-        : new (await import("./plain_compressing.ts")).PlainCompressing({ plain, compression, sync, log });
+        : await (await import("./plain_compressing.ts")).PlainCompressing.open({
+          plain,
+          compression,
+          sync,
+          log,
+        });
       const complete = new CompleteSegments(plain, { log, compressing });
       const streaming = new WalStreaming({
         plain,

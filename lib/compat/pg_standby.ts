@@ -167,7 +167,7 @@ class Standby {
       try {
         await this.#archive.deliver(name, found, target);
         this.#debug(" OK");
-        this.#cleanUp(found);
+        await this.#cleanUp(found);
         return EXIT.delivered;
       } catch (error) {
         failure = error;
@@ -181,7 +181,7 @@ class Standby {
     return EXIT.undeliverable;
   }
 
-  #cleanUp({ segmentSize }: Readiness & { kind: "ready" }): void {
+  async #cleanUp({ segmentSize }: Readiness & { kind: "ready" }): Promise<void> {
     const { name, oldestNeeded, keepSegments } = this.options;
     if (segmentSize === undefined) return;
     // A name that is later than the one asked for must be a mistake.
@@ -194,7 +194,7 @@ class Standby {
     this.#debug(`Keep archive history: ${kept}`);
     if (oldestKept === undefined || !/^[0-9A-F]{24}/.test(oldestKept)) return;
     try {
-      this.#archive.removeOlder(oldestKept, (path) => this.#debug(`\nremoving file "${path}"`));
+      await this.#archive.removeOlder(oldestKept, (path) => this.#debug(`\nremoving file "${path}"`));
     } catch (error) {
       // The file is delivered; what could not be removed is tried again at the next one.
       this.#say(

@@ -28,6 +28,14 @@ Main intended use as restore_command in recovery.conf:
   restore_command = 'pg_standby [OPTION]... ARCHIVELOCATION %f %p %r'
 e.g.
   restore_command = 'pg_standby /mnt/server/archiverdir %f %p %r'
+
+Exit codes:
+  0    the file is there, or this help was asked for
+  1    failover, or a history file that is not there
+  2    wrong usage, or no archive location
+  3    the file is longer than a segment
+  200  the file is there and can't be delivered: recovery stops, where the
+       original's 1 has the server promoted without it
 `;
 
 /** What `pg_standby` is told to do. */

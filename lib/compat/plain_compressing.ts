@@ -1,20 +1,22 @@
 import { SegmentCompressor } from "../archive/compress.ts";
 import type { Compression } from "../archive/compression.ts";
-import { openCompressionThread } from "../archive/compression_thread.ts";
+import { type CompressionThreads, openCompressionThreads } from "../archive/compression_threads.ts";
 import type { Disk } from "../archive/disk.ts";
-import { openDiskThread } from "../archive/disk_thread.ts";
-import { PIECE_BYTES } from "../archive/piece_encoder.ts";
-import { OUTPUT_BYTES, type PieceWorker } from "../archive/piece_worker.ts";
 import type { PlainDirectory } from "../archive/plain_directory.ts";
 import { plainLayout, plainText, type SyncPolicy } from "../archive/plain_layout.ts";
 import { realClock } from "../commands/clock.ts";
 import { messageChain } from "../log.ts";
 import type { ProgramLog } from "./program_log.ts";
 
-/** What the disk allocates begins at a page: some is lost in between. */
-const MEMORY_BYTES = PIECE_BYTES + OUTPUT_BYTES + 8192;
 /** A disk that stalls must not hold up the end. */
 const STOP_TIMEOUT_MS = 2000;
+
+interface PlainCompressingOptions {
+  readonly plain: PlainDirectory;
+  readonly compression: Compression;
+  readonly sync: SyncPolicy;
+  readonly log: ProgramLog;
+}
 
 /**
  * Compresses the segments of this run, each when it is complete; those from before `-Z` was given stay as they are.
@@ -22,24 +24,19 @@ const STOP_TIMEOUT_MS = 2000;
  * The original writes the growing segment compressed. Here it is plain, so that nothing of it is ever written twice.
  */
 export class PlainCompressing {
-  readonly #disk: Disk;
-  readonly #worker: PieceWorker;
   readonly #waiting = new Set<string>();
   #compressor: SegmentCompressor | undefined;
   #stuck = false;
   #drained: (() => void) | undefined;
 
-  constructor(
-    private readonly options: {
-      readonly plain: PlainDirectory;
-      readonly compression: Compression;
-      readonly sync: SyncPolicy;
-      readonly log: ProgramLog;
-    },
-  ) {
-    this.#disk = openDiskThread(options.plain.disk.root, MEMORY_BYTES);
-    const memory = { content: this.#disk.allocate(PIECE_BYTES), output: this.#disk.allocate(OUTPUT_BYTES) };
-    this.#worker = openCompressionThread(options.compression, memory);
+  private constructor(
+    private readonly options: PlainCompressingOptions,
+    private readonly threads: CompressionThreads,
+  ) {}
+
+  static async open(options: PlainCompressingOptions): Promise<PlainCompressing> {
+    const threads = await openCompressionThreads(options.plain.disk.root, options.compression);
+    return new PlainCompressing(options, threads);
   }
 
   /** A segment is complete. */
@@ -53,8 +50,7 @@ export class PlainCompressing {
   async close(timeoutMs: number): Promise<void> {
     if (this.#waiting.size > 0 && !this.#stuck) await this.#whenDrained(timeoutMs);
     await Promise.race([this.#compressor?.stop(), after(STOP_TIMEOUT_MS)]);
-    await this.#worker.close();
-    await this.#disk.close();
+    await this.threads.close();
   }
 
   #whenDrained(timeoutMs: number): Promise<void> {
@@ -67,7 +63,7 @@ export class PlainCompressing {
     const { plain, sync, log, compression } = this.options;
     const segmentSize = plain.identity?.segmentSize;
     if (segmentSize === undefined) throw new Error("Cannot compress: the directory is not claimed");
-    const layout = plainLayout(this.#disk, {
+    const layout = plainLayout(this.threads.disk, {
       sync: sync === "none" ? "none" : "all",
       segmentBytes: () => segmentSize,
     });
@@ -84,7 +80,7 @@ export class PlainCompressing {
     };
     return new SegmentCompressor(
       { disk, segmentSize, modes: plain.modes, naming: plain.naming },
-      this.#worker,
+      this.threads.worker,
       {
         format: compression.format,
         resting: false,

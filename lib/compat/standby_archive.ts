@@ -102,8 +102,9 @@ export class StandbyArchive {
    *
    * @throws what the disk says, at the first that can't be removed.
    */
-  removeOlder(oldestKept: string, onRemove: (path: string) => void): void {
-    for (const name of fs.readdirSync(this.directory)) {
+  async removeOlder(oldestKept: string, onRemove: (path: string) => void): Promise<void> {
+    // Not readdirSync: that of Deno (2.9) ends without an error where reading fails half way.
+    for (const name of await fs.promises.readdir(this.directory)) {
       if (!/^[0-9A-F]{24}(\.zst|\.gz|\.lz4)?$/.test(name) || name.slice(8, 24) >= oldestKept.slice(8, 24)) {
         continue;
       }

@@ -105,17 +105,27 @@ export function decodeTimelineEnd(
   };
 }
 
-interface Row {
+/** One row of an answer, by its columns. */
+export interface Row {
   bytes(column: string): Uint8Array | undefined;
   /** `decode` may throw anything: the text is then named in a `ProtocolError`. */
   read<T>(column: string, decode: (text: string) => T): T | undefined;
 }
 
-function onlyRow({ columns, rows }: Answer, command: string): Row {
-  const row = rows[0];
-  if (row === undefined || rows.length !== 1) {
-    throw new ProtocolError(`Cannot decode answer to ${command}: ${rows.length} rows, want 1`);
+/** Decodes each row of an answer; throws as `decode` does, and `ProtocolError` when a column is missing. */
+export function decodeRows<T>(answer: Answer, command: string, decode: (row: Row) => T): readonly T[] {
+  return answer.rows.map((_, index) => decode(rowAt(answer, index, command)));
+}
+
+function onlyRow(answer: Answer, command: string): Row {
+  if (answer.rows.length !== 1) {
+    throw new ProtocolError(`Cannot decode answer to ${command}: ${answer.rows.length} rows, want 1`);
   }
+  return rowAt(answer, 0, command);
+}
+
+function rowAt({ columns, rows }: Answer, rowIndex: number, command: string): Row {
+  const row = rows[rowIndex] ?? [];
   const bytes = (column: string) => {
     const index = columns.indexOf(column);
     if (index < 0 || row.length !== columns.length) {

@@ -15,9 +15,6 @@ export interface StandbyStatus {
   readonly replyRequested: boolean;
 }
 
-/** Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL's clock begins. */
-export const POSTGRES_EPOCH_US = 946_684_800_000_000n;
-
 const STANDBY_STATUS_BYTES = 39;
 
 /**

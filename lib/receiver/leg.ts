@@ -386,6 +386,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
   #report(options = { replyRequested: false }): void {
     const sink = this.#sink;
     if (sink === undefined) return;
+    // Two that send at the same time may write into each other's messages.
+    sink.loan?.end();
     const { writeLsn, flushLsn } = sink;
     const { flushTeller } = this.options;
     this.#stream?.sendStatus({

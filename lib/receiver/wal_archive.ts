@@ -29,6 +29,7 @@ export interface SinkLoan {
   readonly serverEndLsn: Lsn;
   /** Grows with whatever comes from the server. */
   readonly heardCount: number;
+  /** From its return on nobody else sends anything to the socket; it is given back soon. */
   end(): void;
 }
 

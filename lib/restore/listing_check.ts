@@ -16,10 +16,10 @@ export function pathsBeside(name: string, next: string): readonly string[] {
 }
 
 /**
- * Asks for files by name that a listing must have, if they are there.
+ * Asks for files by name that a listing must have, if they are there: what is not listed would be proof that it never was.
  *
- * Where reading a directory fails half way, Deno (2.9) ends the listing without an error; and what is not listed would be
- * proof that it never was.
+ * A listing that the system could not read to its end is an error already. This is for those that are short and call
+ * themselves whole: of a directory that changes meanwhile, or that a network file system remembers.
  * @throws {VanishedError} when one is there and not listed: it may also have come in between.
  */
 export async function checkListing(

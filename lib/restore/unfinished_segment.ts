@@ -1,16 +1,13 @@
 import type { Disk, DiskFile } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
+import { PageNotes, unsyncedBytesOf } from "../archive/page_notes.ts";
 import { readThrough, type TakeBytes } from "../archive/segment_file.ts";
 import { type TimelineHistory } from "../wal/history.ts";
-import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
-import { PAGE_BYTES } from "../wal/page.ts";
-import { isAllZero, isCompleteSegment, type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { isCompleteSegment, type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import type { SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { OwnFile, UnfinishedCopy } from "./segment_decision.ts";
-
-/** What a power cut keeps or loses as one. */
-const SECTOR_BYTES = 512;
 
 /** Which segment a file should hold. */
 export interface WantedSegment {
@@ -31,82 +28,6 @@ export function mayHoldPagesOf(
   if (timeline === wanted.timeline) return true;
   if (wanted.history === undefined) return timeline < wanted.timeline;
   return wanted.history.entries.some((ancestor) => ancestor.timeline === timeline);
-}
-
-/** What the pages of a file show, wherever its records end. */
-class PageNotes {
-  /** Pages with their own address. */
-  readonly #own: Uint8Array;
-  /** Of each page: one more than the number of its last sector that is all zero, 0 when none is. */
-  readonly #zeroSector: Uint8Array;
-  writtenBytes = 0;
-  takenBytes = 0;
-  readonly #page = new Uint8Array(PAGE_BYTES);
-
-  constructor(private readonly wanted: WantedSegment) {
-    const pages = wanted.segmentSize / PAGE_BYTES;
-    this.#own = new Uint8Array(pages);
-    this.#zeroSector = new Uint8Array(pages);
-  }
-
-  /** Takes the next bytes, cut anywhere. */
-  take(bytes: Uint8Array): void {
-    const limit = Math.min(bytes.length, this.wanted.segmentSize - this.takenBytes);
-    for (let i = 0; i < limit;) {
-      const inPage = this.takenBytes % PAGE_BYTES;
-      const count = Math.min(limit - i, PAGE_BYTES - inPage);
-      if (count === PAGE_BYTES) this.#note(bytes.subarray(i, i + count), this.takenBytes / PAGE_BYTES);
-      else {
-        this.#page.set(bytes.subarray(i, i + count), inPage);
-        if (inPage + count === PAGE_BYTES) this.#note(this.#page, (this.takenBytes - inPage) / PAGE_BYTES);
-      }
-      this.takenBytes += count;
-      i += count;
-    }
-  }
-
-  /** The file may end inside a page. */
-  end(): void {
-    const inPage = this.takenBytes % PAGE_BYTES;
-    if (inPage > 0) this.#note(this.#page.fill(0, inPage), (this.takenBytes - inPage) / PAGE_BYTES);
-  }
-
-  #note(page: Uint8Array, index: number): void {
-    if (isAllZero(page)) {
-      this.#zeroSector[index] = PAGE_BYTES / SECTOR_BYTES;
-      return;
-    }
-    let length = PAGE_BYTES;
-    while (page[length - 1] === 0) length--;
-    this.writtenBytes = index * PAGE_BYTES + length;
-    const view = new DataView(page.buffer, page.byteOffset, PAGE_BYTES);
-    if (view.getBigUint64(8, true) === advance(this.wanted.startLsn, index * PAGE_BYTES)) {
-      this.#own[index] = 1;
-    }
-    for (let sector = PAGE_BYTES / SECTOR_BYTES - 1; sector >= 0; sector--) {
-      if (!isAllZero(page.subarray(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES))) continue;
-      this.#zeroSector[index] = sector + 1;
-      break;
-    }
-  }
-
-  /**
-   * Whether WAL of this segment lies behind a place where none is valid: what is there between, or `undefined`.
-   *
-   * A machine that loses its power keeps some sectors of what was not synced and loses others, which are zero then.
-   * Nothing of that was acknowledged. Without such a sector the bytes were there, and are not what was written.
-   */
-  behind(
-    { provenBytes, contentBytes }: { readonly provenBytes: number; readonly contentBytes: number },
-  ): "lost writes" | "changed bytes" | undefined {
-    const next = this.#own.indexOf(1, Math.floor(contentBytes / PAGE_BYTES) + 1);
-    if (next === -1) return undefined;
-    for (let page = Math.floor(provenBytes / PAGE_BYTES); page < next; page++) {
-      const lastZero = this.#zeroSector[page] ?? 0;
-      if (lastZero > 0 && page * PAGE_BYTES + lastZero * SECTOR_BYTES > provenBytes) return "lost writes";
-    }
-    return "changed bytes";
-  }
 }
 
 interface Reading {
@@ -163,11 +84,11 @@ export async function readUnfinished(
   if (isWhole(reading)) return { ...copy, state: "complete" };
   const problem = bytes > wanted.segmentSize
     ? `it has ${bytes} bytes, want ${wanted.segmentSize}`
-    : damageProblem(reading, wanted);
+    : damageProblem(reading, wanted, path);
   return problem === undefined ? { ...copy, state: "tail" } : { ...copy, state: "damaged", problem };
 }
 
-function damageProblem({ scan, notes }: Reading, wanted: WantedSegment): string | undefined {
+function damageProblem({ scan, notes }: Reading, wanted: WantedSegment, path: string): string | undefined {
   // An empty first page was lost in a power cut, and so was nothing that anybody was promised.
   if (scan.firstPage === undefined && scan.end === "page-header") return scan.problem;
   if (scan.end === "switch") {
@@ -176,6 +97,7 @@ function damageProblem({ scan, notes }: Reading, wanted: WantedSegment): string 
   const behind = notes.behind({
     provenBytes: Number(scan.endLsn - wanted.startLsn),
     contentBytes: Number(scan.contentEndLsn - wanted.startLsn),
+    unsyncedBytes: unsyncedBytesOf(path),
   });
   if (behind !== "changed bytes") return undefined;
   return `${scan.problem ?? `at ${formatLsn(scan.contentEndLsn)}: nothing valid`}, with more WAL behind it`;

@@ -17,6 +17,16 @@ import {
   timelineHistoryCommand,
 } from "../protocol/commands.ts";
 import { ServerError } from "../protocol/errors.ts";
+import {
+  CLOCK_QUERY,
+  decodeClock,
+  decodeSenders,
+  decodeSlots,
+  sendersQuery,
+  type SenderView,
+  slotsQuery,
+  type SlotView,
+} from "../protocol/replication_views.ts";
 import type { SlotPosition, SystemIdentity, WalStream, WalStreamHandler } from "../protocol/replication.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Command, Link } from "./link.ts";
@@ -25,6 +35,15 @@ import { streamWal } from "./stream.ts";
 /** How READ_REPLICATION_SLOT refuses a logical slot (feature_not_supported, PostgreSQL 15 to 18). */
 const LOGICAL_SLOT = "0A000";
 const UNDEFINED_FILE = "58P01";
+
+/** What a server tells about whoever receives its WAL. */
+export interface ReplicationViews {
+  /** Physical ones only. */
+  readonly slots: readonly SlotView[];
+  readonly senders: readonly SenderView[];
+  /** The server's clock, in milliseconds since 1970. */
+  readonly clockMs: number;
+}
 
 /** One live replication connection: what `receiver/` calls a `WalSource`. */
 export class Session {
@@ -81,7 +100,7 @@ export class Session {
     if (!knowsReadReplicationSlot(this.serverVersion)) {
       const text = readSlotQuery(name);
       const sql = await this.#openSql().catch((error) => {
-        throw explainSql(error, `Cannot ${doing} ${this.address}`);
+        throw explainSql(error, `Cannot ${doing} ${this.address}`, SLOT_HINT);
       });
       try {
         return await sql.query({ text, doing, decode: decodeSlotPosition });
@@ -94,6 +113,28 @@ export class Session {
     } catch (error) {
       if (!(error instanceof ServerError && error.sqlState === LOGICAL_SLOT)) throw error;
       return { kind: "logical", restartLsn: undefined, restartTimeline: undefined };
+    }
+  }
+
+  /** What its views tell; over an ordinary SQL connection, which the server may refuse. */
+  async replicationViews(): Promise<ReplicationViews> {
+    const doing = "read the slots of";
+    const sql = await this.#openSql().catch((error) => {
+      throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
+    });
+    try {
+      const version = this.serverVersion;
+      return {
+        slots: await sql.query({ text: slotsQuery(version), doing, decode: decodeSlots }),
+        senders: await sql.query({
+          text: sendersQuery(version),
+          doing: "read the senders of",
+          decode: decodeSenders,
+        }),
+        clockMs: await sql.query({ text: CLOCK_QUERY, doing: "read the clock of", decode: decodeClock }),
+      };
+    } finally {
+      await sql.close();
     }
   }
 
@@ -162,12 +203,15 @@ export class Session {
 
 function ignoreRows(): void {}
 
+const SLOT_HINT = "Before PostgreSQL 15 a slot can be read over an ordinary connection only: " +
+  "give the role one in pg_hba.conf, and a database with dbname=";
+const VIEWS_HINT = "The state of slots can be read over an ordinary connection only: " +
+  "give the role one in pg_hba.conf, and a database with dbname=";
+
 /** The server may let a role replicate and not let it in for SQL. */
-function explainSql(error: unknown, doing: string): unknown {
+function explainSql(error: unknown, doing: string, hint: string): unknown {
   if (!(error instanceof ServerError)) return error;
   const { severity, sqlState, serverMessage: message, detail, fields } = error;
-  const hint = "Before PostgreSQL 15 a slot can be read over an ordinary connection only: " +
-    "give the role one in pg_hba.conf, and a database with dbname=";
   const said = { severity, sqlState, message, detail, hint: undefined, fields };
   return new ServerError(doing, said, { cause: error, hint });
 }

@@ -3,8 +3,9 @@ import { type StartReplication, startReplicationCommand } from "../protocol/comm
 import { CopyBothDecoder } from "../protocol/copy_both.ts";
 import { ProtocolError } from "../protocol/errors.ts";
 import type { StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
-import { encodeStandbyStatus, POSTGRES_EPOCH_US } from "../protocol/standby_status.ts";
+import { encodeStandbyStatus } from "../protocol/standby_status.ts";
 import { formatLsn } from "../wal/lsn.ts";
+import { POSTGRES_EPOCH_US } from "../wal/timestamp.ts";
 import type { Link } from "./link.ts";
 
 /**

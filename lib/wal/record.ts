@@ -45,6 +45,30 @@ export interface RecordHeader {
   readonly crc: number;
 }
 
+/** A whole record, and where it lies. Its CRC holds. */
+export interface WalRecord {
+  readonly lsn: Lsn;
+  /** The first byte after it, rounded up to 8 bytes; the next record may begin later, behind a page's header. */
+  readonly endLsn: Lsn;
+  readonly header: RecordHeader;
+  /** Its `header.totalBytes` bytes from the header on, page headers in between taken out. */
+  readonly bytes: Uint8Array;
+}
+
+/** Asks for records, and gets them in the order of the WAL. */
+export interface RecordTaker {
+  /**
+   * Whether the record that begins here is wanted. Asked before its CRC is known, so also of what turns out to be none.
+   *
+   * Bytes are kept for wanted records only, as far as they are there: at most `totalBytes`.
+   */
+  wants(resourceManager: number, info: number, totalBytes: number): boolean;
+  /** A wanted record. Its `bytes` are valid during the call only. */
+  take(record: WalRecord): void;
+  /** The record that begins there is void: its rest was lost in a crash, and the server wrote on over it. */
+  overwritten?(recordLsn: Lsn): void;
+}
+
 /**
  * Decodes a record's header; `undefined` means: feed me more (24 bytes).
  *

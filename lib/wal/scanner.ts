@@ -17,6 +17,7 @@ import {
   RECORD_HEADER_CRC_OFFSET,
   recordHeaderProblem,
   recordLengthProblem,
+  type RecordTaker,
 } from "./record.ts";
 import { formatSegmentSize, segmentOffset, type SegmentSize } from "./segment.ts";
 import { type TimelineId, timelineId } from "./timeline.ts";
@@ -43,6 +44,9 @@ export interface SegmentScan {
   /**
    * The first byte after the last valid record that begins in this segment and ends in it, rounded up to 8 bytes;
    * `startLsn` when there is none. Page headers and the emptiness after an XLOG_SWITCH are not skipped.
+   *
+   * Of a scanner made by `next()` a record from the segment before counts too, and before that has ended here, this is
+   * its first byte. Of one that begins at `fromLsn`, that stands in for `startLsn`.
    */
   readonly endLsn: Lsn;
   /** How many valid records begin in this segment and end in it. */
@@ -60,8 +64,14 @@ export interface SegmentScan {
   readonly contrecordBytes: number;
   /** The segment begins with bytes of a record from the segment before. Those have no CRC of their own. */
   readonly continuesFrom: boolean;
-  /** The record that begins here and goes on in the next segment; all its bytes up to there are present. */
+  /**
+   * The record that begins here and goes on in the next segment; all its bytes up to there are present.
+   *
+   * Of a scanner made by `next()`, also one that begins in an earlier segment and fills this one.
+   */
   readonly openRecordLsn?: Lsn | undefined;
+  /** The record from the segment before that ended here and is valid; only a scanner made by `next()` can tell. */
+  readonly joinedRecordLsn?: Lsn | undefined;
   /**
    * The end of what looks right, proven by a CRC or not: `endLsn`, or further when there is an open record, or when a
    * record from the segment before goes on here. Of a record that is cut off, only the pages count that a good page
@@ -96,21 +106,37 @@ export interface SegmentScannerOptions {
    * XLOG_SWITCH are proven all the same.
    */
   readonly provenFromLsn?: Lsn;
+  /**
+   * The first record to be read, or the start of a page: then from the first record that begins there or later.
+   *
+   * The first byte pushed is then that of the page which holds it, and `positionLsn` says so. What begins before it is
+   * not known, so `result()` does not speak for the whole segment.
+   */
+  readonly fromLsn?: Lsn;
+  /** Gets whole records; without it nothing is kept of any. */
+  readonly records?: RecordTaker;
 }
 
 /** What the next byte is, if it does not belong to a page header. */
-type Phase = "continuation" | "record-header" | "record-data" | "padding" | "switched" | "ended";
+type Phase = "continuation" | "before" | "record-header" | "record-data" | "padding" | "switched" | "ended";
 
-/** No record before this one is known in the segment. */
+/** No record before this one is known. No record's place, as those are multiples of 8. */
 const NONE = -1;
+
+/** Room for a record that is kept, at first; it grows with the bytes that are there, whatever a header claims. */
+const KEPT_BYTES = 16 * 1024;
+/** More room than this goes as soon as the record that needed it is handed over. */
+const MOST_KEPT_BYTES = 1024 * 1024;
 
 /**
  * Finds the end of valid WAL in one segment, from its bytes alone.
  *
- * Takes the bytes in order from the segment's first one, cut anywhere, and keeps none of them: memory is constant,
- * whatever the length of the records. Follows PostgreSQL's own reader: page headers, links between records, CRCs.
+ * Takes the bytes in order from the segment's first one, cut anywhere, and keeps none of them but those of records that
+ * are asked for: else memory is constant, whatever the length of the records. Follows PostgreSQL's own reader: page
+ * headers, links between records, CRCs.
  *
- * A record from the segment before cannot be checked, as its CRC is not here; it counts in `contentEndLsn` only.
+ * A record from the segment before cannot be checked, as its CRC is not here; it counts in `contentEndLsn` only. The
+ * scanner that `next()` makes has its first part, and checks it as any other.
  * @see XLogDecodeNextRecord(), XLogReaderValidatePageHeader(), src/backend/access/transam/xlogreader.c
  */
 export class SegmentScanner {
@@ -120,7 +146,8 @@ export class SegmentScanner {
   readonly #startLow: number;
   readonly #startHigh: number;
 
-  // Positions are bytes from the segment's start: numbers, as a segment has at most 1 GiB.
+  // Positions are bytes from the segment's start: numbers, as a segment has at most 1 GiB. Those of records from
+  // segments before are negative.
   /** Bytes pushed. */
   #pushed = 0;
   /** Bytes taken in by the state below; stays behind `#pushed` once the end is found. */
@@ -133,7 +160,11 @@ export class SegmentScanner {
   /** Length of this page's header, as far as it is known. */
   #pageHeaderBytes = LONG_PAGE_HEADER_BYTES;
   #firstPage: PageHeader | undefined;
+  /** A good page before: the first of this segment, or of those before it. */
+  #earlierPage: PageHeader | undefined;
   #pageTimeline = 0;
+  /** As `fromLsn`, from the segment's start. */
+  readonly #from: number;
   /** Where the last page with a good header begins. */
   #lastGoodPage = 0;
 
@@ -150,6 +181,11 @@ export class SegmentScanner {
   /** CRC of the record's bytes after its header, so far. */
   #recordCrc = 0;
   #recordIsProven = true;
+  readonly #records: RecordTaker | undefined;
+  #recordIsWanted = false;
+  /** The wanted record as it lies in the bytes just pushed; else `#kept` holds it. */
+  #recordInPlace: Uint8Array | undefined;
+  #kept: Uint8Array | undefined;
   /** As `provenFromLsn`, from the segment's start. */
   readonly #provenFrom: number;
 
@@ -157,12 +193,13 @@ export class SegmentScanner {
   #firstRecord = NONE;
   #firstRecordPrevLsn: Lsn | undefined;
   #lastRecord = NONE;
+  #joinedRecord = NONE;
   #recordsEnd = 0;
   #restIsZero = true;
 
   readonly #lastPageBytes = new Uint8Array(SHORT_PAGE_HEADER_BYTES);
 
-  /** @throws {RangeError} when `startLsn` is no segment's first byte. */
+  /** @throws {RangeError} when `startLsn` is no segment's first byte, or `fromLsn` lies outside the segment. */
   constructor(options: SegmentScannerOptions) {
     if (segmentOffset(options.startLsn, options.segmentSize) !== 0) {
       const size = formatSegmentSize(options.segmentSize);
@@ -174,8 +211,77 @@ export class SegmentScanner {
     this.#segmentBytes = options.segmentSize;
     this.#startLow = Number(options.startLsn & 0xffff_ffffn);
     this.#startHigh = Number(options.startLsn >> 32n);
-    const { startLsn, provenFromLsn = startLsn } = options;
+    const { startLsn, provenFromLsn = startLsn, fromLsn = startLsn } = options;
     this.#provenFrom = Number(provenFromLsn - startLsn);
+    this.#records = options.records;
+    if (fromLsn < startLsn || fromLsn - startLsn >= this.#segmentBytes || fromLsn % 8n !== 0n) {
+      const want = `a multiple of 8 in the segment at ${formatLsn(startLsn)}`;
+      throw new RangeError(`Cannot scan WAL from ${formatLsn(fromLsn)}: want ${want}`);
+    }
+    this.#from = Number(fromLsn - startLsn);
+    this.#recordsEnd = this.#from;
+    this.#position = this.#pushed = this.#from - this.#from % PAGE_BYTES;
+  }
+
+  /** Where the next byte to be pushed is to come from. */
+  get positionLsn(): Lsn {
+    return advance(this.#options.startLsn, this.#pushed);
+  }
+
+  /** PostgreSQL's major version, as the pages up to here say; `undefined` before the first one, or when it is unknown. */
+  get majorVersion(): number | undefined {
+    return this.#earlierPage?.majorVersion;
+  }
+
+  /** The timeline of the last good page; `undefined` before the first one. */
+  get timeline(): TimelineId | undefined {
+    return this.#pageTimeline === 0 ? undefined : timelineId(this.#pageTimeline);
+  }
+
+  /**
+   * The scanner of the segment after this one, which goes on with the record that is open here, and holds its first
+   * link, page and cluster against what was seen here.
+   *
+   * Its `provenFromLsn` is that of this one. This one must not be pushed to any more.
+   * @throws {RangeError} when WAL does not go on there: the end of valid WAL is in this segment, or not all of it was
+   * pushed.
+   */
+  next(): SegmentScanner {
+    const { startLsn, provenFromLsn, systemIdentifier = this.#firstPage?.systemIdentifier } = this.#options;
+    if (this.#pushed < this.#segmentBytes || this.#phase === "ended") {
+      throw new RangeError(`Cannot scan on behind the segment at ${formatLsn(startLsn)}: its WAL ends in it`);
+    }
+    const { fromLsn: _, ...options } = this.#options;
+    const nextLsn = advance(startLsn, this.#segmentBytes);
+    const next = new SegmentScanner({
+      ...options,
+      startLsn: nextLsn,
+      ...(provenFromLsn === undefined ? {} : { provenFromLsn }),
+      ...(systemIdentifier === undefined ? {} : { systemIdentifier }),
+    });
+    next.#follow(this);
+    return next;
+  }
+
+  #follow(before: SegmentScanner): void {
+    this.#earlierPage = before.#earlierPage;
+    this.#pageTimeline = before.#pageTimeline;
+    const shifted = (position: number) => position === NONE ? NONE : position - this.#segmentBytes;
+    this.#lastRecord = shifted(before.#lastRecord);
+    if (before.#phase === "switched") return;
+    this.#phase = before.#phase;
+    this.#continuationLeft = before.#continuationLeft;
+    if (before.#recordTaken > 0 || before.#continuationLeft > 0) {
+      this.#recordsEnd = shifted(before.#recordsEnd);
+    }
+    this.#record = shifted(before.#record);
+    this.#recordBytes.set(before.#recordBytes);
+    this.#recordTotal = before.#recordTotal;
+    this.#recordTaken = before.#recordTaken;
+    this.#recordCrc = before.#recordCrc;
+    this.#recordIsProven = before.#recordIsProven;
+    this.#recordIsWanted = before.#recordIsWanted;
+    this.#kept = before.#kept;
   }
 
   /**
@@ -204,7 +310,7 @@ export class SegmentScanner {
     const end = this.#end ?? (isFull ? "segment-end" : "truncated");
     const fillsSegment = end === "segment-end";
     const hasOpenRecord = fillsSegment && this.#recordTaken > 0;
-    const isFirstOpen = hasOpenRecord && this.#firstRecord === NONE;
+    const isFirstOpen = hasOpenRecord && this.#firstRecord === NONE && this.#record >= 0;
     const hasFirst = isFirstOpen || this.#firstRecord !== NONE;
     const contentEnd = fillsSegment
       ? this.#segmentBytes
@@ -219,10 +325,11 @@ export class SegmentScanner {
       firstRecordPrevLsn: isFirstOpen && this.#recordTaken >= 16
         ? this.#recordPrevLsn()
         : this.#firstRecordPrevLsn,
-      lastRecordLsn: this.#lastRecord === NONE ? undefined : lsnAt(this.#lastRecord),
+      lastRecordLsn: this.#lastRecord < 0 ? undefined : lsnAt(this.#lastRecord),
       contrecordBytes: this.#firstPage?.isContinuation ? this.#firstPage.remainingBytes : 0,
       continuesFrom: this.#firstPage?.isContinuation ?? false,
       openRecordLsn: hasOpenRecord ? lsnAt(this.#record) : undefined,
+      joinedRecordLsn: this.#joinedRecord === NONE ? undefined : lsnAt(this.#joinedRecord),
       contentEndLsn: lsnAt(contentEnd),
       end,
       problem: end === "truncated"
@@ -249,6 +356,8 @@ export class SegmentScanner {
     }
     const pageEnd = Math.min(end, i + PAGE_BYTES - inPage);
     switch (this.#phase) {
+      case "before":
+        return this.#takeBefore(i, pageEnd);
       case "record-header":
         return this.#takeRecordHeader(bytes, i, pageEnd);
       case "record-data":
@@ -285,12 +394,13 @@ export class SegmentScanner {
     if (isZero) return this.#stop(isOpen ? "torn" : "zero", page, "an empty page");
     const problem = this.#pageProblem(header, page);
     if (problem !== undefined) return this.#stop("page-header", page, problem);
-    if (page === 0) {
-      this.#firstPage = header;
-      this.#continuationLeft = header.isContinuation ? header.remainingBytes : 0;
-      if (header.isContinuation) this.#phase = "continuation";
+    if (page === 0) this.#firstPage = header;
+    if (this.#earlierPage === undefined) {
+      this.#earlierPage = header;
+      this.#begin(header, page);
+      if (this.#phase === "ended") return;
     } else if (isOpen && header.overwritesContrecord) {
-      this.#forgetOpenRecord();
+      this.#dropOpenRecord();
     } else {
       const openLeft = this.#continuationLeft + this.#recordTotal - this.#recordTaken;
       const left = header.isContinuation ? header.remainingBytes : 0;
@@ -303,13 +413,38 @@ export class SegmentScanner {
     this.#lastGoodPage = page;
   }
 
+  /** No page was there before this one. */
+  #begin(header: PageHeader, page: number): void {
+    const left = header.isContinuation ? header.remainingBytes : 0;
+    if (this.#from <= this.#position) {
+      this.#continuationLeft = left;
+      if (left > 0) this.#phase = "continuation";
+    } else if (this.#position + left > this.#from) {
+      const want = this.#from - this.#position;
+      this.#stop(
+        "torn",
+        page,
+        `${left} bytes of an open record, want no more than ${want} before the first record`,
+      );
+    } else {
+      this.#phase = "before";
+    }
+  }
+
+  /** The server lost the rest of the open record in a crash, and says so. */
+  #dropOpenRecord(): void {
+    const isKnown = this.#recordTaken > 0;
+    this.#forgetOpenRecord();
+    if (isKnown) this.#records?.overwritten?.(advance(this.#options.startLsn, this.#record));
+  }
+
   /** Why the page cannot be one of this segment at this place; whether it fits the open record is not asked here. */
   #pageProblem(header: PageHeader, page: number): string | undefined {
     const { startLsn, segmentSize, systemIdentifier, allowedTimeline } = this.#options;
     const pageLsn = advance(startLsn, page);
-    const magic = this.#firstPage?.magic ?? header.magic;
+    const magic = this.#earlierPage?.magic ?? header.magic;
     if (header.magic !== magic) {
-      const major = this.#firstPage?.majorVersion;
+      const major = this.#earlierPage?.majorVersion;
       const version = major === undefined ? "" : ` (PostgreSQL ${major})`;
       return `page magic ${formatHex16(header.magic)}, want ${formatHex16(magic)}${version}`;
     }
@@ -341,6 +476,14 @@ export class SegmentScanner {
     return undefined;
   }
 
+  /** Bytes of records that are not asked for. */
+  #takeBefore(i: number, pageEnd: number): number {
+    const until = Math.min(pageEnd, i + this.#from - this.#position);
+    this.#position += until - i;
+    if (this.#position === this.#from) this.#phase = "record-header";
+    return until;
+  }
+
   #takeRecordHeader(bytes: Uint8Array, i: number, pageEnd: number): number {
     const taken = this.#recordTaken;
     if (taken === 0) this.#record = this.#position;
@@ -370,7 +513,13 @@ export class SegmentScanner {
     if (problem !== undefined) return this.#stop(totalBytes === 0 ? "zero" : "torn", this.#record, problem);
     this.#recordTotal = totalBytes;
     this.#recordCrc = 0;
-    this.#recordIsProven = this.#wantsProof(totalBytes);
+    this.#recordIsWanted = this.#records !== undefined && this.#records.wants(
+      this.#recordView.getUint8(17),
+      this.#recordView.getUint8(16),
+      totalBytes,
+    );
+    this.#recordIsProven = this.#recordIsWanted || this.#wantsProof(totalBytes);
+    this.#recordInPlace = undefined;
     this.#phase = "record-data";
     if (totalBytes === RECORD_HEADER_BYTES) this.#leaveRecord();
   }
@@ -409,9 +558,11 @@ export class SegmentScanner {
       const recordLsn = advance(startLsn, this.#record);
       return recordHeaderProblem(header, { recordLsn, expectedPrevLsn: advance(startLsn, this.#lastRecord) });
     }
-    // The segment's first record follows one that begins in an earlier segment; a cluster's first follows none.
+    // The segment's first record follows one that begins in an earlier segment; a cluster's first follows none. Of
+    // a record that begins elsewhere, nothing is known but that it follows one.
+    const isSegmentsFirst = header.prevLsn !== 0n && this.#from === 0 && this.#record >= 0;
     return recordHeaderProblem(header, {
-      recordLsn: header.prevLsn === 0n ? advance(startLsn, this.#record) : startLsn,
+      recordLsn: isSegmentsFirst ? startLsn : advance(startLsn, this.#record),
       expectedPrevLsn: undefined,
     });
   }
@@ -421,10 +572,48 @@ export class SegmentScanner {
     if (this.#recordIsProven) {
       this.#recordCrc = crc32cOfRange(bytes, { start: i, end: until }, this.#recordCrc);
     }
+    if (this.#recordIsWanted) this.#keep(bytes, i, until);
     this.#recordTaken += until - i;
     this.#position += until - i;
     if (this.#recordTaken === this.#recordTotal) this.#leaveRecord();
     return until;
+  }
+
+  /** Keeps the next bytes of the wanted record, without a copy when all of it lies here in one piece. */
+  #keep(bytes: Uint8Array, start: number, end: number): void {
+    const taken = this.#recordTaken;
+    const until = taken + end - start;
+    if (taken === RECORD_HEADER_BYTES) {
+      const isInPlace = until === this.#recordTotal && start >= taken &&
+        this.#position - this.#record === taken;
+      if (isInPlace) {
+        this.#recordInPlace = bytes.subarray(start - taken, end);
+        return;
+      }
+    }
+    let kept = this.#kept;
+    if (kept === undefined || kept.length < until) {
+      kept = new Uint8Array(Math.max(KEPT_BYTES, until, Math.min(2 * until, this.#recordTotal)));
+      if (this.#kept !== undefined) kept.set(this.#kept);
+      this.#kept = kept;
+    }
+    if (taken === RECORD_HEADER_BYTES) kept.set(this.#recordBytes);
+    kept.set(bytes.subarray(start, end), taken);
+  }
+
+  #handOver(total: number): void {
+    const { startLsn } = this.#options;
+    const kept = this.#kept;
+    const bytes = this.#recordInPlace ??
+      (total === RECORD_HEADER_BYTES ? this.#recordBytes : kept!.subarray(0, total));
+    this.#recordInPlace = undefined;
+    if (kept !== undefined && kept.length > MOST_KEPT_BYTES) this.#kept = undefined;
+    this.#records!.take({
+      lsn: advance(startLsn, this.#record),
+      endLsn: advance(startLsn, this.#recordsEnd),
+      header: decodeRecordHeader(this.#recordBytes)!,
+      bytes,
+    });
   }
 
   /** The record's last byte is there: now its CRC tells whether to believe it. */
@@ -440,11 +629,17 @@ export class SegmentScanner {
         return this.#stop("torn", this.#record, `CRC ${formatHex32(crc)}, want ${formatHex32(wantCrc)}`);
       }
     }
-    if (this.#firstRecord === NONE) {
-      this.#firstRecord = this.#record;
-      this.#firstRecordPrevLsn = this.#recordPrevLsn();
+    if (this.#record < 0) {
+      this.#joinedRecord = this.#record;
+    } else {
+      if (this.#firstRecord === NONE) {
+        this.#firstRecord = this.#record;
+        this.#firstRecordPrevLsn = this.#recordPrevLsn();
+      }
+      this.#recordCount++;
     }
-    this.#recordCount++;
+    const isWanted = this.#recordIsWanted;
+    const total = this.#recordTotal;
     this.#lastRecord = this.#record;
     this.#forgetOpenRecord();
     this.#recordsEnd = alignUp(this.#position);
@@ -454,6 +649,7 @@ export class SegmentScanner {
       this.#end = "switch";
       this.#phase = "switched";
     } else if (this.#recordsEnd > this.#position) this.#phase = "padding";
+    if (isWanted) this.#handOver(total);
   }
 
   #takeContinuation(i: number, pageEnd: number): number {

@@ -287,6 +287,7 @@ async function putCompressed(disk: Disk, form: ".zst" | ".lz4", bytes: Uint8Arra
   const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[form], level: 1 });
   const file = await disk.create(FIRST + form, 0o600);
   await file.write(Buffer.concat([...compressor.push(bytes), ...compressor.end()]), 0);
+  await file.sync();
   await file.close();
 }
 
@@ -526,5 +527,61 @@ test("without hard links a segment is published by a rename", () =>
     assert.equal(machine.kinds.includes("link"), false);
     assert.deepEqual(content(machine, FIRST), WAL.slice(0, MIB));
     assert.deepEqual(machine.sim.names("inprogress"), []);
+    await writer.close();
+  }));
+
+/** Somebody comes as soon as the segment has its name, and has done with it before anybody looks. */
+function afterRename(disk: Disk, act: () => Promise<void>): void {
+  const rename = disk.rename.bind(disk);
+  disk.rename = async (from, to) => {
+    await rename(from, to);
+    if (to === FIRST) await act();
+  };
+}
+
+test("without hard links a segment that is compressed while it is published is published", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    afterRename(machine.disk, async () => {
+      await putCompressed(machine.disk, ".zst", WAL.subarray(0, MIB));
+      await machine.disk.syncDirectory(".");
+      await machine.disk.unlink(FIRST);
+    });
+    const { writer, told } = open(machine.disk, { naming: { hardLinks: false } });
+    await write(writer, MIB + 10);
+    assert.deepEqual(told, [`published ${FIRST}`]);
+    assert.ok(writer.flushLsn > START + BigInt(MIB));
+    assert.deepEqual(machine.sim.names("."), ["inprogress", `${FIRST}.zst`]);
+    await writer.close();
+  }));
+
+test("without hard links a segment whose new name could not be synced is published at the next try", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    const { writer, told } = open(machine.disk, { naming: { hardLinks: false } });
+    await write(writer, MIB - 10);
+    await writer.append(WAL.subarray(MIB - 10, MIB), "sync");
+    machine.fail("syncDirectory", "ENOSPC");
+    await assert.rejects(writer.publish(), { code: "ENOSPC" });
+    assert.deepEqual(told, []);
+    await writer.publish();
+    assert.deepEqual(told, [`published ${FIRST}`]);
+    assert.deepEqual(content(machine, FIRST), WAL.slice(0, MIB));
+    await writer.close();
+  }));
+
+test("without hard links a segment keeps its name where another stands beside it, compressed", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    afterRename(
+      machine.disk,
+      () => putCompressed(machine.disk, ".zst", walOf({ bytes: MIB, seed: 2 })),
+    );
+    const { writer } = open(machine.disk, { naming: { hardLinks: false } });
+    await assert.rejects(
+      write(writer, MIB),
+      new RegExp(`compressed as "${FIRST}.zst".* kept as "/archive/${FIRST}"`),
+    );
+    assert.deepEqual(content(machine, FIRST), WAL.slice(0, MIB));
     await writer.close();
   }));

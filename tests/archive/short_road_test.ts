@@ -23,6 +23,8 @@ interface Given {
   readonly sendTakes?: number;
   /** Ends the loan while the disk is at work. */
   readonly revokeInSync?: boolean;
+  /** Ends the loan while it waits for the server. */
+  readonly revokeInPoll?: boolean;
 }
 
 /** What happened, in order: `write AT+LENGTH`, `sync`, `status FLUSH`. */
@@ -57,6 +59,7 @@ function run(given: Given) {
     nowMs: () => 946_684_800_000 + 5,
     sockets: {
       poll: () => {
+        if (given.revokeInPoll === true) Atomics.store(control, words.revoked, 1);
         if (left.length > 0) return 1;
         Atomics.store(control, words.revoked, 1);
         return 0;
@@ -76,6 +79,7 @@ function run(given: Given) {
         assert.equal(view.getBigUint64(22), 0n, "apply is never claimed");
         assert.equal(view.getBigInt64(30), 5000n);
         assert.equal(view.getUint8(38), 0);
+        assert.equal(Atomics.load(control, words.sending), 1, "whoever ends the loan now waits");
         events.push(`status ${view.getBigUint64(14) - START}`);
         return sendTakes;
       },
@@ -95,6 +99,7 @@ function run(given: Given) {
       },
     },
   });
+  assert.equal(Atomics.load(control, words.sending), 0);
   const rest = memory.slice(OFFSET, OFFSET + result.restBytes);
   return { result, events, file, rest, control, unread: left.length };
 }
@@ -220,4 +225,10 @@ test("the short road ends when the socket ends", () => {
   const { result, unread } = run({ chunks: [new Uint8Array(0), wal(4096, 10)] });
   assert.deepEqual(result, { end: { kind: "socket-ended" }, position: 4096, restBytes: 0 });
   assert.equal(unread, 1);
+});
+
+test("the short road reads nothing any more once the loan has ended", () => {
+  const { result, events, unread } = run({ chunks: [wal(4096, 100)], revokeInPoll: true });
+  assert.deepEqual(result, { end: { kind: "handed-back" }, position: 4096, restBytes: 0 });
+  assert.deepEqual({ events, unread }, { events: [], unread: 1 });
 });

@@ -10,10 +10,19 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { type Cluster, startCluster } from "../postgres/cluster.ts";
+import type { Cluster } from "../postgres/cluster.ts";
 import { findProgram } from "../postgres/servers.ts";
 import { formatTable, median, programPid, watch } from "./measure.ts";
-import { freshSlot, makeWal, MEGABYTES, SLOT, turned, warm, withDirectory } from "./receive.ts";
+import {
+  freshSlot,
+  makeWal,
+  MEGABYTES,
+  SLOT,
+  startCatchUpPrimary,
+  turned,
+  warm,
+  withDirectory,
+} from "./receive.ts";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const ROUNDS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "5");
@@ -123,16 +132,7 @@ export async function benchCompress(parts: readonly string[]): Promise<void> {
   process.stdout.write(
     `${cpus().length} x ${cpus()[0]?.model}, ${(totalmem() / 2 ** 30).toFixed(0)} GiB, ${tmpdir()}\n`,
   );
-  await using primary = await startCluster({
-    major: 15,
-    settings: {
-      fsync: "off",
-      max_wal_size: "20GB",
-      wal_keep_size: "10GB",
-      shared_buffers: "256MB",
-      checkpoint_timeout: "1h",
-    },
-  });
+  await using primary = await startCatchUpPrimary();
   const endLsn = await makeWal(primary);
   const list = contenders(primary, endLsn).filter(({ name }, index) =>
     index < 3 || parts.some((part) => name.includes(part))

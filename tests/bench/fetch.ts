@@ -13,7 +13,11 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { PieceCompressor } from "../../lib/archive/compression.ts";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
+import { buildIndex, buildPublishedIndex, writeIndex } from "../../lib/archive/index.ts";
+import { INDEX_DIRECTORY, indexPath } from "../../lib/archive/layout.ts";
+import { encodeSegmentIndex } from "../../lib/archive/segment_index.ts";
 import { segmentName, segmentNumber, segmentSize } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { type BackupCopy, type Cluster, startCluster } from "../postgres/cluster.ts";
@@ -65,6 +69,17 @@ function makeArchive(path: string, count: number): void {
   fs.writeFileSync(`${path}.zst`, Buffer.concat([...compressor.push(segments[0]!), ...compressor.end()]));
 }
 
+async function makeIndex(archive: string, compressed: string): Promise<void> {
+  const disk = openDirectDisk(archive);
+  const identity = { systemIdentifier: SYSTEM_IDENTIFIER, segmentSize: segmentSize(SEGMENT_BYTES) };
+  const index = await buildPublishedIndex(disk, { name: nameOf(FIRST), identity }, []);
+  if (index?.scan.end !== "segment-end") {
+    throw new Error("Cannot compare: the segment is not valid to its end");
+  }
+  await writeIndex(disk, index, { directory: 0o700, file: 0o600 });
+  fs.cpSync(join(archive, INDEX_DIRECTORY), join(compressed, INDEX_DIRECTORY), { recursive: true });
+}
+
 /** One hit of a 16 MiB segment, the program's start included. */
 async function benchHit(count: number): Promise<readonly (readonly string[])[]> {
   const directory = fs.mkdtempSync(join(tmpdir(), "wv-bench-"));
@@ -76,11 +91,17 @@ async function benchHit(count: number): Promise<readonly (readonly string[])[]> 
     fs.mkdirSync(compressed);
     fs.copyFileSync(join(archive, "archive.json"), join(compressed, "archive.json"));
     fs.renameSync(`${archive}.zst`, join(compressed, `${nameOf(FIRST)}.zst`));
+    // As received: what push brings gets its index from verify or find.
+    await makeIndex(archive, compressed);
+    const pushed = join(directory, "pushed");
+    fs.mkdirSync(pushed);
+    for (const name of ["archive.json", nameOf(FIRST)]) fs.linkSync(join(archive, name), join(pushed, name));
     const fetch = (from: string) => [PROGRAM, "fetch", `--archive=${from}`, nameOf(FIRST), target];
     const contenders: readonly (readonly [name: string, command: readonly string[]])[] = [
       ["cp", ["cp", join(archive, nameOf(FIRST)), target]],
       ["walvault fetch", fetch(archive)],
       ["walvault fetch --no-verify", [...fetch(archive), "--no-verify"]],
+      ["walvault fetch, without an index", fetch(pushed)],
       ["walvault fetch, zstd", fetch(compressed)],
     ];
     const times = new Map<string, number[]>(contenders.map(([name]) => [name, []]));
@@ -196,12 +217,23 @@ export async function benchRecovery(parts: readonly string[]): Promise<void> {
   const end = await primary.value("SELECT pg_walfile_name(pg_current_wal_lsn())");
   const names = primary.walFiles().filter((name) => name < end);
   const put = (path: string, bytes: Uint8Array) => fs.writeFileSync(path, bytes, { mode: 0o644 });
-  for (const path of Object.values(paths)) put(join(path, "archive.json"), encodeIdentity(identity));
+  for (const path of Object.values(paths)) {
+    put(join(path, "archive.json"), encodeIdentity(identity));
+    for (const name of ["inprogress", INDEX_DIRECTORY]) {
+      fs.mkdirSync(join(path, name));
+      fs.chmodSync(join(path, name), 0o755);
+    }
+  }
   for (const name of names) {
     const bytes = fs.readFileSync(join(primary.dataDirectory, "pg_wal", name));
     put(join(paths.plain, name), bytes);
     const compressor = new PieceCompressor({ format: "zstd", level: 1 });
     put(join(paths.zstd, `${name}.zst`), Buffer.concat([...compressor.push(bytes), ...compressor.end()]));
+    // As received.
+    const index = encodeSegmentIndex(
+      await buildIndex({ name, identity }, async (take) => void await take(bytes, 0)),
+    );
+    for (const path of Object.values(paths)) put(join(path, indexPath(name)), index);
   }
   await primary.stop();
   const contenders: readonly (readonly [name: string, restoreCommand: string])[] = [

@@ -123,6 +123,20 @@ export async function makeWal(primary: Cluster): Promise<string> {
   return await primary.value("SELECT pg_current_wal_lsn()");
 }
 
+/** A server with WAL to catch up with: it keeps all of it, and makes it as fast as it can. */
+export function startCatchUpPrimary(): Promise<Cluster> {
+  return startCluster({
+    major: 15,
+    settings: {
+      fsync: "off",
+      max_wal_size: "20GB",
+      wal_keep_size: "10GB",
+      shared_buffers: "256MB",
+      checkpoint_timeout: "1h",
+    },
+  });
+}
+
 /** Nothing is to be written back, and the WAL is in memory: no contender pays for the one before. */
 export function warm(primary: Cluster): void {
   spawnSync("sync");
@@ -135,16 +149,7 @@ function directoryBytes(directory: string): number {
 }
 
 async function benchCatchUp(): Promise<void> {
-  await using primary = await startCluster({
-    major: 15,
-    settings: {
-      fsync: "off",
-      max_wal_size: "20GB",
-      wal_keep_size: "10GB",
-      shared_buffers: "256MB",
-      checkpoint_timeout: "1h",
-    },
-  });
+  await using primary = await startCatchUpPrimary();
   const endLsn = await makeWal(primary);
   const list = contenders(primary);
   const costs = new Map<string, (Cost & { megabytesPerSecond: number; cpuPerGigabyte: number })[]>();

@@ -157,6 +157,7 @@ test("receive's options have the documented defaults", async () => {
     receiveTimeout: 60_000,
     stallTimeout: 15_000,
     hardLinks: true,
+    index: true,
     logFormat: "text",
   });
 });
@@ -165,7 +166,7 @@ test("receive's options are all parsed", async () => {
   let seen: Record<string, unknown> = {};
   const words =
     "-c x -d /a -S s --create-slot -E 1/0 -n --no-gaps -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
-    "--json --log-format json -v";
+    "--no-index --json --log-format json -v";
   await quietCommand((options) => {
     seen = { ...options };
     return Promise.resolve();
@@ -182,6 +183,7 @@ test("receive's options are all parsed", async () => {
     receiveTimeout: 1000,
     stallTimeout: 2000,
     hardLinks: false,
+    index: false,
     json: true,
     logFormat: "json",
     verbose: true,

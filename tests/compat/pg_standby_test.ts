@@ -61,6 +61,11 @@ test("pg_standby tells its help and version", async () => {
   const help = await runOurs("pg_standby", ["--help"]);
   assert.equal(help.code, 0);
   assert.match(help.stdout, /^pg_standby allows PostgreSQL warm standby servers to be configured\.\n/);
+  // Where it differs from the original.
+  assert.match(
+    help.stdout,
+    /^ {2}200 {2}the file is there and can't be delivered: recovery stops, where the\n +original's 1 has/m,
+  );
   assert.match((await runOurs("pg_standby", ["-V"])).stdout, /^pg_standby \(PostgreSQL\) /);
 });
 

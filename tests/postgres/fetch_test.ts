@@ -6,7 +6,9 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FORM_OF_FORMAT, PieceCompressor } from "../../lib/archive/compression.ts";
+import { parseHistory } from "../../lib/wal/history.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
 import { ArchiveFiles, caughtUp, MIB, segmentOf, startReceiver, until, WorkDirectory } from "./receiver.ts";
 import { makeReadable, readableArchive, RecoveringServer, restoreCommand } from "./restorer.ts";
@@ -380,6 +382,74 @@ test("recovery through fetch follows a promotion", { timeout }, async () => {
   assert.equal(await contentOf(server.cluster), content);
   assert.equal(formatLsn(server.switchPoint(3)), formatLsn(lastRecordEnd(archive, 2)), server.log);
 });
+
+for (const place of ["inside a segment", "at a segment's boundary"] as const) {
+  test(`a standby follows a promotion through fetch only, with a fork ${place}`, { timeout }, async () => {
+    using directory = new WorkDirectory();
+    await using a = await startCluster({ segmentBytes, settings });
+    await a.sql(TABLE);
+    await using b = await a.createStandby({ name: "b" });
+    const path = readableArchive(directory);
+    const archive = new ArchiveFiles(path, segmentBytes);
+    const hidden = `${path}.away`;
+    const replayed = async (standby: Cluster, end: string) =>
+      await until(
+        `the standby having replayed ${end}`,
+        async () => await standby.value(`SELECT pg_last_wal_replay_lsn() >= '${end}'`) === "true",
+      );
+    const flushLsn = () => a.value("SELECT pg_current_wal_flush_lsn()");
+    const receive = async (server: Cluster, into: string, act: () => Promise<void>) => {
+      await using receiver = startReceiver({ connection: server.conninfo(), archive: into });
+      await receiver.next("streaming");
+      await act();
+      await caughtUp(server, receiver);
+      assert.equal(await receiver.stop(), 0);
+    };
+    let backup: BackupCopy | undefined;
+    await receive(a, path, async () => {
+      backup = await a.backup(directory.file("backup"));
+      await write(a);
+      if (place === "at a segment's boundary") await a.sql("SELECT pg_switch_wal()");
+    });
+    const before = await flushLsn();
+    await using standby = await RecoveringServer.start({
+      backup: backup!,
+      restoreCommand: restoreCommand(path),
+      signal: "standby.signal",
+      settings: { recovery_target_timeline: "latest" },
+    });
+    assert.ok(standby.isUp, standby.log);
+    for (const each of [b, standby.cluster]) await replayed(each, before);
+    await b.configure({ primary_conninfo: "" });
+
+    // Where the standby can't see it, the old timeline goes on, past the fork; and the new one begins.
+    fs.renameSync(path, hidden);
+    await receive(a, hidden, () => write(a));
+    await a.kill();
+    await b.promote();
+    await receive(b, hidden, () => write(b));
+    const [fork] = parseHistory(timelineId(2), fs.readFileSync(join(hidden, "00000002.history"))).entries;
+    const atBoundary = fork!.endLsn % BigInt(segmentBytes) === 0n;
+    assert.equal(atBoundary, place === "at a segment's boundary", formatLsn(fork!.endLsn));
+    const name = segmentOf(fork!.endLsn, archive);
+    const first = name.replace(/^00000001/, "00000002");
+    assert.ok(fs.existsSync(join(hidden, name)), "the old timeline's segment goes beyond the fork");
+
+    // The new one's first segment is missing at first: the old one's must not take its place.
+    fs.renameSync(join(hidden, first), directory.file("aside"));
+    fs.renameSync(hidden, path);
+    const refusal = `Cannot deliver ${name} to a standby: timeline 2 left timeline 1 at ${
+      formatLsn(fork!.endLsn)
+    }`;
+    await until("refusals", () => standby.countInLog(refusal) >= 3);
+    assert.equal(await standby.cluster.value("SELECT pg_is_in_recovery()::text"), "true");
+    fs.renameSync(directory.file("aside"), join(path, first));
+    await replayed(standby.cluster, await b.value("SELECT pg_current_wal_flush_lsn()"));
+    assert.equal(await contentOf(standby.cluster), await contentOf(b));
+    await standby.cluster.promote();
+    assert.equal(formatLsn(standby.switchPoint(3)), formatLsn(lastRecordEnd(archive, 2)), standby.log);
+  });
+}
 
 test("a warm standby kept up by fetch --wait comes up with the tail", { timeout }, async () => {
   using directory = new WorkDirectory();

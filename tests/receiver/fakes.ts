@@ -380,6 +380,8 @@ export class FakeSource implements WalSource {
   lent = false;
   stopSaid = false;
   nextLsn = at(0);
+  /** Called before a status goes out. */
+  onStatus: () => void = () => {};
   #handler: WalStreamHandler | undefined;
   #queue: (() => void)[] = [];
   #end = Promise.withResolvers<StreamEnd>();
@@ -458,6 +460,7 @@ export class FakeSource implements WalSource {
         ended: this.#end.promise,
         sendStatus: (status) => {
           if (this.closed || this.stopSaid) return;
+          this.onStatus();
           this.statuses.push(status);
           this.server.journal.push(`status ${formatLsn(status.writeLsn)} ${formatLsn(status.flushLsn)}`);
         },

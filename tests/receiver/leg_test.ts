@@ -595,6 +595,17 @@ test("streamLeg() answers while the disk stalls behind a lent socket, tells the 
   assert.ok(outcome.error instanceof NotYetError);
 });
 
+test("streamLeg() ends the loan of the socket before it sends anything itself", async () => {
+  const { sink, source, clock } = await runLeg(LENDING);
+  sink.borrow();
+  const before = source.statuses.length;
+  const endedAt: boolean[] = [];
+  source.onStatus = () => void endedAt.push(sink.loanEndAsked);
+  for (let second = 0; second < 15 && endedAt.length === 0; second++) await clock.advance(1000);
+  assert.equal(source.statuses.length, before + 1);
+  assert.deepEqual(endedAt, [true]);
+});
+
 test("streamLeg() told to stop gets a lent socket back first; then all that came is safe and told", async () => {
   const { sink, abort, outcome, journal } = await runLeg(LENDING);
   sink.borrow();

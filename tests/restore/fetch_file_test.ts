@@ -5,13 +5,15 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
+import { buildIndex } from "../../lib/archive/index.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { encodeSegmentIndex, type SegmentIndex } from "../../lib/archive/segment_index.ts";
 import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
 import { fetchFile, prepareRestore } from "../../lib/restore/fetch_file.ts";
 import { parseRequestedName } from "../../lib/restore/requested_file.ts";
 import { obstacleOf } from "../../lib/restore/obstacle.ts";
-import { MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
-import { cutAt, FIRST, lastEnd, nameOf, QUICK, Scene, scenery } from "./restore_scene.ts";
+import { buildWal, MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
+import { cutAt, FIRST, lastEnd, nameOf, QUICK, Scene, scenery, SEGMENT_SIZE } from "./restore_scene.ts";
 
 const LAST = FIRST + 3;
 const { segments, ends } = scenery();
@@ -716,4 +718,96 @@ test("a listing that ends too early proves nothing", async () => {
     assert.equal(outcome, "outage", what);
     assert.equal(scene.target, undefined, what);
   }
+});
+
+/** Gives the first segment an index, as of `bytes`; what is said in it may be changed before. */
+async function putIndex(
+  scene: Scene,
+  bytes: Uint8Array,
+  change: (index: SegmentIndex) => SegmentIndex = (index) => index,
+  systemIdentifier = SYSTEM_IDENTIFIER,
+  name = nameOf(FIRST),
+): Promise<void> {
+  const segment = {
+    name,
+    identity: { systemIdentifier: SYSTEM_IDENTIFIER, segmentSize: SEGMENT_SIZE },
+  };
+  const index = await buildIndex(segment, (take) => Promise.resolve(void take(bytes, 0)));
+  scene.put(`index/${name}.idx`, encodeSegmentIndex(change({ ...index, systemIdentifier })));
+}
+
+test("with an index of it, a damaged segment is refused, and a good one is delivered", async () => {
+  const name = nameOf(FIRST);
+  for (const at of [60, 8300, MIB - 100]) {
+    using scene = new Scene();
+    scene.fill(segments, 3);
+    await putIndex(scene, segments[0]!);
+    assert.deepEqual(await scene.fetch(name), { kind: "delivered", path: name });
+    assertBytes(scene.target, segments[0]);
+    scene.put(name, flipped(segments[0]!, at));
+    await refused(scene, name, "damage", /CRC|no valid record|length|link|other bytes/);
+  }
+});
+
+test("what no record of a segment proves, its index does: bytes that go on in the next segment", async () => {
+  const [before, name] = [nameOf(FIRST), nameOf(FIRST + 1)];
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  // Without one nobody can tell.
+  scene.put(before, flipped(segments[0]!, MIB - 100));
+  assert.equal((await scene.fetch(before)).kind, "delivered");
+  await putIndex(scene, segments[0]!);
+  await refused(scene, before, "damage", /other bytes than when its records were read/);
+  scene.put(name, flipped(segments[1]!, 100));
+  assert.equal((await scene.fetch(name)).kind, "delivered");
+  await putIndex(scene, segments[1]!, undefined, SYSTEM_IDENTIFIER, name);
+  await refused(scene, name, "damage", /other bytes than when its records were read/);
+});
+
+test("a bit that no record covers does no harm, whatever the index says", async () => {
+  const plans = [{ totalBytes: 5001 }, { totalBytes: 24, resourceManager: 0, info: 0x40 }];
+  const { segments: [only] } = buildWal({ startLsn: BigInt(FIRST * MIB), segmentBytes: MIB, records: plans });
+  using scene = new Scene();
+  scene.put(nameOf(FIRST), only!);
+  await putIndex(scene, only!);
+  // Between two records.
+  scene.put(nameOf(FIRST), flipped(only!, 40 + 5001));
+  assert.equal((await scene.fetch(nameOf(FIRST))).kind, "delivered");
+});
+
+test("an index that can't vouch for a segment is none: the records are read", async () => {
+  const name = nameOf(FIRST);
+  const damaged = flipped(segments[0]!, 8300);
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  scene.put(name, damaged);
+  // Made after the damage: the CRC is that of the damaged bytes, and the scan says that they are.
+  await putIndex(scene, damaged);
+  await refused(scene, name, "damage", /CRC/);
+  const sound = (index: SegmentIndex): SegmentIndex => ({
+    ...index,
+    scan: { ...index.scan, end: "segment-end" },
+  });
+  // Of another cluster.
+  await putIndex(scene, damaged, sound, SYSTEM_IDENTIFIER + 1n);
+  await refused(scene, name, "damage", /CRC/);
+  // Torn, and no file at all.
+  await putIndex(scene, damaged, sound);
+  const path = `index/${name}.idx`;
+  const whole = new Uint8Array(fs.readFileSync(join(scene.archive, path)));
+  for (const length of [0, 100, 383]) {
+    scene.put(path, whole.subarray(0, length));
+    await refused(scene, name, "damage", /CRC/);
+  }
+  for (let at = 0; at < 384; at += 5) {
+    scene.put(path, flipped(whole, at));
+    await refused(scene, name, "damage", /CRC/);
+  }
+  scene.remove(path);
+  fs.mkdirSync(join(scene.archive, path));
+  await refused(scene, name, "damage", /CRC/);
+  scene.remove(path);
+  // Only this shows that the index above would have been believed.
+  scene.put(path, whole);
+  assert.equal((await scene.fetch(name)).kind, "delivered");
 });

@@ -6,37 +6,15 @@ import { ServerError } from "../../lib/protocol/errors.ts";
 import { connect } from "../../lib/session/connect.ts";
 import { parseLsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { concat, errorFields, frame, xlogData } from "../protocol/frames.ts";
+import { errorFields, frame, xlogData } from "../protocol/frames.ts";
 import { type FakeConnection, startFakeServer } from "./fake_server.ts";
+import { COPY_BOTH, logIn, READY } from "./fake_walsender.ts";
 import { Counting, settingsFor, SILENT, SLOW, tcpHost } from "./support.ts";
 
 const MIB = 1024 * 1024;
 const START = { slot: undefined, startLsn: parseLsn("0/3000000"), timeline: timelineId(1) };
 const MESSAGE_BYTES = 128 * 1024;
 const FLOOD_BYTES = 32 * MIB;
-
-const encoded = (value: string) => [...new TextEncoder().encode(value)];
-const READY = frame("Z", [0x49]);
-const COPY_BOTH = frame("W", [0, 0, 0]);
-
-function versionAnswer(version: string): Uint8Array {
-  const column = [...encoded("server_version_num"), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 255, 255, 255, 255];
-  return concat(
-    frame("T", [0, 1, ...column, 255, 255, 0, 0]),
-    frame("D", [0, 1, 0, 0, 0, version.length, ...encoded(version)]),
-    frame("C", [...encoded("SHOW"), 0]),
-    READY,
-  );
-}
-
-/** Lets the client in, and waits for the command behind the first one. */
-async function logIn({ receive, send }: FakeConnection, version = "150018"): Promise<string> {
-  await receive();
-  send(frame("R", [0, 0, 0, 0]), frame("K", [0, 0, 0, 1, 0, 0, 0, 2]), READY);
-  await receive();
-  send(versionAnswer(version));
-  return await receive();
-}
 
 /** Streams as fast as the socket takes it, all of it ready before the client can say a word. */
 function flood({ send, socket }: FakeConnection): void {

@@ -1,44 +1,24 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
-import { BROUGHT, planOf, type PushPlan, simulatePush } from "./push_simulation.ts";
+import { planOf, type PushPlan, simulatePush, SINGLE_PUSHES, sweepOperations } from "./push_simulation.ts";
 
 /** The fast tier's seeds; `WALVAULT_SIMULATION_SEEDS=100000` runs more. */
 const SEEDS = Number(process.env["WALVAULT_SIMULATION_SEEDS"] ?? 400);
 
-async function play(plan: PushPlan): Promise<number> {
+async function play(plan: PushPlan): Promise<{ readonly operations: number }> {
   try {
-    return (await simulatePush(plan)).operations;
+    return await simulatePush(plan);
   } catch (cause) {
     throw new Error(`Cannot keep the promises: ${JSON.stringify(plan)}`, { cause });
   }
 }
 
-const SINGLE: readonly (readonly [name: string, compress: boolean])[] = [
-  ...BROUGHT.map((name) => [name, false] as const),
-  [BROUGHT[0]!, true],
-];
-
-for (const [name, compress] of SINGLE) {
-  const how = compress ? ", compressed," : "";
-  test(`a push of ${name}${how} may be stopped at each operation, by a kill or a power cut`, async () => {
-    const quiet = {
-      pushes: [name],
-      receiver: false,
-      compress,
-      stopAt: undefined,
-      stopWhen: "before",
-      stop: "all",
-    } as const;
-    const operations = await play({ ...quiet, seed: 0 });
+for (const single of SINGLE_PUSHES) {
+  const how = (single.compress ? ", compressed," : "") + (single.damaged ? " over a damaged form" : "");
+  test(`a push of ${single.pushes[0]}${how} may be stopped at each operation, by a kill or a power cut`, async () => {
+    const { operations } = await sweepOperations(single, play);
     assert.ok(operations > 15);
-    for (let stopAt = 1; stopAt <= operations; stopAt++) {
-      for (const stop of ["all", "power cut"] as const) {
-        for (const stopWhen of ["before", "after"] as const) {
-          await play({ ...quiet, seed: stopAt, stopAt, stop, stopWhen });
-        }
-      }
-    }
   });
 }
 

@@ -632,3 +632,28 @@ test("with provenFromLsn the first record, a switch and all that reaches the las
   assert.equal(flipped(switched.segments[0]!, last.lsn + 20n).end, "torn", "the switch's own CRC");
   assert.equal(flipped(switched.segments[0]!, switched.records[50]!.endLsn - 1n).end, "switch");
 });
+
+test("next() goes on in the segment after, where WAL does", () => {
+  const filler = MIB - (MIB / PAGE_BYTES) * 24 - 16 - 40;
+  const { segments, records } = build([{ totalBytes: filler }, { totalBytes: 3000 }, { totalBytes: 100 }]);
+  const first = new SegmentScanner({ startLsn: lsn(START), segmentSize: SIZE });
+  assert.throws(() => first.next(), /Cannot scan on behind the segment at 16\/0: its WAL ends in it/);
+  first.push(segments[0]!);
+  const second = first.next();
+  second.push(segments[1]!);
+  const result = second.result();
+  assert.equal(result.joinedRecordLsn, records[1]!.lsn);
+  assert.equal(result.firstRecordLsn, records[2]!.lsn);
+  assert.equal(result.firstRecordPrevLsn, records[1]!.lsn);
+  assert.deepEqual([result.recordCount, result.endLsn], [1, records[2]!.endLsn]);
+  assert.throws(() => second.next(), RangeError);
+});
+
+test("fromLsn lies in the segment, where a record may begin", () => {
+  for (const fromLsn of [START - 8n, START + BigInt(MIB), START + 4n]) {
+    assert.throws(
+      () => new SegmentScanner({ startLsn: lsn(START), segmentSize: SIZE, fromLsn: lsn(fromLsn) }),
+      /Cannot scan WAL from/,
+    );
+  }
+});

@@ -6,6 +6,9 @@ export interface RecordPlan {
   readonly totalBytes: number;
   readonly resourceManager?: number;
   readonly info?: number;
+  readonly xid?: number;
+  /** What follows the header; made up where it is not given. */
+  readonly body?: Uint8Array;
 }
 
 /** Where a record came to lie. */
@@ -93,9 +96,10 @@ export function writePageHeader(
 function encodeRecord(plan: RecordPlan, prevLsn: bigint, seed: number): Uint8Array {
   const bytes = new Uint8Array(plan.totalBytes);
   for (let i = 24; i < bytes.length; i++) bytes[i] = (i * 31 + seed * 7) & 255;
+  if (plan.body !== undefined) bytes.set(plan.body, 24);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, plan.totalBytes, true);
-  view.setUint32(4, 700 + seed, true);
+  view.setUint32(4, plan.xid ?? 700 + seed, true);
   view.setBigUint64(8, prevLsn, true);
   bytes[16] = plan.info ?? 0x10;
   bytes[17] = plan.resourceManager ?? 10;
