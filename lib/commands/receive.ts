@@ -15,7 +15,7 @@ import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
-import { connect } from "../session/connect.ts";
+import { askHosts, connect } from "../session/connect.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
@@ -196,6 +196,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
+    askHosts: <T>(ask: (source: WalSource) => Promise<T>, signal: AbortSignal) =>
+      askHosts(settings, { log, signal }, ask),
     archive: new GapReceivingArchive(archive, { clock: realClock, events, now: () => new Date() }),
     clock: realClock,
     log,

@@ -1,54 +1,33 @@
-import { type Lsn, minLsn, ZERO_LSN } from "../wal/lsn.ts";
-
-/** What of the durable WAL a server may be told to be flushed. */
-export interface FlushTeller {
-  /** True when all of it may: then whoever brings WAL to the disk may also tell the server. */
-  readonly isOpen: boolean;
-  /** What to tell of it now; 0/0, which says nothing, while nothing may be told. */
-  flushToTell(flushLsn: Lsn): Lsn;
-  /** Who is called when there is something new to tell; one at a time. */
-  subscribe?(onChange: () => void): void;
-}
-
-/** For WAL that no slot and no commit waits for. */
-export const TELLS_NOTHING: FlushTeller = { isOpen: false, flushToTell: () => ZERO_LSN };
+import { type Lsn, ZERO_LSN } from "../wal/lsn.ts";
 
 /**
  * Holds back the flush position while WAL before it is missing (P6).
  *
- * A commit that waits for this standby must not be released by it: a restore could not reach that commit. While
- * nobody waits, the slot shall move all the same. So a position is told once, when it was durable before the server was
- * last seen to wait for no standby; a commit that begins to wait later lies behind it.
+ * Commits may wait inside the missing WAL: a flush position past it would release them, and no restore could reach them.
+ * So nothing is told to be flushed, and 0/0 says nothing: the server then does not count this standby, and its slot stays.
  */
-export class FlushGate implements FlushTeller {
+export class FlushGate {
   #isOpen = false;
-  #permittedLsn: Lsn | undefined;
-  #onChange: () => void = () => {};
+  #onOpen: () => void = () => {};
 
+  /** True when all that is durable may be told: then whoever brings WAL to the disk may tell it to the server too. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
 
-  subscribe(onChange: () => void): void {
-    this.#onChange = onChange;
+  /** What to tell of what is durable. */
+  flushToTell(flushLsn: Lsn): Lsn {
+    return this.#isOpen ? flushLsn : ZERO_LSN;
   }
 
-  /** Nothing before it is missing any more. */
+  /** Nothing before it is missing any more, or it was given up; it stays open. */
   open(): void {
     this.#isOpen = true;
-    this.#onChange();
+    this.#onOpen();
   }
 
-  /** Nobody waits for what lies below `lsn`: it may be told, once. */
-  permit(lsn: Lsn): void {
-    this.#permittedLsn = lsn;
-    this.#onChange();
-  }
-
-  flushToTell(flushLsn: Lsn): Lsn {
-    if (this.#isOpen) return flushLsn;
-    const permitted = this.#permittedLsn;
-    this.#permittedLsn = undefined;
-    return permitted === undefined ? ZERO_LSN : minLsn(permitted, flushLsn);
+  /** Who is called when it opens; one at a time. */
+  subscribe(onOpen: () => void): void {
+    this.#onOpen = onOpen;
   }
 }

@@ -5,43 +5,43 @@ import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
 import type { FlushGate } from "./flush_gate.ts";
+import { holesBelow } from "./start.ts";
 import type { GapArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
-/** So often it is looked whether a gap is still one, and whether anybody waits for what lies behind it. */
-const LOOK_INTERVAL_MS = 10_000;
+/** So often it is looked whether a gap is still one: commits may wait for that. */
+const LOOK_INTERVAL_MS = 2000;
+/** So often what is missing is asked for, and whether anybody waits for what lies behind it. */
+const ROUND_INTERVAL_MS = 60_000;
 
 /** What a watch works with. */
 export interface GapWatchOptions {
   readonly source: Pick<WalSource, "showAfresh">;
+  readonly systemIdentifier: bigint;
   readonly archive: GapArchive;
   readonly clock: Clock;
   readonly log: Log;
-  readonly gate: FlushGate;
+  /** Of a server that has standbys to wait for. */
+  readonly gate: FlushGate | undefined;
   readonly lineage: TimelineHistory;
   readonly segmentSize: SegmentSize;
   /** Where streaming began: what is missing behind it is no matter of this watch. */
   readonly startLsn: Lsn;
   readonly openGaps: readonly SegmentRun[];
-  /** What is durable now. */
-  flushLsn(): Lsn;
+  /** Begins to ask for what is missing; what comes is seen here. */
+  heal(gaps: readonly SegmentRun[]): void;
+  /** The server may wait for nobody any more: a new connection has to decide. */
+  onNobodyWaits(): void;
 }
 
-/**
- * Watches the gaps before a stream while it runs: opens the gate when they are healed or given up, and until then lets
- * pass what no commit waits for.
- */
+/** Watches the gaps before a stream while it runs: has them healed, and opens the gate when none is left. */
 export class GapWatch {
   #openGaps: readonly SegmentRun[];
+  /** What the ledger was when it was last read; it may have changed between the planning and now. */
   #mark: string | undefined;
 
   constructor(private readonly options: GapWatchOptions) {
     this.#openGaps = options.openGaps;
-  }
-
-  /** Lowest first. */
-  get openGaps(): readonly SegmentRun[] {
-    return this.#openGaps;
   }
 
   /** Until nothing is missing any more, or it is told to stop: then neither a disk nor a server is waited for. */
@@ -50,40 +50,51 @@ export class GapWatch {
   }
 
   async #watch(signal: AbortSignal): Promise<void> {
-    const { archive, clock, log } = this.options;
-    while (!signal.aborted && this.#openGaps.length > 0) {
-      try {
-        this.#mark ??= await archive.gapMark();
-        await waitFor(LOOK_INTERVAL_MS, clock, signal);
-        if (signal.aborted) return;
-        await this.look(signal);
-        if (this.#openGaps.length > 0) await this.#askWhoWaits(signal);
-      } catch (error) {
-        // The stream itself tells when the disk or the server is in trouble.
-        log.debug("gaps not looked at", { error: messageChain(error) });
-        if (this.#mark === undefined) await waitFor(LOOK_INTERVAL_MS, clock, signal);
+    const { clock, gate } = this.options;
+    let roundAtMs = clock.nowMs();
+    for (let rounds = 0;;) {
+      await this.#quietly(() => this.#look(signal));
+      if (signal.aborted || this.#openGaps.length === 0) return;
+      if (clock.nowMs() >= roundAtMs) {
+        roundAtMs = clock.nowMs() + ROUND_INTERVAL_MS;
+        this.options.heal(this.#openGaps);
+        // This connection has just asked.
+        if (gate !== undefined && rounds > 0) await this.#quietly(() => this.#askWhoWaits(signal));
+        rounds++;
       }
+      await waitFor(LOOK_INTERVAL_MS, clock, signal);
+      if (signal.aborted) return;
+    }
+  }
+
+  /** The stream itself tells when the disk or the server is in trouble. */
+  async #quietly(act: () => Promise<void>): Promise<void> {
+    try {
+      await act();
+    } catch (error) {
+      this.options.log.debug("gaps not looked at", { error: messageChain(error) });
     }
   }
 
   /** Looks whether something of what was missing is here, or was given up. */
-  async look(signal: AbortSignal): Promise<void> {
+  async #look(signal: AbortSignal): Promise<void> {
     const { archive, gate, log, lineage, segmentSize, startLsn } = this.options;
     const mark = await archive.gapMark();
     if (mark === this.#mark && !await this.#anyHere()) return;
-    const contents = await archive.contents();
-    if (signal.aborted) return;
-    const open = holesOnLineage({ contents, lineage, segmentSize }, "open")
-      .filter(({ endNumber }) => segmentStart(endNumber, segmentSize) <= startLsn);
-    const all = holesOnLineage({ contents, lineage, segmentSize }, "all");
+    const view = { contents: await archive.contents(), lineage, segmentSize };
+    const open = holesBelow(view, startLsn, "open");
+    const all = holesOnLineage(view, "all");
     for (const gap of this.#openGaps) {
       if (open.some((other) => overlap(gap, other))) continue;
-      const event = all.some((other) => overlap(gap, other)) ? "gap accepted" : "gap healed";
-      log.info(event, gapFields(gap, segmentSize));
+      const isAccepted = all.some((other) => overlap(gap, other));
+      // Who accepted it may not have brought that to the disk; and what is told because of it can't be taken back.
+      if (isAccepted) await archive.confirmGap(gap);
+      log.info(isAccepted ? "gap accepted" : "gap healed", gapFields(gap, segmentSize));
     }
+    if (signal.aborted) return;
     this.#openGaps = open;
     this.#mark = mark;
-    if (open.length === 0) gate.open();
+    if (open.length === 0) gate?.open();
   }
 
   /** The first segment of each: whoever heals begins there. */
@@ -94,11 +105,12 @@ export class GapWatch {
     return false;
   }
 
+  /** Only a hint: the setting may change again before anything is done about it. */
   async #askWhoWaits(signal: AbortSignal): Promise<void> {
-    const { source, gate } = this.options;
-    const durableLsn = this.options.flushLsn();
+    const { source, systemIdentifier } = this.options;
     const names = await source.showAfresh("synchronous_standby_names");
-    if (names === "" && !signal.aborted) gate.permit(durableLsn);
+    if (signal.aborted || names.systemIdentifier !== systemIdentifier || names.value !== "") return;
+    this.options.onNobodyWaits();
   }
 }
 

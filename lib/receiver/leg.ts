@@ -6,7 +6,7 @@ import type { SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
 import { NotYetError } from "./failure.ts";
-import type { FlushTeller } from "./flush_gate.ts";
+import type { FlushGate } from "./flush_gate.ts";
 import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
 import { StopTimeout, withinStop } from "./stopping.ts";
 import type { LegListener, WalArchive, WalSink } from "./wal_archive.ts";
@@ -45,10 +45,8 @@ export interface LegOptions {
   readonly slot: string | undefined;
   /** Stop when everything below it is received. */
   readonly endLsn: Lsn | undefined;
-  /** What lies behind `endLsn`: taken when it comes all the same, or left. */
-  readonly beyondEnd?: "taken" | "left";
-  /** What the server may be told to be flushed; all that is, without it. */
-  readonly flushTeller?: FlushTeller | undefined;
+  /** Says what the server may be told to be flushed; all that is, without it. */
+  readonly flushGate?: FlushGate | undefined;
   /** The server has begun to send. */
   onStreaming(): void;
   onPosition(position: LegPosition): void;
@@ -133,7 +131,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
         // Raced below; it may also fail later, when nobody waits for it any more.
       });
       this.options.onStreaming();
-      this.options.flushTeller?.subscribe?.(() => this.#report());
+      this.options.flushGate?.subscribe(() => this.#report());
       this.#heardAtMs = this.options.clock.nowMs();
       this.#report();
       this.#tick();
@@ -156,7 +154,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
       throw error;
     } finally {
       this.#cancelTick?.();
-      this.options.flushTeller?.subscribe?.(() => {});
+      this.options.flushGate?.subscribe(() => {});
       this.#tellPosition();
       signal.removeEventListener("abort", onAbort);
     }
@@ -165,20 +163,12 @@ class RunningLeg implements WalStreamHandler, LegListener {
   onWal(_startLsn: Lsn, bytes: Uint8Array): void {
     const sink = this.#sink;
     if (sink === undefined) return;
-    sink.push(this.#wanted(sink, bytes));
+    sink.push(bytes);
     if (!this.#paused && sink.congested) {
       this.#paused = true;
       this.#stream?.pause();
       this.#scheduleTick();
     }
-  }
-
-  /** A sink that may take no more than up to the end gets no more. */
-  #wanted(sink: WalSink, bytes: Uint8Array): Uint8Array {
-    const { endLsn, beyondEnd } = this.options;
-    if (endLsn === undefined || beyondEnd !== "left") return bytes;
-    const room = bytesBetween({ startLsn: sink.receivedLsn, endLsn });
-    return room < BigInt(bytes.length) ? bytes.subarray(0, Number(room)) : bytes;
   }
 
   onServerPosition(message: { readonly walEndLsn: Lsn; readonly replyRequested: boolean }): void {
@@ -217,7 +207,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     // Where every message may be the last one, each has to be looked at here.
     if (this.#paused || this.#ended !== undefined || endLsn !== undefined) return undefined;
     // Whoever has the socket tells all that is flushed.
-    if (this.options.flushTeller?.isOpen === false) return undefined;
+    if (this.options.flushGate?.isOpen === false) return undefined;
     const loan = this.#stream?.lend?.();
     if (loan === undefined) return undefined;
     return {
@@ -389,10 +379,10 @@ class RunningLeg implements WalStreamHandler, LegListener {
     // Two that send at the same time may write into each other's messages.
     sink.loan?.end();
     const { writeLsn, flushLsn } = sink;
-    const { flushTeller } = this.options;
+    const { flushGate } = this.options;
     this.#stream?.sendStatus({
       writeLsn,
-      flushLsn: flushTeller === undefined ? flushLsn : flushTeller.flushToTell(flushLsn),
+      flushLsn: flushGate === undefined ? flushLsn : flushGate.flushToTell(flushLsn),
       replyRequested: options.replyRequested,
     });
     this.#reportedFlushLsn = flushLsn;

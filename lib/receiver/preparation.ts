@@ -10,7 +10,7 @@ import {
   type TimelineHistory,
 } from "../wal/history.ts";
 import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
@@ -51,8 +51,7 @@ export interface Prepared {
   readonly segmentSize: SegmentSize;
   /** The server's own. */
   readonly serverLineage: TimelineHistory;
-  /** What the slot keeps, where that is known. */
-  readonly slotLsn: Lsn | undefined;
+  readonly systemIdentifier: bigint;
   /** Missing below where streaming begins, and not given up. */
   readonly openGaps: readonly SegmentRun[];
   /** Recorded right below where streaming begins, with nothing behind that would prove the record to be durable. */
@@ -132,25 +131,20 @@ export class Preparation {
       lineage: ancestorHistory(lineage, plan.timeline),
       segmentSize,
       serverLineage: lineage,
-      slotLsn: slot?.restartLsn,
+      systemIdentifier: system.systemIdentifier,
       openGaps: holesBelow(facts, plan.startLsn, "open"),
       unprovenGaps: unprovenGaps(facts, plan.startLsn),
     };
   }
 
-  /**
-   * Tells once what the server's settings for synchronous replication mean for this standby.
-   *
-   * @returns the server's `synchronous_standby_names`.
-   */
-  async warnOfSynchronousSettings(source: WalSource): Promise<string> {
+  /** Tells once what the server's settings for synchronous replication mean for this standby. */
+  async warnOfSynchronousSettings(source: WalSource): Promise<void> {
     const standbyNames = await source.show("synchronous_standby_names");
     const commit = standbyNames === "" ? "" : await source.show("synchronous_commit");
     const { applicationName, reporter } = this.options;
     for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
       reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
     }
-    return standbyNames;
   }
 
   #checkVersion({ serverVersion, address }: WalSource): void {
@@ -228,6 +222,25 @@ export class Preparation {
       );
     }
     return position;
+  }
+
+  /**
+   * Makes a slot anew that the server has invalidated, if slots are ours to make: nothing can use it any more, and it keeps
+   * no WAL.
+   *
+   * @returns whether it did.
+   */
+  async remakeSlot(source: WalSource): Promise<boolean> {
+    const { slot: name, createSlot, log } = this.options;
+    if (name === undefined || !createSlot || this.#slotCreated.has(source)) return false;
+    // A logical one is refused with the same SQLSTATE, and is somebody else's.
+    if ((await source.readSlot(name))?.kind !== "physical") return false;
+    await source.dropSlot(name);
+    log.warn("invalidated slot dropped", {
+      slot: name,
+      hint: "it is made anew; look at max_slot_wal_keep_size",
+    });
+    return await this.#createSlot(source, name);
   }
 
   async #createSlot(source: WalSource, name: string): Promise<boolean> {

@@ -84,19 +84,15 @@ export function holesBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): re
 }
 
 /**
- * The holes right below where receiving begins, if the archive has nothing behind them.
+ * The holes right below where receiving begins.
  *
- * Whoever has something behind a recorded gap has made the record durable first; of one with nothing behind, nobody
- * knows.
+ * Whoever stored something behind a recorded gap has made the record durable first; of one with nothing behind, nobody
+ * knows. What `push` brought behind it proves nothing.
  */
 export function unprovenGaps(view: LineageView, startLsn: Lsn): readonly SegmentRun[] {
-  const { contents: { runs }, segmentSize: size } = view;
-  const number = segmentNumberAt(startLsn, size);
-  if (runs.some(({ endNumber }) => endNumber > number)) return [];
-  const holes = holesBelow(view, startLsn, "all");
-  const upwards = holes.toReversed();
+  const upwards = holesBelow(view, startLsn, "all").toReversed();
   const unproven: SegmentRun[] = [];
-  for (let end = number; upwards[unproven.length]?.endNumber === end;) {
+  for (let end = segmentNumberAt(startLsn, view.segmentSize); upwards[unproven.length]?.endNumber === end;) {
     const hole = upwards[unproven.length]!;
     unproven.push(hole);
     end = hole.firstNumber;

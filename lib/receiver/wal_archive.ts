@@ -95,3 +95,13 @@ export interface GapArchive extends WalArchive {
   /** Whether a complete segment is there; it costs less than to look at all of them. */
   hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
 }
+
+/** Brings in WAL that is missing, from wherever it is: other hosts, other archives, copies of this one. */
+export interface GapHealer {
+  /**
+   * Asks every source once for these segments, lowest first, and brings in what it gets, complete and durable.
+   *
+   * It rejects only when it was told to stop. Whoever receives says which gaps are healed: by what is here then.
+   */
+  heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void>;
+}

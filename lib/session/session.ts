@@ -84,11 +84,24 @@ export class Session {
     return await this.#query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
   }
 
-  /** `SHOW name` on a connection of its own to the same server: also while this one streams. */
-  async showAfresh(name: string): Promise<string> {
+  /**
+   * `SHOW name` on a connection of its own to the same address: also while this one streams. Whether the same server
+   * answers there its system identifier tells.
+   */
+  async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
     const link = await this.#openAnother();
     try {
-      return await link.query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+      const { systemIdentifier } = await link.query({
+        text: IDENTIFY_SYSTEM,
+        doing: "identify",
+        decode: decodeSystemIdentity,
+      });
+      const value = await link.query({
+        text: showCommand(name),
+        doing: `show ${name} of`,
+        decode: decodeSetting,
+      });
+      return { systemIdentifier, value };
     } finally {
       await link.close();
     }

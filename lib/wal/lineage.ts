@@ -86,6 +86,25 @@ export function holesOnLineage(view: LineageView, kind: HoleKind): readonly Segm
   return holes;
 }
 
+/** What of some segments of a lineage is neither here nor recorded to be missing, lowest first. */
+export function missingWithin(
+  view: LineageView,
+  { firstNumber, endNumber }: Omit<SegmentRun, "timeline">,
+): readonly SegmentRun[] {
+  const { contents: { runs, gaps } } = view;
+  const known = onLineage([...runs, ...gaps.recorded], view);
+  const missing: SegmentRun[] = [];
+  for (let next = endOfCover(firstNumber, known); next < endNumber;) {
+    const after = known.reduce<bigint>(
+      (lowest, { firstNumber: first }) => first > next && first < lowest ? first : lowest,
+      endNumber,
+    ) as SegmentNumber;
+    missing.push(...byTimeline({ firstNumber: next, endNumber: after }, view));
+    next = endOfCover(after, known);
+  }
+  return missing;
+}
+
 /** Some segments of a lineage, as the timelines have them whose files they are in. */
 export function byTimeline(
   { firstNumber, endNumber }: Omit<SegmentRun, "timeline">,

@@ -333,6 +333,8 @@ export class FakeServer {
   address = "db:5432";
   serverVersion = 150_004;
   systemIdentifier = SYSTEM_IDENTIFIER;
+  /** Who answers at the same address on another connection. */
+  afreshIdentifier = SYSTEM_IDENTIFIER;
   timeline = 1;
   flushLsn = at(3.5);
   readonly settings = new Map([
@@ -348,6 +350,8 @@ export class FakeServer {
   /** Rejects every connection, or START_REPLICATION, or the creation of a slot. */
   connectError: unknown;
   startError: unknown;
+  /** The slot is refused, whatever is asked for. */
+  slotInvalidated = false;
   createError: unknown;
   /** Commands that get no answer. */
   readonly silent = new Set<string>();
@@ -408,10 +412,11 @@ export class FakeSource implements WalSource {
     return this.#answer(`show ${name}`, () => this.server.settings.get(name) ?? "");
   }
 
-  showAfresh(name: string): Promise<string> {
+  showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
     this.asked.push(`show ${name} afresh`);
     if (this.server.silent.has("afresh")) return this.#closed.promise;
-    return Promise.resolve(this.server.settings.get(name) ?? "");
+    const { afreshIdentifier: systemIdentifier, settings } = this.server;
+    return Promise.resolve({ systemIdentifier, value: settings.get(name) ?? "" });
   }
 
   readSlot(name: string): Promise<SlotPosition | undefined> {
@@ -428,7 +433,11 @@ export class FakeSource implements WalSource {
   }
 
   dropSlot(name: string): Promise<void> {
-    return this.#answer("drop slot", () => void this.server.slots.delete(name));
+    return this.#answer("drop slot", () => {
+      this.server.slots.delete(name);
+      this.server.slotInvalidated = false;
+      this.server.journal.push(`drop slot ${name}`);
+    });
   }
 
   timelineHistory(timeline: TimelineId): Promise<Uint8Array | undefined> {
@@ -448,6 +457,12 @@ export class FakeSource implements WalSource {
     );
     return this.#answer("start", () => {
       if (this.server.startError !== undefined) throw this.server.startError;
+      if (timeline > this.server.timeline) {
+        throw serverError("XX000", `requested timeline ${timeline} is not in this server's history`);
+      }
+      if (slot !== undefined && this.server.slotInvalidated) {
+        throw serverError("55000", `can no longer access replication slot "${slot}"`);
+      }
       const isRemoved = startLsn < this.server.removedBelow;
       const removed = serverError("58P01", "requested WAL segment has already been removed");
       if (isRemoved && this.server.tellsRemoved === "at once") throw removed;

@@ -957,6 +957,7 @@ test("receiveWal() told to stop before it began does nothing", async () => {
   const never = () => Promise.reject(new Error("connected"));
   const dependencies = {
     connect: never,
+    askHosts: () => Promise.resolve([]),
     archive: new FakeArchive(),
     clock: new FakeClock(),
     log,

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import type { LegPosition } from "../../lib/receiver/leg.ts";
 import { type ReceiveEnd, type ReceiveOptions, receiveWal } from "../../lib/receiver/receive.ts";
+import type { HostReply } from "../../lib/receiver/lack.ts";
+import type { GapHealer } from "../../lib/receiver/wal_archive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
 import {
   FakeArchive,
@@ -35,6 +37,8 @@ export interface Given {
   readonly options?: Partial<ReceiveOptions>;
   /** Several hosts, in the order of trying; the first is `server`. */
   readonly others?: readonly Partial<FakeServer>[];
+  /** Brings in what is missing. */
+  readonly heal?: GapHealer["heal"];
   readonly prepare?: (parts: { readonly server: FakeServer; readonly archive: FakeArchive }) => void;
 }
 
@@ -52,10 +56,13 @@ export async function startReceiving(given: Given = {}) {
   const { log, entries, lines } = fakeLog();
   const positions: LegPosition[] = [];
   const connectedAtMs: number[] = [];
+  const askedAtMs: number[] = [];
   const outcome = watched<ReceiveEnd>(receiveWal(
     {
       connect: (accept, signal) => connect([server, ...others], accept, signal),
+      askHosts: (ask, signal) => askHosts([server, ...others], ask, signal),
       archive,
+      healer: given.heal === undefined ? undefined : { heal: given.heal },
       clock,
       log,
       random: () => 0.5,
@@ -103,6 +110,30 @@ export async function startReceiving(given: Given = {}) {
       throw error;
     }
   }
+  async function askHosts<T>(
+    hosts: readonly FakeServer[],
+    ask: (source: WalSource) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<readonly HostReply<T>[]> {
+    askedAtMs.push(clock.nowMs());
+    const replies: HostReply<T>[] = [];
+    for (const host of hosts) {
+      const { address } = host;
+      try {
+        let answer: T | undefined;
+        const taken = await connectHost(host, async (source) => {
+          answer = await ask(source);
+          return true;
+        }, signal);
+        await taken.close();
+        replies.push({ address, answer: answer as T });
+      } catch (error) {
+        replies.push({ address, error });
+      }
+    }
+    signal.throwIfAborted();
+    return replies;
+  }
   await settled();
   /** Everything that is still under way is told to stop. */
   const stop = async () => {
@@ -120,6 +151,7 @@ export async function startReceiving(given: Given = {}) {
     lines,
     positions,
     connectedAtMs,
+    askedAtMs,
     outcome,
     stop,
   };

@@ -425,8 +425,8 @@ class Connection implements WalSource {
     return this.#query(() => name === "wal_segment_size" ? `${SEGMENT_BYTES / 1048576}MB` : "");
   }
 
-  showAfresh(name: string): Promise<string> {
-    return this.show(name);
+  async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    return { systemIdentifier: SYSTEM_IDENTIFIER, value: await this.show(name) };
   }
 
   readSlot(): Promise<SlotPosition | undefined> {

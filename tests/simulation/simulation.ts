@@ -2,7 +2,6 @@ import { Archive } from "../../lib/archive/archive.ts";
 import { decodeIdentity } from "../../lib/archive/identity.ts";
 import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
 import { parseInProgressName } from "../../lib/archive/layout.ts";
-
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
@@ -278,6 +277,18 @@ class Simulation {
             }
             await connection.close();
             throw new ConnectionError("unsuitable", "not accepted");
+          },
+          askHosts: async (ask) => {
+            try {
+              const connection = await this.#server.connect(process);
+              try {
+                return [{ address: connection.address, answer: await ask(connection) }];
+              } finally {
+                await connection.close();
+              }
+            } catch (error) {
+              return [{ address: "server:5432", error }];
+            }
           },
           archive: receiving,
           clock,
