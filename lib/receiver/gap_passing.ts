@@ -206,8 +206,10 @@ export function lackError(
   return Object.assign(new WalGapError(text, { cause }), { words });
 }
 
-function isSameStart({ plan: one }: Prepared, { plan: other }: Prepared): boolean {
-  return one.startLsn === other.startLsn && one.timeline === other.timeline;
+/** Also on the same line of WAL: what follows may be in files of other timelines else. */
+function isSameStart(one: Prepared, other: Prepared): boolean {
+  return one.plan.startLsn === other.plan.startLsn && one.plan.timeline === other.plan.timeline &&
+    one.serverLineage.timeline === other.serverLineage.timeline;
 }
 
 function keyOf({ timeline, firstNumber, endNumber }: SegmentRun): string {
