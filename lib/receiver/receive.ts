@@ -316,22 +316,13 @@ class Receiver {
     });
   }
 
-  async #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
+  /** Joins the round that is under way, if one is. */
+  #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
     const { healer } = this.dependencies;
-    if (healer === undefined) return;
-    while (this.#healing !== undefined) {
-      await this.#healing.catch(() => {
-        // Whoever began it has the error.
-      });
-    }
-    signal.throwIfAborted();
-    const healing = healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
-    this.#healing = healing;
-    try {
-      await healing;
-    } finally {
-      this.#healing = undefined;
-    }
+    if (healer === undefined) return Promise.resolve();
+    const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
+    this.#healing ??= round().finally(() => this.#healing = undefined);
+    return this.#healing;
   }
 
   #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {
