@@ -86,12 +86,12 @@ export class GapPassing {
    * No host would stream, and one at least lacks what is missing: asks every host, and has it brought in from one that
    * would not do for streaming. When it resolves the next connection is worth making at once.
    *
+   * @param prepared for a host that lacks it, just now: it may have been promoted since it said so
    * @throws {NotYetError} while a host may still have it.
    * @throws {WalGapError} when there is nothing to go on with.
    */
-  async askAll(signal: AbortSignal): Promise<void> {
-    const missing = this.#missing;
-    if (missing === undefined) throw new Error("Cannot ask for missing WAL: none is missing");
+  async askAll(prepared: Prepared, signal: AbortSignal): Promise<void> {
+    const missing = { prepared };
     const { archive, clock, receiveTimeoutMs: timeoutMs } = this.options;
     const { plan, serverLineage: lineage, systemIdentifier, segmentSize } = missing.prepared;
     const number = segmentNumberAt(plan.startLsn, segmentSize);

@@ -206,7 +206,9 @@ class Receiver {
         first = await this.#preparation.prepare(candidate);
         const refusal = this.#gaps.refusal(candidate.address, first);
         if (refusal === undefined) return true;
-        lacking = first;
+        if (lacking === undefined || first.serverLineage.timeline > lacking.serverLineage.timeline) {
+          lacking = first;
+        }
         throw refusal;
       });
     try {
@@ -216,14 +218,14 @@ class Receiver {
     } catch (error) {
       // An archive that has nothing yet has no gap either: it would begin later than it was told to.
       const mayPass = this.options.gaps === "record" && lacking?.plan.origin === "archive";
-      if (!mayPass || signal.aborted) {
+      if (lacking === undefined || !mayPass || signal.aborted) {
         // Next time every host is asked again: what is missing there may have been brought back.
         this.#gaps.forget();
         throw error;
       }
       const { clock } = this.dependencies;
       const limits = { clock, timeoutMs: this.options.timing.stopTimeoutMs };
-      await withinStop(this.#gaps.askAll(signal), limits, signal);
+      await withinStop(this.#gaps.askAll(lacking, signal), limits, signal);
       throw new OtherHostError("What is missing came from elsewhere, or comes from nowhere", {
         cause: error,
       });

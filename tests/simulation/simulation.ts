@@ -92,6 +92,7 @@ class Simulation {
   readonly #acked = new Map<Branch, { readonly beginLsn: bigint; endLsn: bigint }>();
   /** What of a segment was acknowledged before it was recorded to be missing. */
   readonly #ackedOfGaps = new Map<Branch, Map<bigint, number>>();
+  readonly #gapNumbers = new Set<bigint>();
   #ledger: { readonly mark: string; readonly content: GapLedger } | undefined;
   #recordsSeen = 0;
   /** Who accepts a gap, and is killed as soon as his line is written. */
@@ -619,14 +620,16 @@ class Simulation {
     this.#recordsSeen = records.length;
   }
 
+  /** Only the first time: told again, what is acknowledged by then lies behind the gap. */
   #noteAcked(number: SegmentNumber): void {
+    if (this.#gapNumbers.has(number)) return;
+    this.#gapNumbers.add(number);
+    const start = number * BIG_SEGMENT;
     for (const [branch, { beginLsn, endLsn }] of this.#acked) {
-      const start = number * BIG_SEGMENT;
       if (start < beginLsn || start >= endLsn) continue;
       const known = this.#ackedOfGaps.get(branch) ?? new Map<bigint, number>();
       const bytes = Number(endLsn - start < BIG_SEGMENT ? endLsn - start : BIG_SEGMENT);
-      // Told again, it is not what was acknowledged meanwhile behind the gap.
-      if (!known.has(number)) this.#ackedOfGaps.set(branch, known.set(number, bytes));
+      this.#ackedOfGaps.set(branch, known.set(number, bytes));
     }
   }
 
