@@ -232,11 +232,6 @@ const MUTATIONS: readonly Mutation[] = [
     changes: [["    await file.sync();\n", ""]],
   },
   {
-    title: "the gap ledger's name is not synced",
-    file: LEDGER,
-    changes: [['  await disk.syncDirectory(".");\n', ""]],
-  },
-  {
     title: "a gap's line is not waited for",
     file: "lib/receiver/gap_passing.ts",
     changes: [
