@@ -21,6 +21,16 @@ export type ReceivingDirectory = Pick<
   "disk" | "identity" | "modes" | "naming" | "claim" | "contents" | "storeHistory" | "planLeg"
 >;
 
+/** How a receiver uses it. */
+export interface ReceivingOptions {
+  readonly clock: Clock;
+  readonly events: WriterEvents;
+  /** `false` where a segment must not be there before its first byte. */
+  readonly prepareNext?: boolean;
+  /** Without it a disk is filled to its last byte. */
+  readonly minimumFree?: MinimumFree | undefined;
+}
+
 /** An archive as a receiver uses it: one leg at a time. */
 export class ReceivingArchive {
   readonly #memory: Uint8Array;
@@ -29,14 +39,7 @@ export class ReceivingArchive {
 
   constructor(
     private readonly archive: ReceivingDirectory,
-    private readonly options: {
-      readonly clock: Clock;
-      readonly events: WriterEvents;
-      /** `false` where a segment must not be there before its first byte. */
-      readonly prepareNext?: boolean;
-      /** Without it a disk is filled to its last byte. */
-      readonly minimumFree?: MinimumFree | undefined;
-    },
+    private readonly options: ReceivingOptions,
   ) {
     this.#memory = archive.disk.allocate(BUFFER_BYTES);
     this.#zeros = SegmentWriter.zeroPiece(archive.disk);

@@ -6,8 +6,9 @@ import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
+import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
 import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
-import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
+import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
@@ -16,7 +17,7 @@ import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
-import { connect } from "../session/connect.ts";
+import { askHosts, connect } from "../session/connect.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
@@ -227,7 +228,14 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
-    archive: new ReceivingArchive(archive, { clock: realClock, events, minimumFree: options.minFree }),
+    askHosts: <T>(ask: (source: WalSource) => Promise<T>, signal: AbortSignal) =>
+      askHosts(settings, { log, signal }, ask),
+    archive: new GapReceivingArchive(archive, {
+      clock: realClock,
+      events,
+      minimumFree: options.minFree,
+      now: () => new Date(),
+    }),
     clock: realClock,
     log,
     random: Math.random,
@@ -258,6 +266,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       createSlot,
       endLsn,
       loop,
+      // A run that is to end says with its exit code that all is here.
+      gaps: options.gaps && loop && endLsn === undefined ? "record" : "stop",
       timing,
       applicationName: settings.applicationName ?? "walvault",
     }, signal);

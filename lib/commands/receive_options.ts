@@ -21,6 +21,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly dropSlot?: boolean;
   readonly endpos?: Lsn;
   readonly loop: boolean;
+  /** Write down WAL that no server has any more, and go on behind it. */
+  readonly gaps: boolean;
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
@@ -46,6 +48,7 @@ export function receiveDefaults(): ReceiveCommandOptions {
   const { statusInterval, receiveTimeout, stallTimeout } = DEFAULT_SECONDS;
   return {
     loop: true,
+    gaps: true,
     statusInterval: statusInterval * 1000,
     receiveTimeout: receiveTimeout * 1000,
     stallTimeout: stallTimeout * 1000,
@@ -81,6 +84,11 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .option("--drop-slot", "drop the slot and exit")
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
+    .option(
+      "--no-gaps",
+      "exit when no server has the WAL that is missing, as with --endpos and --no-loop; without it the gap is recorded " +
+        "and receiving goes on behind it",
+    )
     .addOption(
       seconds(
         "-s, --status-interval <seconds>",
