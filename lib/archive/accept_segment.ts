@@ -1,6 +1,6 @@
 import { WrongClusterError } from "../wal/errors.ts";
 import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
-import { advance } from "../wal/lsn.ts";
+import { advance, formatLsn } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { formatSegmentSize, parseSegmentName, segmentStart } from "../wal/segment.ts";
@@ -10,6 +10,7 @@ import {
   type Accepted,
   BroughtFileError,
   type DamagedForm,
+  IncompleteSegmentError,
   linkTemporary,
   surveyInProgress,
   withTemporary,
@@ -17,7 +18,13 @@ import {
 import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
-import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
+import {
+  compareForms,
+  isProven,
+  isWholeAndRight,
+  moveDamagedAside,
+  type PublishedForms,
+} from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
 import {
@@ -155,6 +162,9 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
   return await withTemporary(acceptance, async (file) => {
     const quick = await writeAndScan(found, file);
     const written = { ...found, file, form: "" } as const;
+    if (acceptance.options.only === "proven") {
+      return await publish({ ...written, scan: await proveWritten(written, quick) }, forms);
+    }
     const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
     if (isComplete(quick)) return await publish({ ...written, scan: quick }, forms);
     // Now it counts where exactly its valid WAL ends.
@@ -163,6 +173,19 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
       ? await publish({ ...written, scan }, forms)
       : await keepUnfinished({ ...written, scan }, published);
   });
+}
+
+/** @throws {IncompleteSegmentError} when not every record holds, to the segment's end. */
+async function proveWritten(
+  { acceptance: { brought }, file }: Pick<WrittenSegment, "acceptance" | "file">,
+  quick: SegmentScan,
+): Promise<SegmentScan> {
+  const scan = await scanSegmentFile(file, quick);
+  if (isWholeAndRight(scan)) return scan;
+  throw new IncompleteSegmentError(
+    `Cannot archive ${brought.name}: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +
+      `${scan.problem === undefined ? "" : ` (${scan.problem})`}, want all of the segment`,
+  );
 }
 
 /** Gives a complete segment its name. */

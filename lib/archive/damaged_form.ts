@@ -50,9 +50,12 @@ export async function compareForms(found: BroughtSegment, file: DiskFile): Promi
 
 /** Whether every record of a segment that was written holds, to its end. */
 export async function isProven({ file, scan }: WrittenSegment): Promise<boolean> {
-  const whole: SegmentScan = await scanSegmentFile(file, scan);
-  return isCompleteSegment(whole, whole.segmentSize) &&
-    (whole.end === "segment-end" || whole.end === "switch");
+  return isWholeAndRight(await scanSegmentFile(file, scan));
+}
+
+/** Whether a segment is complete, and every record of it holds. */
+export function isWholeAndRight(scan: SegmentScan): boolean {
+  return isCompleteSegment(scan, scan.segmentSize) && (scan.end === "segment-end" || scan.end === "switch");
 }
 
 /** Moves forms that can't be read out of the way: they are no durable WAL, and their bytes are kept. The caller syncs the root. */

@@ -69,7 +69,7 @@ export async function removeName(disk: Disk, path: string): Promise<void> {
 
 /** Opens a file for the time of `use`; `undefined` when it is absent. */
 export async function withFile<T>(
-  disk: Disk,
+  disk: Pick<Disk, "open">,
   path: string,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T | undefined> {
@@ -83,7 +83,11 @@ export async function withFile<T>(
 }
 
 /** Reads a small file whole; `undefined` when absent. */
-export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
+export function readWhole(
+  disk: Pick<Disk, "root" | "open">,
+  path: string,
+  maximumBytes: number,
+): Promise<Uint8Array | undefined> {
   return withFile(disk, path, async (file) => {
     const bytes = await file.bytes();
     if (bytes > maximumBytes) {
