@@ -18,13 +18,7 @@ import {
 import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { FORM_OF_FORMAT } from "./compression.ts";
-import {
-  compareForms,
-  isProven,
-  isWholeAndRight,
-  moveDamagedAside,
-  type PublishedForms,
-} from "./damaged_form.ts";
+import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
 import {
@@ -43,6 +37,7 @@ import {
   refusePublished,
 } from "./refuse_segment.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 import { compressAndScan, writeAndScan } from "./write_brought.ts";
 
 /**
@@ -180,7 +175,7 @@ async function proveWritten(
   { acceptance: { brought }, file }: Pick<WrittenSegment, "acceptance" | "file">,
   quick: SegmentScan,
 ): Promise<SegmentScan> {
-  const scan = await scanSegmentFile(file, quick);
+  const scan = await proveSegmentFile(file, quick);
   if (isWholeAndRight(scan)) return scan;
   throw new IncompleteSegmentError(
     `Cannot archive ${brought.name}: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +

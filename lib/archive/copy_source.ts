@@ -4,7 +4,6 @@ import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { BroughtFileError, IncompleteSegmentError } from "./acceptance.ts";
 import { decompress } from "./compression.ts";
-import { isWholeAndRight } from "./damaged_form.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile, FileState } from "./disk.ts";
 import { readWhole, withFile } from "./durable.ts";
@@ -12,7 +11,7 @@ import { type GapFiller, onlyFile } from "./gap_filler.ts";
 import { type ArchiveIdentity, decodeIdentity } from "./identity.ts";
 import { IDENTITY_FILE, IN_PROGRESS_DIRECTORY, nameOf } from "./layout.ts";
 import { copiesOf, type CopyNames, type SegmentCopy } from "./segment_copies.ts";
-import { scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 
 const MAXIMUM_IDENTITY_BYTES = 4096;
 /** So many files are remembered that were no good; what is forgotten is only looked at again. */
@@ -27,8 +26,8 @@ export interface CopySourceOptions {
    * - `unfinished`: of the archive itself, what is kept from earlier runs.
    */
   readonly places: "all" | "unfinished";
-  /** Of the cluster that the directory is known to be of, by something beside it. */
-  readonly systemIdentifier?: bigint | undefined;
+  /** Of the cluster that the directory is of, if something beside it tells. */
+  systemIdentifier?(): Promise<bigint | undefined>;
 }
 
 /**
@@ -117,7 +116,7 @@ export class CopySource {
     const bytes = await readWhole(this.disk, IDENTITY_FILE, MAXIMUM_IDENTITY_BYTES);
     const told = bytes === undefined ? undefined : decodeIdentity(bytes);
     const own = this.#identity;
-    const systemIdentifier = told?.systemIdentifier ?? this.options.systemIdentifier;
+    const systemIdentifier = told?.systemIdentifier ?? await this.options.systemIdentifier?.();
     if (systemIdentifier !== undefined && systemIdentifier !== own.systemIdentifier) {
       throw new WrongClusterError(
         `Cannot take WAL from "${this.disk.root}": it belongs to the cluster with system identifier ${systemIdentifier}, ` +
@@ -192,7 +191,7 @@ async function refuseIncomplete(
   if (bytes !== segment.segmentSize) {
     throw new IncompleteSegmentError(`"${path}" has ${bytes} bytes, want ${segment.segmentSize}`);
   }
-  const scan = await scanSegmentFile(file, segment);
+  const scan = await proveSegmentFile(file, segment);
   if (isWholeAndRight(scan)) return;
   throw new IncompleteSegmentError(
     `"${path}" is no complete segment: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +

@@ -1,4 +1,3 @@
-import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { type Acceptance, BroughtFileError, type DamagedForm } from "./acceptance.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
@@ -6,7 +5,7 @@ import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile } from "./disk.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
-import { scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 
 /** A published form that can't be read. */
 export interface FoundDamage {
@@ -50,12 +49,7 @@ export async function compareForms(found: BroughtSegment, file: DiskFile): Promi
 
 /** Whether every record of a segment that was written holds, to its end. */
 export async function isProven({ file, scan }: WrittenSegment): Promise<boolean> {
-  return isWholeAndRight(await scanSegmentFile(file, scan));
-}
-
-/** Whether a segment is complete, and every record of it holds. */
-export function isWholeAndRight(scan: SegmentScan): boolean {
-  return isCompleteSegment(scan, scan.segmentSize) && (scan.end === "segment-end" || scan.end === "switch");
+  return isWholeAndRight(await proveSegmentFile(file, scan));
 }
 
 /** Moves forms that can't be read out of the way: they are no durable WAL, and their bytes are kept. The caller syncs the root. */

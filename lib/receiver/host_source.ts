@@ -112,8 +112,14 @@ export class HostSource {
   }
 
   async #connect(signal: AbortSignal): Promise<WalSource> {
+    const { clock, timeoutMs } = this.options;
     const source = await this.options.connect(signal);
+    // Without an answer, or when nobody waits for it any more: then the question fails.
+    const giveUp = () => void source.close();
+    const cancel = clock.setTimer(timeoutMs, giveUp);
+    signal.addEventListener("abort", giveUp, { once: true });
     try {
+      signal.throwIfAborted();
       const { systemIdentifier } = await source.identifySystem();
       if (systemIdentifier === this.options.systemIdentifier) return source;
       throw new WrongClusterError(
@@ -123,6 +129,9 @@ export class HostSource {
     } catch (error) {
       await source.close();
       throw error;
+    } finally {
+      cancel();
+      signal.removeEventListener("abort", giveUp);
     }
   }
 

@@ -151,7 +151,8 @@ class PieceWriter {
 
   /** Takes a copy. */
   push(bytes: Uint8Array, position: number): void {
-    const copy = bytes.slice();
+    // Not `slice()`: that of a Buffer shares its memory.
+    const copy = new Uint8Array(bytes);
     this.#waitingBytes += copy.length;
     this.#last = this.#last.then(() => this.options.write(copy, position)).then(() => {
       const wasFull = this.isFull;

@@ -14,9 +14,10 @@ import { encodeLz4Frame } from "../../lib/archive/lz4_frame.ts";
 import { copiesOf } from "../../lib/archive/segment_copies.ts";
 import { xxHash32 } from "../../lib/archive/xx_hash32.ts";
 import { WrongClusterError } from "../../lib/wal/errors.ts";
+import { lsn } from "../../lib/wal/lsn.ts";
 import { segmentNumber } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { MIB } from "../wal/wal_builder.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
 import { IDENTITY, type Machine, NAMES, NAMING, onSimDisk, walOf } from "./on_sim_disk.ts";
@@ -74,7 +75,7 @@ function peerOf(files: Record<string, Uint8Array> | undefined): Disk {
 async function withPeer(
   files: Readonly<Record<string, Uint8Array>> | undefined,
   use: (source: CopySource, machine: Machine) => Promise<void>,
-  options: { readonly systemIdentifier?: bigint } = {},
+  options: { systemIdentifier?(): Promise<bigint> } = {},
 ): Promise<void> {
   await onSimDisk(async (machine) => {
     await archiveWithGap(machine.disk);
@@ -201,6 +202,24 @@ test("a segment that is not whole closes no gap and is not kept, as a server's p
   }
 });
 
+test("a segment that ends in an XLOG_SWITCH is whole, if nothing stands behind that", async () => {
+  const records = [{ totalBytes: 5000 }, { totalBytes: 24, resourceManager: 0, info: 0x40 }];
+  const startLsn = lsn(4n * BigInt(MIB));
+  const { segments } = buildWal({ startLsn, segmentBytes: MIB, records });
+  const gap = { ...GAP, endNumber: segmentNumber(5n) };
+  for (const isWhole of [true, false]) {
+    const content = segments[0]!.slice();
+    if (!isWhole) content[900_000] = 1;
+    await onSimDisk(async (machine) => {
+      await makeArchive(machine.disk);
+      const filler = await fillerOf(machine.disk);
+      const peer = peerOf({ [SECOND]: content });
+      const { numbers } = await bringFrom(new CopySource(peer, filler, { name: "peer", places: "all" }), gap);
+      assert.deepEqual(numbers, isWhole ? [4n] : []);
+    });
+  }
+});
+
 test("a damaged form does not stand in the way of a good one", () =>
   withRealPeer({
     [SECOND]: segmentOf(1).fill(1, 200_000, 200_100),
@@ -231,7 +250,7 @@ test("P5: another cluster's directory is refused before any of its files is read
   for (
     const [more, options] of [
       [{ "archive.json": encodeIdentity(other) }, {}],
-      [{}, { systemIdentifier: other.systemIdentifier }],
+      [{}, { systemIdentifier: () => Promise.resolve(other.systemIdentifier) }],
     ] as const
   ) {
     await withPeer({ ...files, ...more }, async (source, machine) => {

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { setImmediate } from "node:timers";
 import { healGaps, type HealingSource, withoutSegment } from "../../lib/receiver/healing.ts";
 import { firstThere, HostSource, type SegmentIntake } from "../../lib/receiver/host_source.ts";
 import { requestSegment } from "../../lib/receiver/segment_request.ts";
+import type { StreamEnd, WalSource, WalStream, WalStreamHandler } from "../../lib/receiver/wal_source.ts";
 import { ArchiveConflictError } from "../../lib/wal/errors.ts";
 import type { SegmentRun } from "../../lib/wal/lineage.ts";
 import { type SegmentNumber, segmentSize } from "../../lib/wal/segment.ts";
@@ -233,6 +235,62 @@ test("a server that falls silent is given up, and its connection closed", async 
   await clock.advance(1000);
   await assert.rejects(bringing, /none came for 60 s/);
   assert.ok(server.source.closed);
+  assert.equal(clock.timers, 0);
+});
+
+test("what the socket's memory holds later does not get into the segment", async () => {
+  const server = new FakeServer();
+  const memory = Buffer.alloc(MIB / 8);
+  const written: number[] = [];
+  const source = server.open();
+  const asking = requestSegment(
+    {
+      ...source,
+      address: "db:5432",
+      startReplication: (_start: unknown, handler: WalStreamHandler) => {
+        const ended = Promise.withResolvers<StreamEnd>();
+        setImmediate(() => {
+          for (let piece = 0; piece < 8; piece++) {
+            memory.fill(piece + 1);
+            handler.onWal(at(5 + piece / 8), memory);
+          }
+          memory.fill(99);
+        });
+        const stop = () => ended.resolve({ kind: "stopped" });
+        return Promise.resolve(
+          { ended: ended.promise, stop, pause() {}, resume() {}, sendStatus() {} } as WalStream,
+        );
+      },
+    } as unknown as WalSource,
+    { timeline: timelineId(1), number: number(5), segmentSize: SIZE },
+    {
+      clock: new FakeClock(),
+      timeoutMs: 60_000,
+      write: async (bytes) => {
+        await settled();
+        written.push(bytes[0]!, bytes.at(-1)!);
+      },
+    },
+    never,
+  );
+  await asking;
+  assert.deepEqual(written, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]);
+});
+
+test("a server that never says who it is is given up", async () => {
+  const { server, clock, host } = scene();
+  server.silent.add("identify");
+  const bringing = bring(host, run(5, 6));
+  bringing.catch(() => {});
+  await clock.advance(60_000);
+  await assert.rejects(bringing, /we closed it/);
+  const stop = new AbortController();
+  const stopped = host.bring(run(5, 6), () => {}, stop.signal);
+  stopped.catch(() => {});
+  await settled();
+  stop.abort();
+  await assert.rejects(stopped);
+  await host.endRound();
   assert.equal(clock.timers, 0);
 });
 
