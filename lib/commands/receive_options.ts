@@ -2,7 +2,7 @@ import { Command, Option } from "commander";
 import type { Compression } from "../archive/compression.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { Verbosity } from "./context.ts";
-import { compressionOption, lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
+import { compressionOption, listOption, lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
 
 /** Options of `walvault receive`, checked. */
 export interface ReceiveCommandOptions extends Verbosity {
@@ -15,6 +15,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly loop: boolean;
   /** Write down WAL that no server has any more, and go on behind it. */
   readonly gaps: boolean;
+  /** Directories where missing WAL may be. */
+  readonly peer?: readonly string[];
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
@@ -72,6 +74,12 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       "--no-gaps",
       "exit when no server has the WAL that is missing, as with --endpos and --no-loop; without it the gap is recorded " +
         "and receiving goes on behind it",
+    )
+    .option(
+      "--peer <directory>",
+      "look here for WAL that is missing, and only read: another archive, a directory of pg_receivewal, or a server's " +
+        "pg_wal (may be repeated)",
+      listOption,
     )
     .addOption(
       seconds(
