@@ -1,7 +1,16 @@
-import { type Archive, type ArchiveContents } from "../archive/archive.ts";
-import { allGaps, type Gap, type GapLedger, type GapRecord, healedGaps } from "../archive/gaps.ts";
+import type { Archive, ArchiveContents } from "../archive/archive.ts";
+import { readLedger } from "../archive/gap_ledger_file.ts";
+import {
+  allGaps,
+  EMPTY_LEDGER,
+  type Gap,
+  type GapLedger,
+  type GapRecord,
+  healedGaps,
+} from "../archive/gaps.ts";
 import { parseHistory } from "../wal/history.ts";
 import type { SegmentSize } from "../wal/segment.ts";
+import type { ArchiveSurvey } from "./archive_survey.ts";
 
 /** What is missing in an archive, and what was. */
 export interface ArchiveGaps {
@@ -28,6 +37,18 @@ function gapsIn(contents: ArchiveContents, ledger: GapLedger, segmentSize: Segme
     healed: healedGaps({ contents, ledger, segmentSize }),
     ledger,
   };
+}
+
+/** As `findGaps`, of an archive that is only looked at. */
+export async function gapsOfSurvey(
+  { directory, runs, histories, segmentSize }: Pick<
+    ArchiveSurvey,
+    "directory" | "runs" | "histories" | "segmentSize"
+  >,
+): Promise<readonly Gap[]> {
+  const ledger = await readLedger(directory.disk) ?? EMPTY_LEDGER;
+  const unfinished = await directory.unfinishedFiles(segmentSize);
+  return allGaps({ contents: { runs, unfinished }, histories, ledger, segmentSize });
 }
 
 /** True for what nobody gave up, whether it is written down or not. */

@@ -14,6 +14,7 @@ import { segmentStart } from "../wal/segment.ts";
 import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
+import { gapsOfSurvey } from "./archive_gaps.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
 import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_survey.ts";
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
@@ -146,9 +147,11 @@ async function makeReport(
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
+  const gaps = await gapsOfSurvey(survey);
   const problems = problemsOf({
     timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
+    gaps,
     backups,
     defects,
     conflicts: survey.conflicts,
@@ -160,6 +163,7 @@ async function makeReport(
   return {
     path,
     survey,
+    gaps,
     sinceChangeMs,
     window,
     backups,

@@ -279,6 +279,17 @@ test(
         assert.match(refused.stderr, problem);
       }
       assert.equal(gap(["list", d]).code, 1);
+      const target = ["fetch", d, names[0]!, join(directory.file("target"))];
+      const verify = () => walvault(["verify", d, "-q"]);
+      const check = () => walvault(["status", d, "--check"]);
+      assert.deepEqual([verify().code, check().code, walvault(target).code], [1, 1, 200]);
+      assert.match(verify().stdout, /^hole: .*; recorded \d{4}-.*\n +hint: .*walvault gap list/m);
+      assert.match(check().stdout, /1 recorded gap is open \(.*\): walvault gap list/);
+      assert.match(
+        walvault(target).stderr,
+        /it lies in the gap from .* which was recorded .*walvault gap list/,
+      );
+      assert.match(walvault(["status", d]).stdout, /^Gap +.* on timeline 1: open, recorded \d{4}-/m);
       const accepted = accept([`--from=${formatLsn(startLsn)}`]);
       assert.equal(accepted.code, 0, accepted.stderr);
       assert.match(accepted.stdout, /^accepted: timeline 1, .*\nNo restore can go across it: .*base backup/);
@@ -289,6 +300,13 @@ test(
         /accepted \d{4}-.* by .*: its disk is gone\nno gap is open\n$/,
       );
       assert.ok(!fs.existsSync(join(path, names[0]!)));
+      const [verified, checked, fetched] = [verify(), check(), walvault(target)];
+      assert.equal(verified.code, 0, verified.stdout);
+      assert.match(verified.stdout, /^note: .*; given up \d{4}-.*: its disk is gone\n/m);
+      assert.equal(checked.code, 0, checked.stdout);
+      assert.equal(fetched.code, 200, "nobody can go across it");
+      assert.match(fetched.stderr, /which was given up .*its disk is gone.*no restore goes across it/);
+      assert.match(walvault(["status", d]).stdout, /^Gap +.*: accepted .*: its disk is gone$/m);
       return Promise.resolve();
     }),
 );
