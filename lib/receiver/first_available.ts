@@ -57,16 +57,8 @@ export async function removalOf(
   const startLsn = segmentStart(number, segmentSize);
   const timeline = timelineOfSegment(lineage, number, segmentSize);
   let began = false;
+  let cancel = () => {};
   const first = Promise.withResolvers<"began">();
-  // What it sends is thrown away.
-  const handler: WalStreamHandler = {
-    onWal: () => {
-      began = true;
-      first.resolve("began");
-    },
-    onServerPosition: () => {},
-    onDrained: () => {},
-  };
   const late = Promise.withResolvers<never>();
   late.promise.catch(() => {
     // Raced below.
@@ -75,7 +67,23 @@ export async function removalOf(
     "timeout",
     `Cannot ask ${source.address} for WAL: silent for ${timeoutMs / 1000} s`,
   );
-  const cancel = clock.setTimer(timeoutMs, () => late.reject(silence));
+  /** What is on its way comes before the end of the stream, and over a slow network that takes its time. */
+  const heard = () => {
+    cancel();
+    cancel = clock.setTimer(timeoutMs, () => late.reject(silence));
+  };
+  // What it sends is thrown away.
+  const handler: WalStreamHandler = {
+    onWal: () => {
+      began = true;
+      first.resolve("began");
+    },
+    onServerPosition: () => {},
+    onDrained: () => {
+      if (began) heard();
+    },
+  };
+  heard();
   try {
     const starting = source.startReplication({ slot: undefined, startLsn, timeline }, handler);
     const stream = await Promise.race([starting, late.promise]);

@@ -8,7 +8,7 @@ import { NotYetError } from "./failure.ts";
 import { removalOf } from "./first_available.ts";
 import { askForSegment, type SegmentAnswer } from "./gap_survey.ts";
 import { gapFields } from "./gap_watch.ts";
-import { type HostReply, judgeRound, type Lack } from "./lack.ts";
+import { GAP_PATIENCE_MS, type HostReply, judgeRound, type Lack } from "./lack.ts";
 import type { Prepared } from "./preparation.ts";
 import type { Reporter } from "./reporter.ts";
 import type { GapArchive } from "./wal_archive.ts";
@@ -76,20 +76,22 @@ export class GapPassing {
   /** Why a host is not asked to stream from where receiving is to begin: it is known to lack that. */
   refusal(address: string, prepared: Prepared): WalGapError | undefined {
     const missing = this.#missing;
-    if (missing === undefined || this.#passage !== undefined) return undefined;
-    return isSameStart(missing.prepared, prepared) ? missing.errors.get(address) : undefined;
+    if (missing === undefined || !isSameStart(missing.prepared, prepared)) return undefined;
+    // What is to be recorded was found out for one line of WAL.
+    if (this.#passage !== undefined && isSameLine(missing.prepared, prepared)) return undefined;
+    return missing.errors.get(address);
   }
 
   /**
-   * No host would stream, and one at least lacks what is missing: brings that in from elsewhere, or asks every host.
-   * When it resolves the next connection is worth making at once.
+   * No host would stream, and one at least lacks what is missing: asks every host, and has it brought in from one that
+   * would not do for streaming. When it resolves the next connection is worth making at once.
    *
+   * @param prepared for a host that lacks it, just now: it may have been promoted since it said so
    * @throws {NotYetError} while a host may still have it.
    * @throws {WalGapError} when there is nothing to go on with.
    */
-  async askAll(signal: AbortSignal): Promise<void> {
-    const missing = this.#missing;
-    if (missing === undefined) throw new Error("Cannot ask for missing WAL: none is missing");
+  async askAll(prepared: Prepared, signal: AbortSignal): Promise<void> {
+    const missing = { prepared };
     const { archive, clock, receiveTimeoutMs: timeoutMs } = this.options;
     const { plan, serverLineage: lineage, systemIdentifier, segmentSize } = missing.prepared;
     const number = segmentNumberAt(plan.startLsn, segmentSize);
@@ -121,13 +123,17 @@ export class GapPassing {
     this.#passage = { endNumber, server: host.address, words: host.error.words };
   }
 
-  /** A host that would not do for streaming has it. */
+  /** A host that would not do for streaming has it. All of it may take long: then the next round finds what came. */
   async #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
+    const late = Promise.withResolvers<void>();
+    const cancel = this.options.clock.setTimer(GAP_PATIENCE_MS, () => late.resolve());
     try {
-      await this.options.heal(gaps, signal);
+      await Promise.race([this.options.heal(gaps, signal), late.promise]);
     } catch (error) {
       signal.throwIfAborted();
       this.options.log.warn("missing wal not brought in", { error: messageChain(error) });
+    } finally {
+      cancel();
     }
   }
 
@@ -154,7 +160,7 @@ export class GapPassing {
   async record(source: WalSource, prepared: Prepared): Promise<boolean> {
     const [missing, passage] = [this.#missing, this.#passage];
     this.#passage = undefined;
-    if (missing === undefined || passage === undefined || !isSameStart(missing.prepared, prepared)) {
+    if (missing === undefined || passage === undefined || !isSameLine(missing.prepared, prepared)) {
       return false;
     }
     const { archive, clock, log, receiveTimeoutMs: timeoutMs } = this.options;
@@ -208,6 +214,11 @@ export function lackError(
 
 function isSameStart({ plan: one }: Prepared, { plan: other }: Prepared): boolean {
   return one.startLsn === other.startLsn && one.timeline === other.timeline;
+}
+
+/** Also for what follows: that may be in files of another timeline else. */
+function isSameLine(one: Prepared, other: Prepared): boolean {
+  return isSameStart(one, other) && one.serverLineage.timeline === other.serverLineage.timeline;
 }
 
 function keyOf({ timeline, firstNumber, endNumber }: SegmentRun): string {

@@ -59,6 +59,11 @@ async function firstBehind(
   search: SearchOptions & SoughtSegment,
 ): Promise<SegmentNumber | undefined> {
   const { number: goneNumber, lineage, segmentSize } = search;
+  if (system.timeline > lineage.timeline) {
+    throw new NotYetError(
+      `Cannot say what ${source.address} has: it is on timeline ${system.timeline}, which is newer than what is known`,
+    );
+  }
   const thereNumber = lastNumberOf(system, { lineage, segmentSize });
   if (thereNumber === undefined || thereNumber <= goneNumber) return undefined;
   // Of a segment that is only to come nobody can say that it is there.

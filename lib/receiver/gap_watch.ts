@@ -84,11 +84,11 @@ export class GapWatch {
     const view = { contents: await archive.contents(), lineage, segmentSize };
     const open = holesBelow(view, startLsn, "open");
     const all = holesOnLineage(view, "all");
-    for (const gap of this.#openGaps) {
-      if (open.some((other) => overlap(gap, other))) continue;
-      const isAccepted = all.some((other) => overlap(gap, other));
-      // Who accepted it may not have brought that to the disk; and what is told because of it can't be taken back.
-      if (isAccepted) await archive.confirmGap(gap);
+    const closed = this.#openGaps.filter((gap) => !open.some((other) => overlap(gap, other)))
+      .map((gap) => ({ gap, isAccepted: all.some((other) => overlap(gap, other)) }));
+    // Who accepted it may not have brought that to the disk; and what is told because of it can't be taken back.
+    for (const { gap } of closed.filter(({ isAccepted }) => isAccepted)) await archive.confirmGap(gap);
+    for (const { gap, isAccepted } of closed) {
       log.info(isAccepted ? "gap accepted" : "gap healed", gapFields(gap, segmentSize));
     }
     if (signal.aborted) return;

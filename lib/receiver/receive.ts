@@ -206,7 +206,9 @@ class Receiver {
         first = await this.#preparation.prepare(candidate);
         const refusal = this.#gaps.refusal(candidate.address, first);
         if (refusal === undefined) return true;
-        lacking = first;
+        if (lacking === undefined || first.serverLineage.timeline > lacking.serverLineage.timeline) {
+          lacking = first;
+        }
         throw refusal;
       });
     try {
@@ -216,14 +218,14 @@ class Receiver {
     } catch (error) {
       // An archive that has nothing yet has no gap either: it would begin later than it was told to.
       const mayPass = this.options.gaps === "record" && lacking?.plan.origin === "archive";
-      if (!mayPass || signal.aborted) {
+      if (lacking === undefined || !mayPass || signal.aborted) {
         // Next time every host is asked again: what is missing there may have been brought back.
         this.#gaps.forget();
         throw error;
       }
       const { clock } = this.dependencies;
       const limits = { clock, timeoutMs: this.options.timing.stopTimeoutMs };
-      await withinStop(this.#gaps.askAll(signal), limits, signal);
+      await withinStop(this.#gaps.askAll(lacking, signal), limits, signal);
       throw new OtherHostError("What is missing came from elsewhere, or comes from nowhere", {
         cause: error,
       });
@@ -316,22 +318,13 @@ class Receiver {
     });
   }
 
-  async #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
+  /** Joins the round that is under way, if one is. */
+  #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
     const { healer } = this.dependencies;
-    if (healer === undefined) return;
-    while (this.#healing !== undefined) {
-      await this.#healing.catch(() => {
-        // Whoever began it has the error.
-      });
-    }
-    signal.throwIfAborted();
-    const healing = healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
-    this.#healing = healing;
-    try {
-      await healing;
-    } finally {
-      this.#healing = undefined;
-    }
+    if (healer === undefined) return Promise.resolve();
+    const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
+    this.#healing ??= round().finally(() => this.#healing = undefined);
+    return this.#healing;
   }
 
   #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {

@@ -2,14 +2,16 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { NotYetError } from "../../lib/receiver/failure.ts";
+import { removalOf } from "../../lib/receiver/first_available.ts";
 import { FlushGate } from "../../lib/receiver/flush_gate.ts";
 import type { SegmentAnswer } from "../../lib/receiver/gap_survey.ts";
 import { GAP_PATIENCE_MS, type HostReply, judgeRound } from "../../lib/receiver/lack.ts";
 import { WalGapError, WrongClusterError } from "../../lib/wal/errors.ts";
+import { emptyHistory } from "../../lib/wal/history.ts";
 import { ZERO_LSN } from "../../lib/wal/lsn.ts";
 import type { SegmentNumber } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { at, type FakeArchive, type FakeServer, serverError, settled } from "./fakes.ts";
+import { at, type FakeArchive, FakeClock, FakeServer, serverError, settled, SIZE, watched } from "./fakes.ts";
 import { type Given, startReceiving } from "./running_receiver.ts";
 
 const number = (value: number) => BigInt(value) as SegmentNumber;
@@ -407,12 +409,99 @@ for (const brings of [true, false]) {
   });
 }
 
+test("receiveWal() waits a bounded time for a healing that brings nothing, and for its end when it stops", async () => {
+  let rounds = 0;
+  const run = await startLacking(9, {
+    others: [{
+      address: "db2:5432",
+      timeline: 1,
+      flushLsn: at(6.25),
+      onStart: (source) => source.sendUpTo(at(6.25)),
+    }],
+    prepare: ({ server, archive }) => {
+      server.timeline = 2;
+      server.histories.set(2, HISTORY_2);
+      archive.histories.set(2, HISTORY_2);
+    },
+    heal: (_gaps, signal) => {
+      rounds++;
+      return new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    },
+  });
+  await run.clock.advance(55_000);
+  assert.deepEqual(run.archive.missing, []);
+  await run.clock.advance(150_000);
+  assert.ok(run.journal.includes("record gap 1 2-6"));
+  assert.equal(run.archive.sink.flushLsn, at(9.5));
+  assert.equal(rounds, 1);
+  await run.stop();
+  assert.equal(run.outcome.value, "stopped");
+});
+
 test("receiveWal() records nothing of what the archive itself has inside the gap", async () => {
   const run = await startLacking(9, { prepare: ({ archive }) => archive.addSegments(1, 4, 6) });
   await settled();
   assert.deepEqual(run.journal.filter((line) => line.startsWith("record")), [
     "record gap 1 2-4",
     "record gap 1 6-9",
+  ]);
+  await run.stop();
+});
+
+test("removalOf() waits as long as something comes, and no longer", async () => {
+  for (const comes of [true, false]) {
+    const clock = new FakeClock();
+    const server = new FakeServer();
+    server.flushLsn = at(9.5);
+    server.confirmsStop = false;
+    server.onStart = (source) => source.send(1000);
+    const source = server.open();
+    const search = { lineage: emptyHistory(timelineId(1)), segmentSize: SIZE, clock, timeoutMs: 5000 };
+    const outcome = watched(removalOf(source, number(2), search));
+    for (let ms = 0; ms < 20_000; ms += 2000) {
+      await clock.advance(2000);
+      if (comes) source.send(1000);
+    }
+    assert.equal(outcome.done, !comes);
+    if (!comes) assert.match(String(outcome.error), /silent for 5 s/);
+    source.end({ kind: "stopped" });
+    await settled();
+    if (comes) assert.deepEqual([outcome.done, outcome.error, outcome.value], [true, undefined, undefined]);
+    assert.equal(clock.timers, 0);
+  }
+  // Keepalives say nothing of the WAL.
+  const clock = new FakeClock();
+  const server = new FakeServer();
+  const search = { lineage: emptyHistory(timelineId(1)), segmentSize: SIZE, clock, timeoutMs: 5000 };
+  const source = server.open();
+  const outcome = watched(removalOf(source, number(2), search));
+  for (let ms = 0; ms < 6000; ms += 1000) {
+    await clock.advance(1000);
+    source.keepalive();
+  }
+  assert.match(String(outcome.error), /silent for 5 s/);
+});
+
+test("receiveWal() whose server is promoted while it lacks the WAL records the gap as the new timeline has it", async () => {
+  const run = await startLacking(9, {
+    prepare: ({ server }) => {
+      const { open } = server;
+      let opened = 0;
+      server.open = () => {
+        // The stream that is refused came before.
+        if (++opened === 2) {
+          server.timeline = 2;
+          server.histories.set(2, HISTORY_2);
+        }
+        return open.call(server);
+      };
+    },
+  });
+  await run.clock.advance(5000);
+  assert.equal(run.outcome.done, false, String(run.outcome.error));
+  assert.deepEqual(run.journal.filter((line) => line.startsWith("record")), [
+    "record gap 1 2-6",
+    "record gap 2 6-9",
   ]);
   await run.stop();
 });
@@ -657,31 +746,31 @@ test("receiveWal() behind a gap ends at once when it is told to, also while the 
 });
 
 test("receiveWal() asks for a recorded gap at each connect and each minute, one round at a time, until it is healed", async () => {
-  const healedAtMs: number[] = [];
+  let rounds = 0;
   let finish = () => {};
   const run = await startLacking(6, {
     heal: (gaps, signal) => {
       assert.deepEqual(gaps.map(({ firstNumber, endNumber }) => `${firstNumber}-${endNumber}`), ["2-6"]);
       assert.equal(signal.aborted, false);
-      healedAtMs.push(run.clock.nowMs());
+      rounds++;
       return new Promise((resolve) => {
         finish = resolve;
       });
     },
   });
   await pass(run, 130_000);
-  assert.equal(healedAtMs.length, 1, "the first round is still under way");
+  assert.equal(rounds, 1, "the first round is still under way");
   finish();
   await pass(run, 60_000);
-  assert.equal(healedAtMs.length, 2);
+  assert.equal(rounds, 2);
   finish();
   run.server.source.fail(new ConnectionError("closed", "gone"));
   await run.clock.advance(1000);
-  assert.equal(healedAtMs.length, 3);
+  assert.equal(rounds, 3);
   run.archive.addSegments(1, 2, 6);
   finish();
   await pass(run, 200_000);
-  assert.equal(healedAtMs.length, 3);
+  assert.equal(rounds, 3);
   assert.equal(run.lines("info").filter((line) => line === "gap healed").length, 1);
   await run.stop();
 });
