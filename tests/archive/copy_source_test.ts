@@ -202,6 +202,26 @@ test("a segment that is not whole closes no gap and is not kept, as a server's p
   }
 });
 
+test("nor does one that is compressed and not whole, or not right", async () => {
+  for (
+    const content of [
+      segmentOf(1).fill(0, 500_000),
+      segmentOf(4),
+      segmentOf(1).fill(0, 100_000, 100_050),
+      new Uint8Array(MIB),
+      segmentOf(1).subarray(0, 500_000),
+    ]
+  ) {
+    await withPeer({ [`${SECOND}.lz4`]: lz4Of(content) }, async (source, machine) => {
+      const { numbers, said } = await bringFrom(source);
+      assert.deepEqual(numbers, []);
+      assert.match(said ?? "", /Cannot (archive|read)|is damaged/);
+      assertHas(machine, [FIRST, FOURTH]);
+      assert.deepEqual(machine.sim.names("inprogress"), [], "nothing is kept of it");
+    });
+  }
+});
+
 test("a segment that ends in an XLOG_SWITCH is whole, if nothing stands behind that", async () => {
   const records = [{ totalBytes: 5000 }, { totalBytes: 24, resourceManager: 0, info: 0x40 }];
   const startLsn = lsn(4n * BigInt(MIB));
