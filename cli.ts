@@ -148,6 +148,8 @@ async function main(failureExits: FailureExits): Promise<number> {
     .version(`walvault ${VERSION}`, "-V, --version", "print the version");
   for (const command of commands((code) => exitCode = code)) {
     program.addCommand(configure(command, `walvault ${command.name()} --help`));
+    // They inherit nothing of it.
+    for (const each of command.commands) configure(each, `walvault ${command.name()} ${each.name()} --help`);
   }
   try {
     if (process.argv.length <= 2) program.help({ error: true });

@@ -80,7 +80,8 @@ export function gapListText({ gaps, healed, segmentSize, ledger }: ArchiveGaps):
         "bring what is missing with gap heal or push, or give it up with gap accept",
   );
   if (ledger.unreadableLines > 0) {
-    lines.push(`${ledger.unreadableLines} lines of gaps.jsonl can't be read, and count for nothing`);
+    const many = ledger.unreadableLines === 1 ? "1 line" : `${ledger.unreadableLines} lines`;
+    lines.push(`${many} of gaps.jsonl can't be read`);
   }
   return lines.join("\n") + "\n";
 }
