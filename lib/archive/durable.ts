@@ -70,7 +70,7 @@ export async function removeName(disk: Disk, path: string): Promise<void> {
 
 /** Opens a file for the time of `use`; `undefined` when it is absent. */
 export async function withFile<T>(
-  disk: Disk,
+  disk: Pick<Disk, "open">,
   path: string,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T | undefined> {
@@ -86,7 +86,11 @@ export async function withFile<T>(
 const START_BYTES = 4096;
 
 /** Reads a small file whole; `undefined` when absent. */
-export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
+export function readWhole(
+  disk: Pick<Disk, "root" | "open">,
+  path: string,
+  maximumBytes: number,
+): Promise<Uint8Array | undefined> {
   return withFile(disk, path, async (file) => {
     const start = new Uint8Array(Math.min(maximumBytes, START_BYTES));
     // The usual one ends in there.

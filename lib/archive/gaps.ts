@@ -1,5 +1,5 @@
 import { crc32c } from "../wal/crc32c.ts";
-import type { TimelineHistory } from "../wal/history.ts";
+import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
 import { holesOnLineage, type LineageStock, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, parseLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
@@ -184,8 +184,44 @@ export function gapsOf({ contents, ledger, lineage, segmentSize }: GapView): rea
     lineage,
     segmentSize,
   };
-  return holesOnLineage(view, "all").flatMap((hole) => {
-    const whole = gapOfSegments(hole, segmentSize);
+  return describe(holesOnLineage(view, "all"), ledger, segmentSize);
+}
+
+/** As `gapsOf`, of every timeline that the archive or its ledger knows of; by timeline, lowest first. */
+export function allGaps(
+  { contents, ledger, histories, segmentSize }: Omit<GapView, "lineage"> & {
+    readonly histories: readonly TimelineHistory[];
+  },
+): readonly Gap[] {
+  const stock = { ...contents, gaps: missingByLedger(ledger, segmentSize) };
+  const known = [...contents.runs, ...contents.unfinished, ...histories, ...stock.gaps.recorded];
+  const holes = [...new Set(known.map(({ timeline }) => timeline))].flatMap((timeline) => {
+    const lineage = histories.find((history) => history.timeline === timeline) ?? emptyHistory(timeline);
+    return holesOnLineage({ contents: stock, lineage, segmentSize }, "all");
+  });
+  return describe(joined(holes), ledger, segmentSize);
+}
+
+/** Lineages share ancestors, and so their holes. */
+function joined(holes: readonly SegmentRun[]): readonly SegmentRun[] {
+  const runs: SegmentRun[] = [];
+  const ordered = [...holes].sort((a, b) =>
+    a.timeline - b.timeline || (a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0)
+  );
+  for (const hole of ordered) {
+    const last = runs.at(-1);
+    if (last === undefined || last.timeline !== hole.timeline || last.endNumber < hole.firstNumber) {
+      runs.push(hole);
+    } else if (last.endNumber < hole.endNumber) {
+      runs[runs.length - 1] = { ...last, endNumber: hole.endNumber };
+    }
+  }
+  return runs;
+}
+
+function describe(holes: readonly SegmentRun[], ledger: GapLedger, size: SegmentSize): readonly Gap[] {
+  return holes.flatMap((hole) => {
+    const whole = gapOfSegments(hole, size);
     return stretchesOf(whole, [...ledger.records, ...ledger.acceptances]).map((range) => {
       const record = ledger.records.findLast((one) => covers(one, range));
       const acceptance = ledger.acceptances.findLast((one) => covers(one, range));

@@ -23,6 +23,7 @@ import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
@@ -88,6 +89,12 @@ function checkUsage(options: ReceiveCommandOptions): void {
   ) {
     throw new UsageError("--halt-action drop-slot needs a limit", "Give --halt-lag, --halt-after, or both");
   }
+  if (options.peer !== undefined && !options.hardLinks) {
+    throw new UsageError(
+      "--peer needs hard links: what comes from there is given its name beside the receiver",
+      "Leave out --peer, or put the archive on a file system with hard links and leave out --no-hard-links",
+    );
+  }
   if (options.createSlot && options.dropSlot) {
     throw new UsageError("--create-slot and --drop-slot exclude each other", "Give one of them");
   }
@@ -123,6 +130,7 @@ interface Streaming extends Receiving {
   readonly live: LiveLine;
   readonly compressing: Compressing | undefined;
   readonly indexing: Indexing | undefined;
+  readonly healing: Healing | undefined;
 }
 
 async function receiveInto(
@@ -135,6 +143,7 @@ async function receiveInto(
   let lock: FileLock | undefined;
   let compressing: Compressing | undefined;
   let indexing: Indexing | undefined;
+  let healing: Healing | undefined;
   const live = new LiveLine(context.stderr, realClock, {
     enabled: options.quiet !== true && options.logFormat === "text",
   });
@@ -155,9 +164,22 @@ async function receiveInto(
       const { Indexing } = await import("./indexing.ts");
       indexing = new Indexing(claimed, log);
     }
-    return await stream(claimed, { ...receiving, log, live, compressing, indexing }, context);
+    if (options.hardLinks) {
+      healing = new Healing({
+        directory,
+        peers: options.peer ?? [],
+        settings: receiving.settings,
+        timeoutMs: options.receiveTimeout,
+        log,
+        onBrought: (segment) => {
+          compressing?.published(segment);
+          indexing?.published(segment);
+        },
+      });
+    }
+    return await stream(claimed, { ...receiving, log, live, compressing, indexing, healing }, context);
   } finally {
-    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close()]);
+    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close(), healing?.close()]);
     // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
     if (!ends.includes("stuck")) lock?.release();
   }
@@ -207,7 +229,7 @@ function lockArchive(directory: string, mode: number): FileLock {
 }
 
 async function stream(archive: Archive, receiving: Streaming, context: CommandContext): Promise<number> {
-  const { options, settings, log, live, compressing, indexing } = receiving;
+  const { options, settings, log, live, compressing, indexing, healing } = receiving;
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
@@ -236,6 +258,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       minimumFree: options.minFree,
       now: () => new Date(),
     }),
+    healer: healing,
     clock: realClock,
     log,
     random: Math.random,

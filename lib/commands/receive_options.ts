@@ -6,6 +6,7 @@ import type { Verbosity } from "./context.ts";
 import {
   bytesOption,
   compressionOption,
+  listOption,
   lsnOption,
   minimumFreeOption,
   secondsOption,
@@ -23,6 +24,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly loop: boolean;
   /** Write down WAL that no server has any more, and go on behind it. */
   readonly gaps: boolean;
+  /** Directories where missing WAL may be. */
+  readonly peer?: readonly string[];
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
@@ -88,6 +91,12 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       "--no-gaps",
       "exit when no server has the WAL that is missing, as with --endpos and --no-loop; without it the gap is recorded " +
         "and receiving goes on behind it",
+    )
+    .option(
+      "--peer <directory>",
+      "look here for WAL that is missing, and only read: another archive, a directory of pg_receivewal, or a server's " +
+        "pg_wal (may be repeated)",
+      listOption,
     )
     .addOption(
       seconds(

@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { BackupJudgement } from "../observe/backup_judgement.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import type { Lag } from "../observe/lag.ts";
@@ -44,6 +45,8 @@ export interface StatusReport {
   readonly survey: ArchiveSurvey;
   /** With less than this free, receive stops reading. */
   readonly minFreeBytes: number;
+  /** What is missing, on all timelines, with what the ledger tells of it. */
+  readonly gaps: readonly Gap[];
   /** Since WAL last came, by this machine's clock; negative when the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */

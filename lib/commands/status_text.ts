@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import { leadsToEnd } from "../observe/health.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
@@ -6,6 +7,7 @@ import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { formatSegmentSize } from "../wal/segment.ts";
 import { formatTimestamp } from "../wal/timestamp.ts";
+import { formatTime } from "./gap_answer.ts";
 import { formatBytes } from "./live_line.ts";
 import type { CommitWindow, JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import type { WalFile } from "./wal_file.ts";
@@ -21,6 +23,7 @@ export function statusText(report: StatusReport): string {
     ...archiveLines(report),
     ...(survey.timelines.length === 0 ? [] : ["", ...timelineTable(survey.timelines), ""]),
     ...holeLines(survey.newest?.holes ?? []),
+    ...gapLines(report.gaps),
     ...latestLines(report),
     ...windowLines(report),
     ...recoverableLines(report),
@@ -76,6 +79,19 @@ function holeLines(holes: readonly Hole[]): readonly string[] {
   });
   const left = holes.length - shown.length;
   return left === 0 ? shown : [...shown, INDENT + `and ${left} more`];
+}
+
+/** Of what the ledger tells something; the others are holes as any. */
+function gapLines(gaps: readonly Gap[]): readonly string[] {
+  const known = gaps.filter(({ state }) => state !== "unrecorded");
+  const shown = known.slice(0, MAXIMUM_LINES).map(({ timeline, startLsn, endLsn, record, acceptance }) => {
+    const state = acceptance !== undefined
+      ? `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`
+      : `open, recorded ${formatTime(record?.recordedAt ?? "")}: ${record?.reason}`;
+    return item("Gap", `${formatLsn(startLsn)} to ${formatLsn(endLsn)} on timeline ${timeline}: ${state}`);
+  });
+  const left = known.length - shown.length;
+  return left === 0 ? shown : [...shown, INDENT + `and ${left} more: walvault gap list`];
 }
 
 function latestLines({ survey, sinceChangeMs }: StatusReport): readonly string[] {
