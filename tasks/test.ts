@@ -168,15 +168,15 @@ async function perform(run: Run): Promise<TestCounts> {
   return { passed: counts?.passed ?? 0, failed: (counts?.failed ?? 0) + 1 };
 }
 
-const build = mkdtempSync(join(tmpdir(), "wv-build-"));
-// The servers' account runs what is in it.
-chmodSync(build, 0o755);
 const words = process.argv.slice(2);
 const tiers = words.filter(isTier);
 const parts = words.filter((word) => !isTier(word));
 let passed = 0;
 let failed = 0;
 if (tiers.length === 0) throw new Error(`Cannot test: no tier, want one or more of ${TIERS.join(", ")}`);
+const build = mkdtempSync(join(tmpdir(), "wv-build-"));
+// The servers' account runs what is in it.
+chmodSync(build, 0o755);
 for (const tier of tiers) {
   try {
     for (const run of runsOf(tier, parts)) {
