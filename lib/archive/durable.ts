@@ -3,6 +3,7 @@
  *
  * Each function says what stands on the disk if the power goes between any two of its steps.
  */
+import { formatKind, NotAFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { temporaryName } from "./layout.ts";
 
@@ -82,9 +83,34 @@ export async function withFile<T>(
   }
 }
 
-/** Reads a small file whole; `undefined` when absent. */
-export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
-  return withFile(disk, path, async (file) => {
+/**
+ * As `withFile`, for readers of what others may have put there.
+ *
+ * @throws {NotAFileError} when something else than a file stands there.
+ */
+export async function withPlainFile<T>(
+  disk: Disk,
+  path: string,
+  use: (file: DiskFile) => Promise<T>,
+): Promise<T | undefined> {
+  const entry = await disk.entry(path);
+  if (entry === undefined) return undefined;
+  if (entry.kind !== "file") {
+    throw new NotAFileError(
+      `Cannot read "${disk.root}/${path}": it is ${formatKind(entry.kind)}, want a file`,
+    );
+  }
+  return await withFile(disk, path, use);
+}
+
+/** Reads a small file whole, opened by `open`; `undefined` when absent. */
+export function readWhole(
+  disk: Disk,
+  path: string,
+  maximumBytes: number,
+  open: typeof withFile = withFile,
+): Promise<Uint8Array | undefined> {
+  return open(disk, path, async (file) => {
     const bytes = await file.bytes();
     if (bytes > maximumBytes) {
       throw new RangeError(

@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
 import type { Disk, DiskFile } from "./disk.ts";
-import { withFile } from "./durable.ts";
+import { withFile, withPlainFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import { readThrough, type TakeBytes } from "./segment_file.ts";
 
@@ -29,6 +29,7 @@ export interface PublishedSegment {
  * Opens a published segment in whatever form it stands; `undefined` when there is none.
  *
  * A compressed form takes the plain one's place while others read: the plain one is looked for again at the end.
+ * @throws {NotAFileError} when something else stands under one of its names.
  */
 export async function withPublished<T>(
   disk: Disk,
@@ -42,7 +43,7 @@ export async function withPublished<T>(
 ): Promise<T | undefined> {
   for (const form of segment.forms ?? [...SEGMENT_FORMS, ""]) {
     const path = segment.name + form;
-    const found = await withFile(disk, path, async (file) => {
+    const found = await withPlainFile(disk, path, async (file) => {
       const readAll = sourceOf(file, {
         form,
         label: `${disk.root}/${path}`,

@@ -247,6 +247,8 @@ async function lastModified(
   const number = endNumber - 1n as SegmentNumber;
   const path = await publishedPath(archive, tailPlaces(lineage, number, size)[0]!, number, size);
   if (path === undefined) return undefined;
+  // What else stands there is told elsewhere; opening it may take for ever.
+  if ((await archive.disk.entry(path))?.kind !== "file") return undefined;
   return await withFile(archive.disk, path, async (file) => (await file.state()).modifiedMs);
 }
 

@@ -1,4 +1,4 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { isFilesFault } from "../archive/damaged_file.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
@@ -59,7 +59,7 @@ export async function commitsFrom(
 
 /** What can't be read tells nothing; what it means for the archive is for verify to say. */
 function untold(error: unknown): undefined {
-  if (error instanceof DamagedFileError || error instanceof VanishedError) return undefined;
+  if (isFilesFault(error) || error instanceof VanishedError) return undefined;
   throw error;
 }
 
