@@ -19,6 +19,7 @@ import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_surv
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
 import { commandConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { indexDefects } from "./index_look.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import { lookAtServer, type ServerLook } from "./server_look.ts";
@@ -148,6 +149,7 @@ async function makeReport(
   };
   const defects = [
     ...survey.defects,
+    ...await indexDefects(survey),
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];

@@ -6,6 +6,7 @@ import type {
 } from "../archive/segment_index.ts";
 import type { PlacedTransactionEnd } from "../archive/segment_indexer.ts";
 import { advance, type Lsn, maxLsn } from "../wal/lsn.ts";
+import { isWholeScan } from "../wal/scanner.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
 import type { RecoveryTarget } from "./recovery_lines.ts";
 import type { RoadRun, RoadSegment } from "./wal_road.ts";
@@ -148,8 +149,7 @@ async function lastDamageBefore(
     const damaged = run.segments[index]!;
     const scan = (await headOf(damaged))?.scan;
     if (scan === undefined) continue;
-    const goesOn = scan.end === "segment-end" || scan.end === "switch" && scan.restIsZero === true;
-    if (goesOn) continue;
+    if (isWholeScan(scan)) continue;
     const behindLsn = run.segments[index + 1]!.startLsn;
     return { note: { kind: "damage", segment: damaged, lsn: scan.endLsn }, behindLsn };
   }
