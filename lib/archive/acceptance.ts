@@ -75,6 +75,8 @@ export interface Acceptance {
   readonly options: AcceptOptions;
   /** The name of `inprogress/` that it is written under. */
   readonly temporary: string;
+  /** What nothing depends on any more, and never rejects; whoever made this waits for it at the end. */
+  readonly tidying: Promise<void>[];
 }
 
 /**
@@ -117,20 +119,16 @@ export async function linkTemporary(
   }
 }
 
-/** Makes the temporary file for the time of `use`; then it is closed and has no temporary name any more. */
+/** Makes the temporary file for the time of `use`; to close it and to take its temporary name away is `tidying`. */
 export async function withTemporary<T>(
-  { archive, temporary }: Acceptance,
+  { archive: { disk, modes }, temporary, tidying }: Acceptance,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T> {
-  const file = await archive.disk.create(temporary, archive.modes.file);
+  const file = await disk.create(temporary, modes.file);
   try {
     return await use(file);
   } finally {
-    try {
-      await file.close();
-      await removeName(archive.disk, temporary);
-    } catch {
-      // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
-    }
+    // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
+    for (const each of [file.close(), removeName(disk, temporary)]) tidying.push(each.catch(() => {}));
   }
 }

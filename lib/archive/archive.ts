@@ -6,9 +6,10 @@ import { isAllZero } from "../wal/scanner.ts";
 import { formatSegmentSize, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
+import { allEnded } from "./all_ended.ts";
 import { backLinksBefore } from "./back_links.ts";
 import { DamagedFileError } from "./damaged_file.ts";
-import type { Disk, NamedEntry } from "./disk.ts";
+import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { type SegmentRun, takeInventory } from "./inventory.ts";
@@ -89,7 +90,15 @@ export class Archive {
    * @throws {ArchiveError} when it is neither, or belongs to another user.
    */
   static async open(disk: Disk, options: ArchiveOptions): Promise<Archive> {
-    const root = await disk.entry(".");
+    const directories = [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY];
+    // At once; what they find counts in the order below.
+    const [rootLook, identityRead, identityLook, ...looks] = await allEnded([
+      disk.entry("."),
+      readIdentity(disk),
+      disk.entry(IDENTITY_FILE),
+      ...directories.map((directory) => disk.entry(directory)),
+    ]);
+    const root = await rootLook;
     if (root === undefined) {
       throw new ArchiveError(
         `Cannot open the archive "${disk.root}": there is no such directory; make it with: mkdir -m 700 "${disk.root}"`,
@@ -100,11 +109,11 @@ export class Archive {
         `Cannot open the archive "${disk.root}": it is a ${root.kind}, want a directory`,
       );
     }
-    const identity = await readIdentity(disk);
+    const identity = await identityRead;
     if (identity === undefined) await refuseForeignFiles(disk, options);
-    await refuseOtherUser(disk, options, identity === undefined ? "." : IDENTITY_FILE);
-    for (const directory of [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY]) {
-      const entry = await disk.entry(directory);
+    refuseOtherUser(disk, options, identity === undefined ? root : await identityLook);
+    for (const [index, directory] of directories.entries()) {
+      const entry = await looks[index];
       if (entry === undefined || entry.kind === "directory") continue;
       throw new ArchiveError(
         `Cannot open the archive "${disk.root}": "${directory}" in it is a ${entry.kind}, want a directory`,
@@ -359,8 +368,8 @@ async function refuseForeignFiles(disk: Disk, { onAdopted }: ArchiveOptions): Pr
   );
 }
 
-async function refuseOtherUser(disk: Disk, options: ArchiveOptions, witness: string): Promise<void> {
-  const owner = (await disk.entry(witness))?.ownerId;
+function refuseOtherUser(disk: Disk, options: ArchiveOptions, witness: DiskEntry | undefined): void {
+  const owner = witness?.ownerId;
   if (owner === undefined || options.userId === undefined || owner === options.userId) return;
   throw new ArchiveError(
     `Cannot write to the archive "${disk.root}": it belongs to the user with id ${owner}, this process runs as ${options.userId}; ` +

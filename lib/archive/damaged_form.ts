@@ -23,7 +23,10 @@ export interface PublishedForms {
 }
 
 /** As `compareBrought`; forms that can't be read are told, and the others looked for. */
-export async function compareForms(found: BroughtSegment, file: DiskFile): Promise<PublishedForms> {
+export async function compareForms(
+  found: Pick<BroughtSegment, "acceptance" | "segment">,
+  file: DiskFile,
+): Promise<PublishedForms> {
   try {
     return { published: await compareBrought(found, { file }), damaged: [] };
   } catch (error) {

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
-import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts";
+import { DISK_PROTOCOL, type DiskCall, diskOperations, diskRules } from "./disk_executor.ts";
 
 /**
  * The real disk on the calling thread, which stands still for each operation but listings.
@@ -8,8 +8,7 @@ import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts
  * For a command that does one thing and has nobody to answer meanwhile: it starts sooner than a thread does.
  */
 export function openDirectDisk(root: string): Disk {
-  const { directUnit, directBytes } = DISK_PROTOCOL;
-  const operations = diskOperations(fs, { root, pastCache: false, directUnit, directBytes });
+  const operations = diskOperations(fs, diskRules(fs, { root, pastCache: false, ...DISK_PROTOCOL }));
   /** The listing under way, or the last call behind it: calls take effect in the order they are made. */
   let last: Promise<unknown> | undefined;
   const holdUpBy = <T>(call: Promise<T>): Promise<T> => {

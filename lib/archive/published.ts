@@ -1,8 +1,9 @@
 import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
+import { allEnded } from "./all_ended.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
 import type { Disk, DiskFile } from "./disk.ts";
-import { withFile, withPlainFile } from "./durable.ts";
+import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import { readThrough, type TakeBytes } from "./segment_file.ts";
 
@@ -10,6 +11,9 @@ const COMPARE_BYTES = 256 * 1024;
 
 /** The end of the name that tells how a published segment is stored; "" when as the server wrote it. */
 export type SegmentForm = typeof SEGMENT_FORMS[number];
+
+/** Opens a file; `undefined` when it is absent. */
+export type OpenFile = (disk: Disk, path: string) => Promise<DiskFile | undefined>;
 
 /** A complete segment in the archive, open, whatever its form. */
 export interface PublishedSegment {
@@ -29,7 +33,6 @@ export interface PublishedSegment {
  * Opens a published segment in whatever form it stands; `undefined` when there is none.
  *
  * A compressed form takes the plain one's place while others read: the plain one is looked for again at the end.
- * @throws {NotAFileError} when something else stands under one of its names.
  */
 export async function withPublished<T>(
   disk: Disk,
@@ -38,22 +41,52 @@ export async function withPublished<T>(
     readonly segmentSize: SegmentSize;
     /** All, if it is not given; in this order. */
     readonly forms?: readonly SegmentForm[];
+    /** `openPlain` where nobody must wait for what is no file; the disk's own, if it is not given. */
+    readonly open?: OpenFile;
   },
   use: (published: PublishedSegment) => Promise<T>,
 ): Promise<T | undefined> {
-  for (const form of segment.forms ?? [...SEGMENT_FORMS, ""]) {
-    const path = segment.name + form;
-    const found = await withPlainFile(disk, path, async (file) => {
-      const readAll = sourceOf(file, {
-        form,
-        label: `${disk.root}/${path}`,
-        segmentSize: segment.segmentSize,
-      });
-      return { result: await use({ path, form, readThrough: readAll }) };
-    });
-    if (found !== undefined) return found.result;
+  for (const forms of looksFor(segment.forms ?? [...SEGMENT_FORMS, ""])) {
+    const open = segment.open ?? ((disk: Disk, path: string) => disk.open(path));
+    const found = await openFirst(forms.map((form) => segment.name + form), (path) => open(disk, path));
+    if (found === undefined) continue;
+    const { file, path } = found;
+    try {
+      const form = forms.find((each) => path === segment.name + each) ?? "";
+      const label = `${disk.root}/${path}`;
+      const readAll = sourceOf(file, { form, label, segmentSize: segment.segmentSize });
+      return await use({ path, form, readThrough: readAll });
+    } finally {
+      await file.close();
+    }
   }
   return undefined;
+}
+
+/** What is looked for at once: compressed forms; the plain one is looked for before them, and again after them. */
+function looksFor(forms: readonly SegmentForm[]): readonly (readonly SegmentForm[])[] {
+  const looks: SegmentForm[][] = [];
+  for (const form of forms) {
+    const last = looks.at(-1);
+    if (form === "" || last === undefined || last.includes("")) looks.push([form]);
+    else last.push(form);
+  }
+  return looks;
+}
+
+/** Opens the first of some files that is there, all looked for at once; what is wrong with a later one does not count. */
+async function openFirst(
+  paths: readonly string[],
+  open: (path: string) => Promise<DiskFile | undefined>,
+): Promise<{ readonly path: string; readonly file: DiskFile } | undefined> {
+  const looks = await Promise.allSettled(paths.map(open));
+  const first = looks.findIndex((look) => look.status === "rejected" || look.value !== undefined);
+  const later = looks.slice(first + 1).map((look) => look.status === "rejected" ? undefined : look.value);
+  // Nothing was done with them.
+  await allEnded(later.map((file) => file?.close() ?? Promise.resolve()));
+  const found = looks[first];
+  if (found?.status === "rejected") throw found.reason;
+  return found?.value === undefined ? undefined : { path: paths[first]!, file: found.value };
 }
 
 /** A published segment beside a plain file that should hold the same. */

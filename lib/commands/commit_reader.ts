@@ -1,4 +1,5 @@
 import { isFilesFault } from "../archive/damaged_file.ts";
+import { openPlain } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
@@ -171,9 +172,13 @@ async function readPublished(
   take: TakeBytes,
 ): Promise<boolean> {
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
-  const found = await withPublished(directory.disk, { name, segmentSize }, async ({ readThrough }) => {
-    await readThrough(take);
-    return true;
-  });
+  const found = await withPublished(
+    directory.disk,
+    { name, segmentSize, open: openPlain },
+    async ({ readThrough }) => {
+      await readThrough(take);
+      return true;
+    },
+  );
   return found === true;
 }

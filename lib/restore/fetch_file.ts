@@ -1,6 +1,7 @@
 import { crc32 } from "../archive/content_crc.ts";
 import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
+import { openPlain } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";
@@ -171,7 +172,7 @@ async function publishedSegment(
   // As for any reader: a compressed form takes the plain one's place while we look.
   for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
     if (damages.has(form)) continue;
-    const segment = { name, segmentSize: size, forms: [form] };
+    const segment = { name, segmentSize: size, forms: [form], open: openPlain };
     try {
       const path = await withPublished(archive.disk, segment, async (published) => {
         await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
