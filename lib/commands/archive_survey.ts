@@ -1,4 +1,4 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, formatKind } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
 import type { DiskEntry, DiskSpace } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
@@ -214,7 +214,7 @@ async function isFile(directory: ArchiveDirectory, name: string, defects: string
 }
 
 function notAFile(name: string, { kind }: DiskEntry): string {
-  return `"${name}" is ${kind === "other" ? "something else" : `a ${kind}`}, want a file`;
+  return `"${name}" is ${formatKind(kind)}, want a file`;
 }
 
 async function readHistories(
