@@ -78,12 +78,7 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
   const { segmentSize } = origin;
   const defects: string[] = [];
   const histories = await readHistories(directory, names, defects);
-  let runs = segmentRuns(names.root, segmentSize);
-  if (hasHole(runs)) {
-    // A segment whose compressed form takes the plain one's place may be in neither where one listing looks.
-    const again = await directory.names();
-    runs = segmentRuns([...names.root, ...again.root], segmentSize);
-  }
+  const runs = await steadyRuns(directory, names.root, segmentSize);
   defects.push(...await shortSegments(directory, runs, segmentSize));
   const unfinished = await directory.unfinishedFiles(segmentSize);
   const newestTimeline = maximum([...runs, ...histories, ...unfinished].map(({ timeline }) => timeline));
@@ -189,8 +184,31 @@ function* sampleOf(
   }
 }
 
-function hasHole(runs: readonly SegmentRun[]): boolean {
-  return runs.some((run, index) => runs[index - 1]?.timeline === run.timeline);
+/**
+ * A segment whose compressed form takes the plain one's place may be in neither where one listing looks; another one has
+ * it, and newer ones, among which it may miss one again. So a hole is one that was there in the listing before.
+ */
+async function steadyRuns(
+  directory: ArchiveDirectory,
+  names: readonly string[],
+  size: SegmentSize,
+): Promise<readonly SegmentRun[]> {
+  let seen = names;
+  let runs = segmentRuns(seen, size);
+  for (let before: ReadonlySet<string> = new Set();;) {
+    const holes = holesOf(runs);
+    if (holes.every((hole) => before.has(hole))) return runs;
+    before = new Set(holes);
+    seen = [...seen, ...(await directory.names()).root];
+    runs = segmentRuns(seen, size);
+  }
+}
+
+/** The first segment of each hole. */
+function holesOf(runs: readonly SegmentRun[]): readonly string[] {
+  return runs.flatMap(({ timeline, endNumber }, index) =>
+    runs[index + 1]?.timeline === timeline ? [`${timeline} ${endNumber}`] : []
+  );
 }
 
 function lineageOf(
