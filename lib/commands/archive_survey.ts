@@ -1,8 +1,14 @@
 import { DamagedFileError, formatKind } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
-import type { DiskEntry, DiskSpace } from "../archive/disk.ts";
+import type { Disk, DiskEntry, DiskSpace } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
-import { CONFLICTS_DIRECTORY, IDENTITY_FILE, nameOf, parseBroughtName } from "../archive/layout.ts";
+import {
+  CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
+  nameOf,
+  parseBroughtName,
+  SEGMENT_FORMS,
+} from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
 import { type TimelineHoldings, timelineHoldings } from "../observe/timeline_holdings.ts";
 import { type Hole, holesBetween, type Stretch, stretchesOf } from "../observe/lineage_cover.ts";
@@ -78,9 +84,9 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
   const { segmentSize } = origin;
   const defects: string[] = [];
   const histories = await readHistories(directory, names, defects);
-  const runs = await steadyRuns(directory, names.root, segmentSize);
-  defects.push(...await shortSegments(directory, runs, segmentSize));
   const unfinished = await directory.unfinishedFiles(segmentSize);
+  const runs = await steadyRuns(directory, { names: names.root, unfinished, segmentSize });
+  defects.push(...await shortSegments(directory, runs, segmentSize));
   const newestTimeline = maximum([...runs, ...histories, ...unfinished].map(({ timeline }) => timeline));
   return {
     directory,
@@ -185,30 +191,41 @@ function* sampleOf(
 }
 
 /**
- * A segment whose compressed form takes the plain one's place may be in neither where one listing looks; another one has
- * it, and newer ones, among which it may miss one again. So a hole is one that was there in the listing before.
+ * The runs of a listing, with what it missed below each, and below what is not complete yet: a segment whose compressed
+ * form takes the plain one's place may be in neither where the listing looks, and one that was published since is in none.
  */
 async function steadyRuns(
-  directory: ArchiveDirectory,
-  names: readonly string[],
-  size: SegmentSize,
+  { disk }: ArchiveDirectory,
+  { names, unfinished, segmentSize: size }: {
+    readonly names: readonly string[];
+    readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+    readonly segmentSize: SegmentSize;
+  },
 ): Promise<readonly SegmentRun[]> {
-  let seen = names;
-  let runs = segmentRuns(seen, size);
-  for (let before: ReadonlySet<string> = new Set();;) {
-    const holes = holesOf(runs);
-    if (holes.every((hole) => before.has(hole))) return runs;
-    before = new Set(holes);
-    seen = [...seen, ...(await directory.names()).root];
-    runs = segmentRuns(seen, size);
+  const listed = segmentRuns(names, size);
+  const isListed = (timeline: TimelineId, number: bigint) =>
+    listed.some((run) => run.timeline === timeline && run.firstNumber <= number && number < run.endNumber);
+  const begins = [
+    ...listed.slice(-MAXIMUM_SEGMENTS_LOOKED_AT).map((run) => ({ ...run, number: run.firstNumber })),
+    ...unfinished,
+  ];
+  const missed: string[] = [];
+  for (const { timeline, number: begin } of begins) {
+    for (let number = begin - 1n; number >= 0n && !isListed(timeline, number); number--) {
+      const name = nameOf({ timeline, number: number as SegmentNumber }, size);
+      if (!await isInSomeForm(disk, name)) break;
+      missed.push(name);
+    }
   }
+  return missed.length === 0 ? listed : segmentRuns([...names, ...missed], size);
 }
 
-/** The first segment of each hole. */
-function holesOf(runs: readonly SegmentRun[]): readonly string[] {
-  return runs.flatMap(({ timeline, endNumber }, index) =>
-    runs[index + 1]?.timeline === timeline ? [`${timeline} ${endNumber}`] : []
-  );
+async function isInSomeForm(disk: Disk, name: string): Promise<boolean> {
+  // The plain one once more: a push puts it in the place of a compressed one that is damaged.
+  for (const form of [...SEGMENT_FORMS, ""]) {
+    if (await disk.entry(name + form) !== undefined) return true;
+  }
+  return false;
 }
 
 function lineageOf(

@@ -14,10 +14,14 @@ const MIB = 1024 * 1024;
 const nameOf = (number: number) =>
   `0000000100000000000000${number.toString(16).padStart(2, "0").toUpperCase()}`;
 
-/** Surveys an archive of segments 3 to 8 whose listings lack these, one after the other; the last one is repeated. */
+/** Surveys an archive of segments 3 to 8 without `absent`, of which a listing lacks `unlisted` too. */
 async function survey(
-  listings: readonly (readonly number[])[],
-): Promise<{ readonly holes: number; readonly listed: number }> {
+  { absent = [], unlisted = [], unfinished }: {
+    readonly absent?: readonly number[];
+    readonly unlisted?: readonly number[];
+    readonly unfinished?: number;
+  },
+): Promise<readonly string[]> {
   const path = fs.mkdtempSync(join(tmpdir(), "wv-survey-"));
   try {
     fs.mkdirSync(join(path, "inprogress"));
@@ -29,33 +33,38 @@ async function survey(
       records: Array.from({ length: 1000 }, () => ({ totalBytes: 6000 })),
     });
     for (let number = 3; number <= 8; number++) {
-      fs.writeFileSync(join(path, nameOf(number)), segments[number - 3]!);
+      const folder = number === unfinished ? "inprogress" : "";
+      if (!absent.includes(number)) {
+        fs.writeFileSync(join(path, folder, nameOf(number)), segments[number - 3]!);
+      }
     }
     const disk = openDirectDisk(path);
-    let listed = 0;
-    const list = async (directory: string) => {
-      const names = await disk.list(directory);
-      if (directory !== ".") return names;
-      const hidden = (listings[Math.min(listed++, listings.length - 1)] ?? []).map(nameOf);
-      return names?.filter((name) => !hidden.includes(name));
-    };
-    const { newest } = await surveyArchive(await ArchiveDirectory.open({ ...disk, list }));
-    return { holes: newest?.holes.length ?? -1, listed };
+    const hidden = unlisted.map(nameOf);
+    const list = async (directory: string) =>
+      (await disk.list(directory))?.filter((name) => !hidden.includes(name));
+    const { runs } = await surveyArchive(await ArchiveDirectory.open({ ...disk, list }));
+    return runs.map(({ firstNumber, endNumber }) => `${firstNumber}-${endNumber}`);
   } finally {
     fs.rmSync(path, { recursive: true, force: true });
   }
 }
 
 test("a segment that changes its form while a listing passes is no hole", async () => {
-  assert.deepEqual(await survey([[7, 8]]), { holes: 0, listed: 1 });
-  assert.equal((await survey([[5, 7, 8], []])).holes, 0);
+  assert.deepEqual(await survey({ unlisted: [5] }), ["3-9"]);
+  assert.deepEqual(await survey({ unlisted: [4, 5, 7] }), ["3-9"]);
 });
 
-test("one that does so in the second listing, newer than the first, is none either", async () => {
-  assert.equal((await survey([[5, 7, 8], [4, 7], []])).holes, 0);
+test("an archive does not begin later because its first segment changes its form", async () => {
+  assert.deepEqual(await survey({ unlisted: [3] }), ["3-9"]);
+  assert.deepEqual(await survey({ unlisted: [3, 4] }), ["3-9"]);
 });
 
-test("what no listing has is a hole", async () => {
-  assert.deepEqual(await survey([[5]]), { holes: 1, listed: 2 });
-  assert.equal((await survey([[5, 7, 8], [5, 7], [5]])).holes, 1);
+test("nor because all that is complete came, or changed its form, since the listing", async () => {
+  assert.deepEqual(await survey({ absent: [6, 7, 8], unlisted: [3, 4], unfinished: 5 }), ["3-5"]);
+});
+
+test("what is absent is a hole", async () => {
+  assert.deepEqual(await survey({ absent: [5] }), ["3-5", "6-9"]);
+  assert.deepEqual(await survey({ absent: [4, 6], unlisted: [5] }), ["3-4", "7-9"]);
+  assert.deepEqual(await survey({ absent: [4], unlisted: [5, 6] }), ["3-4", "5-9"]);
 });
