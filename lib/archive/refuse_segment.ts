@@ -10,7 +10,7 @@ import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
-import { explainConflict, recordStartAt, seeRecord } from "./segment_conflict.ts";
+import { type DifferingSide, explainConflict, seeDifference } from "./segment_conflict.ts";
 
 /** Refuses a segment of which other bytes were received before (P3). */
 export async function refuseContradiction(written: WrittenSegment): Promise<void> {
@@ -110,11 +110,12 @@ async function explain(
   const { segmentSize, startLsn } = written.scan;
   const { disk } = written.acceptance.archive;
   const { differenceLsn } = other;
-  // Up to the difference both are the same.
-  const recordLsn = await recordStartAt(own.bytes, { lsn: differenceLsn, segmentSize });
-  const sideOf = async (label: string, linked: LinkedSegment) => ({
-    label,
-    record: recordLsn === undefined ? undefined : await seeRecord(linked.bytes, { recordLsn, segmentSize }),
+  const { sides: [theirs, pushed] } = await seeDifference(
+    [other, { label: "the pushed file", bytes: own.bytes }],
+    { differenceLsn, segmentSize },
+  );
+  const sideOf = async (seen: DifferingSide, linked: LinkedSegment) => ({
+    ...seen,
     backLink: await checkBackLink(disk, linked),
     isContinued: await isContinuedByArchive(disk, linked),
   });
@@ -126,8 +127,8 @@ async function explain(
   return explainConflict({
     differenceLsn,
     sides: [
-      await sideOf(other.label, { ...own, scan: scanner.result(), bytes: other.bytes }),
-      await sideOf("the pushed file", own),
+      await sideOf(theirs, { ...own, scan: scanner.result(), bytes: other.bytes }),
+      await sideOf(pushed, own),
     ],
   });
 }

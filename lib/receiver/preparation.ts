@@ -12,7 +12,9 @@ import {
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import type { Clock } from "./clock.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
+import { compareOverlap } from "./overlap.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
@@ -59,6 +61,8 @@ export interface PreparationOptions {
   readonly createSlot: boolean;
   /** The name that the server sees, for `synchronous_standby_names`. */
   readonly applicationName: string;
+  /** The server has so long to send WAL that the archive has already. */
+  readonly overlap: { readonly clock: Clock; readonly timeoutMs: number };
 }
 
 /**
@@ -89,7 +93,8 @@ export class Preparation {
     const { lineage, received } = await this.#lineage(source, system.timeline, contents.histories);
     const facts = { contents, lineage, segmentSize, serverFlushLsn: system.flushLsn };
     // Before the slot: none is left behind on a server that will not do.
-    startOf({ ...facts, slot: undefined }, source);
+    const wanted = startOf({ ...facts, slot: undefined }, source);
+    if (wanted.origin === "archive") await this.#refuseDiverged(source, wanted, lineage);
     const slot = await this.#slot(source, firstMissingSegment(facts) === undefined);
     const plan = startOf({ ...facts, slot }, source);
     if (plan.origin === "server") {
@@ -128,6 +133,29 @@ export class Preparation {
     for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
       reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
     }
+  }
+
+  /**
+   * Before anything of a server is taken over, its histories too: the right one would be refused because of them.
+   *
+   * @throws {ArchiveConflictError} when it went another way than the archive.
+   */
+  async #refuseDiverged(
+    source: WalSource,
+    { timeline, startLsn }: StartPlan & { readonly kind: "start" },
+    lineage: TimelineHistory,
+  ): Promise<void> {
+    const { archive, overlap: timing, log } = this.options;
+    const beganMs = timing.clock.nowMs();
+    const leg = { startLsn, lineage: ancestorHistory(lineage, timeline) };
+    const bytes = await compareOverlap(source, archive, leg, timing);
+    if (bytes === 0) return;
+    log.debug("server has the archive's last wal", {
+      server: source.address,
+      endLsn: formatLsn(startLsn),
+      bytes,
+      durationMs: Math.round(timing.clock.nowMs() - beganMs),
+    });
   }
 
   #checkVersion({ serverVersion, address }: WalSource): void {

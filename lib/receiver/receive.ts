@@ -78,10 +78,19 @@ class Receiver {
   readonly #preparation: Preparation;
 
   constructor(private readonly dependencies: ReceiveDependencies, private readonly options: ReceiveOptions) {
-    const { archive, log } = dependencies;
-    const { slot, createSlot, applicationName } = options;
+    const { archive, clock, log } = dependencies;
+    const { slot, createSlot, applicationName, timing: { receiveTimeoutMs: timeoutMs } } = options;
     const reporter = this.#reporter = new Reporter(log);
-    this.#preparation = new Preparation({ archive, log, reporter, slot, createSlot, applicationName });
+    const overlap = { clock, timeoutMs };
+    this.#preparation = new Preparation({
+      archive,
+      log,
+      reporter,
+      slot,
+      createSlot,
+      applicationName,
+      overlap,
+    });
   }
 
   async run(signal: AbortSignal): Promise<ReceiveEnd> {

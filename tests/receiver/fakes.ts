@@ -4,7 +4,13 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
-import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
+import type {
+  ArchiveContents,
+  LegListener,
+  Overlap,
+  WalArchive,
+  WalSink,
+} from "../../lib/receiver/wal_archive.ts";
 import type {
   SlotPosition,
   StreamEnd,
@@ -238,6 +244,22 @@ export class FakeArchive implements WalArchive {
     return this.#answer("store history", "stored");
   }
 
+  /** What is asked of a server before it is followed. */
+  overlap: Overlap | undefined;
+  readonly sentOverlaps: { readonly bytes: Uint8Array; readonly server: string }[] = [];
+  /** Thrown when it has come. */
+  overlapError: unknown;
+
+  planOverlap(): Promise<Overlap | undefined> {
+    return Promise.resolve(this.overlap);
+  }
+
+  compareOverlap(sent: { readonly bytes: Uint8Array; readonly server: string }): Promise<void> {
+    this.sentOverlaps.push(sent);
+    this.journal.push("overlap compared");
+    return this.overlapError === undefined ? Promise.resolve() : Promise.reject(this.overlapError);
+  }
+
   openLeg(
     { startLsn, lineage }: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
     listener: LegListener,
@@ -403,6 +425,7 @@ export class FakeSource implements WalSource {
       if (this.server.startError !== undefined) throw this.server.startError;
       this.#handler = handler;
       this.nextLsn = startLsn;
+      this.stopSaid = false;
       this.#end = Promise.withResolvers<StreamEnd>();
       this.#end.promise.catch(() => {});
       const stream: WalStream = {
