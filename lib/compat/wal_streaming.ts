@@ -104,7 +104,7 @@ export class WalStreaming {
       reporter: new Reporter(preparationLog),
       createSlot: false,
       applicationName: "pg_receivewal",
-      overlap: { clock: realClock, timeoutMs: RECEIVE_TIMEOUT_MS },
+      overlap: { clock: realClock, timeoutMs: RECEIVE_TIMEOUT_MS, statusIntervalMs: NEVER_MS },
     };
     this.#preparation = new Preparation({ ...parts, slot: undefined });
     this.#firstPreparation = new Preparation({ ...parts, slot: options.slot });

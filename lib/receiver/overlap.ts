@@ -1,15 +1,19 @@
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { formatLsn, type Lsn, lsn } from "../wal/lsn.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Clock } from "./clock.ts";
 import { WAL_REMOVED } from "./failure.ts";
 import type { Overlap, WalArchive } from "./wal_archive.ts";
-import type { WalSource, WalStreamHandler } from "./wal_source.ts";
+import type { WalSource, WalStream, WalStreamHandler } from "./wal_source.ts";
 
-/** How long a server may take to send it. */
+/** No position: for a status that claims nothing. */
+const NOTHING = lsn(0n);
+
+/** How long a server may be silent, and we. */
 export interface OverlapTiming {
   readonly clock: Clock;
   readonly timeoutMs: number;
+  readonly statusIntervalMs: number;
 }
 
 /**
@@ -36,49 +40,71 @@ export async function compareOverlap(
 async function fetchOverlap(
   source: WalSource,
   { timeline, startLsn, endLsn }: Overlap,
-  { clock, timeoutMs }: OverlapTiming,
+  { clock, timeoutMs, statusIntervalMs }: OverlapTiming,
 ): Promise<Uint8Array | undefined> {
   const bytes = new Uint8Array(Number(endLsn - startLsn));
   const complete = Promise.withResolvers<"complete">();
+  let isComplete = false;
   const handler: WalStreamHandler = {
     onWal: (atLsn, piece) => {
       // A server sends more than is wanted before it sees that we are done.
       const at = Number(atLsn - startLsn);
       if (at >= bytes.length) return;
       bytes.set(piece.subarray(0, bytes.length - at), at);
-      if (at + piece.length >= bytes.length) complete.resolve("complete");
+      if (at + piece.length < bytes.length) return;
+      isComplete = true;
+      complete.resolve("complete");
     },
-    onServerPosition: () => {},
-    onDrained: () => {},
+    onServerPosition: ({ replyRequested }) => {
+      // After our CopyDone nothing more is said.
+      if (replyRequested && !isComplete) report();
+    },
+    onDrained: () => waitOn(),
+  };
+  let stream: WalStream | undefined;
+  /** Of what is only compared nothing is claimed; but on a slow network it may take as long as a server waits. */
+  const report = () => stream?.sendStatus({ writeLsn: NOTHING, flushLsn: NOTHING, replyRequested: false });
+  let cancelReport = () => {};
+  const reportOn = () => {
+    cancelReport = clock.setTimer(statusIntervalMs, () => {
+      report();
+      reportOn();
+    });
   };
   const late = Promise.withResolvers<never>();
   late.promise.catch(() => {
     // Raced below.
   });
-  const cancel = clock.setTimer(timeoutMs, () => {
-    const what = `Cannot read WAL at ${formatLsn(startLsn)} from ${source.address}`;
-    late.reject(new ConnectionError("timeout", `${what}: silent for ${timeoutMs / 1000} s`));
-  });
+  let cancel = () => {};
+  const waitOn = () => {
+    cancel();
+    cancel = clock.setTimer(timeoutMs, () => {
+      const what = `Cannot read WAL at ${formatLsn(startLsn)} from ${source.address}`;
+      late.reject(new ConnectionError("timeout", `${what}: silent for ${timeoutMs / 1000} s`));
+    });
+  };
+  waitOn();
+  reportOn();
   try {
-    // Without the slot: it must not go back to here. And no status: nothing of this is acknowledged.
+    // Without the slot: it must not go back to here.
     const starting = source.startReplication({ slot: undefined, startLsn, timeline }, handler);
     starting.catch(() => {
       // Raced below.
     });
-    const stream = await Promise.race([starting, late.promise]);
+    stream = await Promise.race([starting, late.promise]);
     stream.ended.catch(() => {
       // Raced below.
     });
     const first = await Promise.race([complete.promise, stream.ended, late.promise]);
+    cancelReport();
     if (first === "complete") stream.stop();
     await Promise.race([stream.ended, late.promise]);
-    // The last bytes and the stream's end may come together.
-    const seen = await Promise.race([complete.promise, Promise.resolve("incomplete")]);
-    return seen === "complete" ? bytes : undefined;
+    return isComplete ? bytes : undefined;
   } catch (error) {
     if (error instanceof ServerError && error.sqlState === WAL_REMOVED) return undefined;
     throw error;
   } finally {
     cancel();
+    cancelReport();
   }
 }

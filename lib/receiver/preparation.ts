@@ -12,9 +12,8 @@ import {
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
-import type { Clock } from "./clock.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
-import { compareOverlap } from "./overlap.ts";
+import { compareOverlap, type OverlapTiming } from "./overlap.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
@@ -61,8 +60,8 @@ export interface PreparationOptions {
   readonly createSlot: boolean;
   /** The name that the server sees, for `synchronous_standby_names`. */
   readonly applicationName: string;
-  /** The server has so long to send WAL that the archive has already. */
-  readonly overlap: { readonly clock: Clock; readonly timeoutMs: number };
+  /** For the server to send WAL that the archive has already. */
+  readonly overlap: OverlapTiming;
 }
 
 /**

@@ -79,9 +79,10 @@ class Receiver {
 
   constructor(private readonly dependencies: ReceiveDependencies, private readonly options: ReceiveOptions) {
     const { archive, clock, log } = dependencies;
-    const { slot, createSlot, applicationName, timing: { receiveTimeoutMs: timeoutMs } } = options;
+    const { slot, createSlot, applicationName, timing } = options;
     const reporter = this.#reporter = new Reporter(log);
-    const overlap = { clock, timeoutMs };
+    const { receiveTimeoutMs: timeoutMs, statusIntervalMs } = timing;
+    const overlap = { clock, timeoutMs, statusIntervalMs };
     this.#preparation = new Preparation({
       archive,
       log,

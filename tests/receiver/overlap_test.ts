@@ -36,7 +36,7 @@ function parts(onStart?: (source: FakeSource) => void) {
       source,
       archive,
       { startLsn: at(3), lineage: emptyHistory(timelineId(1)) },
-      { clock, timeoutMs: 60_000 },
+      { clock, timeoutMs: 60_000, statusIntervalMs: 10_000 },
     ));
   return { journal, server, archive, clock, source, compare };
 }
@@ -64,6 +64,23 @@ test("compareOverlap() leaves alone what the server sends behind it, and takes i
   await clock.advance(0);
   assert.equal(outcome.value, HALF);
   assert.equal(archive.sentOverlaps[0]?.bytes.length, HALF);
+});
+
+test("compareOverlap() answers a server that asks, and claims nothing", async () => {
+  const { journal, server, clock, compare } = parts(() => {});
+  const outcome = compare();
+  await clock.advance(0);
+  server.source.keepalive({ replyRequested: true });
+  assert.equal(server.source.statuses.length, 1);
+  await clock.advance(50_000);
+  assert.equal(server.source.statuses.length, 6, "and by itself, as often as on any stream");
+  server.source.keepalive();
+  await clock.advance(50_000);
+  server.source.send(HALF);
+  await clock.advance(0);
+  assert.equal(outcome.value, HALF);
+  assert.ok(journal.includes("status 0/0 0/0"), journal.join("\n"));
+  assert.equal(clock.timers, 0);
 });
 
 test("compareOverlap() takes a timeline that ends where the overlap does", async () => {
@@ -132,7 +149,7 @@ function preparation(archive: FakeArchive, clock: FakeClock) {
     slot: "wv",
     createSlot: true,
     applicationName: "walvault",
-    overlap: { clock, timeoutMs: 60_000 },
+    overlap: { clock, timeoutMs: 60_000, statusIntervalMs: 10_000 },
   });
   return { lines, prepare };
 }

@@ -37,6 +37,7 @@ export interface StreamFacts {
   readonly branch: Branch;
   readonly timeline: TimelineId;
   readonly startLsn: Lsn;
+  readonly slot: string | undefined;
   /** Up to here WAL was handed to the receiver. */
   deliveredLsn: bigint;
 }
@@ -167,7 +168,14 @@ export class SimServer {
   }
 
   /** Why the server refuses to stream; `undefined` when it does not. */
-  refusal(timeline: TimelineId, startLsn: bigint, connection: Connection): ServerError | undefined {
+  refusal(
+    { timeline, startLsn, slot }: {
+      readonly timeline: TimelineId;
+      readonly startLsn: bigint;
+      readonly slot: string | undefined;
+    },
+    connection: Connection,
+  ): ServerError | undefined {
     const { history } = this.branch;
     const switchLsn = switchPointOf(history, timeline);
     if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
@@ -187,7 +195,7 @@ export class SimServer {
     if (startLsn < this.#removedBelow) {
       return serverError("58P01", "requested WAL segment has already been removed");
     }
-    if (this.habits.slot !== undefined) {
+    if (slot !== undefined) {
       if (this.#slot === undefined) return serverError("42704", "replication slot does not exist");
       if (this.#slot.holder !== undefined && this.#slot.holder !== connection) {
         return serverError("55006", "replication slot is active");
@@ -203,6 +211,8 @@ export class SimServer {
   }
 
   onStatus(flushLsn: bigint): void {
+    // It claims nothing.
+    if (flushLsn === 0n) return;
     this.reportedFlushLsn = flushLsn;
     const slot = this.#slot;
     if (this.habits.slot === undefined || slot === undefined) return;
@@ -441,7 +451,9 @@ class Connection implements WalSource {
     return this.#query(() => historyBytes(ancestorHistory(this.server.branch.history, timeline)));
   }
 
-  #start: { readonly startLsn: Lsn; readonly timeline: TimelineId } | undefined;
+  #start:
+    | { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId }
+    | undefined;
 
   startReplication(
     options: { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId },
@@ -510,7 +522,7 @@ class Connection implements WalSource {
       this.#pendingRejects.add(reject);
       this.server.scheduler.after(this.#latency() * 2, () => {
         if (!this.#pendingRejects.has(reject) || this.silent || !this.process.alive) return;
-        const refusal = this.server.refusal(start.timeline, start.startLsn, this);
+        const refusal = this.server.refusal(start, this);
         if (refusal !== undefined) {
           this.#pendingRejects.delete(reject);
           return reject(refusal);
