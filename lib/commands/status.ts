@@ -19,6 +19,7 @@ import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_surv
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
 import { commandConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { findLostTails } from "./lost_tails.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import { lookAtServer, type ServerLook } from "./server_look.ts";
@@ -167,6 +168,7 @@ async function makeReport(
     survey,
     sinceChangeMs,
     window,
+    lostTails: await findLostTails(survey),
     backups,
     recoverable: await recoverableWindow(survey, backups),
     server,

@@ -116,7 +116,7 @@ export class Preparation {
         forkLsn: formatLsn(beyond.forkLsn),
         archiveEndLsn: formatLsn(beyond.archiveEndLsn),
         hint:
-          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline",
+          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline; walvault status counts their commits",
       });
     }
     // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
