@@ -13,8 +13,10 @@ import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
+import { type StandbyHost, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { connect } from "../session/connect.ts";
+import { formatAddress } from "../session/socket.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
@@ -29,6 +31,9 @@ import { notifyServiceManager } from "./service_manager.ts";
 
 /** undefined_object: there is no such slot. */
 const NO_SUCH_OBJECT = "42704";
+
+/** What looks after the slots on standbys is called so in `pg_stat_activity`. */
+const SLOT_KEEPER_NAME = "walvault slots";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -62,7 +67,11 @@ function checkUsage(options: ReceiveCommandOptions): void {
     throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
   }
   for (
-    const [flag, given] of [["--create-slot", options.createSlot], ["--drop-slot", options.dropSlot]] as const
+    const [flag, given] of [
+      ["--create-slot", options.createSlot],
+      ["--drop-slot", options.dropSlot],
+      ["--slot-on-standbys", options.slotOnStandbys],
+    ] as const
   ) {
     if (given && options.slot === undefined) {
       throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
@@ -214,6 +223,16 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
+  const ended = new AbortController();
+  const slots = slot === undefined || !options.slotOnStandbys ? undefined : new StandbySlots({
+    hosts: standbyHosts(settings, log),
+    slot,
+    clock: realClock,
+    log,
+    systemIdentifier: () => archive.identity?.systemIdentifier,
+    flushed: () => position,
+  });
+  const keeping = slots?.run(ended.signal);
   try {
     const end = await receiveWal(dependencies, {
       slot,
@@ -231,9 +250,26 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     if (options.json) context.stdout.write(formatEnd(end, position));
     return EXIT.done;
   } finally {
+    ended.abort();
+    await keeping;
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
+}
+
+/** Each host of the connection string by itself, while it is a standby. */
+function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyHost[] {
+  return settings.hosts.map((host) => ({
+    name: formatAddress(host),
+    connect: (signal) =>
+      // Under the receiver's own name it would be taken for it, by synchronous_standby_names too.
+      connect({
+        ...settings,
+        hosts: [host],
+        targetSessionAttrs: "standby",
+        applicationName: SLOT_KEEPER_NAME,
+      }, { log, signal }),
+  }));
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

@@ -5,7 +5,7 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parseHistory, type TimelineHistory } from "../../lib/wal/history.ts";
-import { type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
 import { walvault } from "./pusher.ts";
@@ -137,9 +137,7 @@ test(
   },
   () =>
     scene(async (own) => {
-      const { a, b, archive, start } = own;
-      await using receiver = start();
-      await receiver.next("streaming");
+      const { a, b, archive, receiver, start } = own;
       await write(a);
       await replayed(b, await currentLsn(a));
       await b.stop("fast");
@@ -186,11 +184,9 @@ test(
   { timeout },
   (context) =>
     scene(async (own) => {
-      const { a, b, archive, start } = own;
+      const { a, b, archive, receiver } = own;
       const rewind = join(a.programs.binDirectory, "pg_rewind");
       if (!fs.existsSync(rewind)) return context.skip("this server comes without pg_rewind");
-      await using receiver = start(["--slot=walvault", "--create-slot"]);
-      await receiver.next("streaming");
       await write(a);
       await replayed(b, await caughtUp(a, receiver));
       // It writes on, alone, while the standby is promoted.
@@ -237,8 +233,6 @@ test(
   () =>
     scene(async (own) => {
       const { a, b, archive, receiver } = own;
-      await using receiver = start();
-      await receiver.next("streaming");
       await using c = await a.createStandby({ name: "c" });
       await write(a);
       await caughtUp(a, receiver);
@@ -264,33 +258,34 @@ test(
     }),
 );
 
-/** Fills WAL to a bit before the end of a page, then to the page itself, as nearly as a server lets us. */
-async function writeToPageEnd(a: Cluster): Promise<void> {
-  const PAGE = 8192n;
-  for (let tries = 0; tries < 200; tries++) {
-    const left = Number(PAGE - parseLsn(await currentLsn(a)) % PAGE) % Number(PAGE);
-    if (left === 0) return;
-    // A message's record: 24 of its own, 2 or 5 of the main data's head, and what stands before the text.
-    const overhead = 24 + 2 + 25;
-    const text = left > 400 ? Math.min(left - 200, 200) : left - overhead;
-    if (text <= 0 || text > 200) {
-      await a.sql("SELECT pg_logical_emit_message(false, 'p', repeat('x', 100))");
-      continue;
-    }
-    await a.sql(`SELECT pg_logical_emit_message(false, 'p', repeat('x', ${text})); SELECT txid_current()`);
+/** Ends the last record of a server's WAL exactly where a page ends, and has it on the disk. */
+async function writeToPageEnd(a: Cluster): Promise<boolean> {
+  const position = async () => parseLsn(await a.value("SELECT pg_current_wal_insert_lsn()"));
+  const emit = (text: number) => a.sql(`SELECT pg_logical_emit_message(false, 'p', repeat('x', ${text}))`);
+  const atPage = (lsn: Lsn) => [24n, 40n].includes(lsn % 8192n);
+  for (let tries = 0; tries < 20 && !atPage(await position()); tries++) {
+    const left = 8192 - Number(await position() % 8192n);
+    // A message's record: its header, that of the data (2 bytes, of more than 255 bytes 5), 24 of its own, the prefix.
+    if (left >= 300) await emit(left - 55);
+    else if (left >= 52 && left <= 280) await emit(left - 52);
+    else await emit(1);
   }
+  const end = await position();
+  if (!atPage(end)) return false;
+  // Nothing waits for such a record; the WAL writer writes whole pages by itself.
+  const pageLsn = end - end % 8192n;
+  await until("the WAL writer", async () => parseLsn(await currentLsn(a)) >= pageLsn);
+  return parseLsn(await currentLsn(a)) % 8192n === 0n;
 }
 
 test(
-  "failover: at a page's boundary, or as near to it as a server writes",
+  "failover: at a page's boundary",
   { timeout },
   (context) =>
     scene(async (own) => {
       const { a, b, receiver } = own;
-      await using receiver = start();
-      await receiver.next("streaming");
       await write(a);
-      await writeToPageEnd(a);
+      if (!await writeToPageEnd(a)) return context.skip("the server wrote something of its own");
       await replayed(b, await caughtUp(a, receiver));
       await a.kill();
       await b.promote();
@@ -299,38 +294,163 @@ test(
       const endLsn = parseLsn(await caughtUp(b, receiver));
       assert.equal(await receiver.stop(), 0);
       const [fork] = historyOf(own.archive, 2).entries;
-      context.diagnostic(`the fork lies ${fork!.endLsn % 8192n} bytes behind a page's start`);
+      assert.equal(fork!.endLsn % 8192n, 0n, "not at a page's boundary");
       await assertFollowed(own, b, { timeline: 2, endLsn });
     }),
 );
 
+/** A primary that is killed while it writes one record of many segments; a part of that was received. */
+async function killInRecord({ a, archive, receiver }: Scene): Promise<void> {
+  await write(a);
+  const begin = parseLsn(await caughtUp(a, receiver));
+  let ended = false;
+  const record = a.sql("SELECT pg_logical_emit_message(false, 'p', repeat(md5(random()::text), 2000000))")
+    .catch(() => undefined).finally(() => ended = true);
+  // The end of what was received lies inside the record: a page that goes on from the one before.
+  await until("a part of the record", () => ended || archive.endLsn() > begin + BigInt(2 * segmentBytes));
+  await a.kill();
+  await record;
+}
+
 test(
-  "failover: inside a record that crosses pages and segments",
+  "failover: inside a record that crosses pages and segments: the new primary has none of it",
   { timeout },
   (context) =>
     scene(async (own) => {
-      const { a, b, archive, start } = own;
-      await using receiver = start();
-      await receiver.next("streaming");
-      await write(a);
-      await caughtUp(a, receiver);
-      const begin = await currentLsn(a);
-      // One record of some megabytes, and the machine goes while it is written.
-      const big = a.sql("SELECT pg_logical_emit_message(false, 'p', repeat(md5(random()::text), 1000000))")
-        .catch(
-          () => undefined,
-        );
-      await until("a part of the record", () => archive.endLsn() > parseLsn(begin) + BigInt(2 * segmentBytes))
-        .catch(() => undefined);
-      await a.kill();
-      await big;
+      const { b, archive, receiver } = own;
+      await killInRecord(own);
+      const before = fingerprint(archive.directory);
       await b.promote();
       await receiver.next("streaming", { timeline: 2 });
       await write(b);
       const endLsn = parseLsn(await caughtUp(b, receiver));
       assert.equal(await receiver.stop(), 0);
       const [fork] = historyOf(archive, 2).entries;
-      context.diagnostic(`the record began near ${begin}; the fork is ${fork!.endLsn.toString(16)}`);
+      context.diagnostic(
+        `received to ${formatLsn(archive.endLsn(1))}, the fork is at ${formatLsn(fork!.endLsn)}`,
+      );
+      assertKept(before, archive);
       await assertFollowed(own, b, { timeline: 2, endLsn });
     }),
 );
+
+test(
+  "failover: a primary that gave up a record in a crash goes on behind it, and then its standby is promoted",
+  { timeout },
+  (context) =>
+    scene(async (own) => {
+      const { a, b, archive, receiver } = own;
+      await killInRecord(own);
+      const received = archive.endLsn(1);
+      await a.start();
+      await write(a);
+      await replayed(b, await caughtUp(a, receiver));
+      compareWithServer(archive, a);
+      const gaveUp = archive.complete().some((file) =>
+        archive.scan(file).firstPage?.overwritesContrecord === true
+      );
+      context.diagnostic(`received to ${formatLsn(received)}; gave up at a segment's start: ${gaveUp}`);
+      await a.kill();
+      await b.promote();
+      await receiver.next("streaming", { timeline: 2 });
+      await write(b);
+      const endLsn = parseLsn(await caughtUp(b, receiver));
+      assert.equal(await receiver.stop(), 0);
+      await assertFollowed(own, b, { timeline: 2, endLsn });
+    }),
+);
+
+async function slotOf(cluster: Cluster): Promise<Lsn | undefined> {
+  const [slot] = await cluster.sql<{ restart_lsn: string }>(
+    "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'walvault'",
+  );
+  return slot === undefined ? undefined : parseLsn(slot.restart_lsn);
+}
+
+for (const kept of [true, false]) {
+  test(
+    `failover: ${
+      kept ? "with --slot-on-standbys nothing is missing" : "without it WAL is"
+    } when the receiver was away`,
+    { timeout },
+    async () => {
+      using directory = new WorkDirectory();
+      // Nobody keeps WAL but by a slot.
+      const small = { ...settings, wal_keep_size: "0", min_wal_size: "2MB", max_wal_size: "4MB" };
+      await using a = await startCluster({ segmentBytes, settings: small });
+      await a.sql(TABLE);
+      await using b = await a.createStandby({ name: "b" });
+      const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+      const options = ["--slot=walvault", "--create-slot", ...kept ? ["--slot-on-standbys"] : []];
+      const start = () =>
+        startReceiver({ connection: primaryOf([a, b]), archive: archive.directory, options });
+      await using receiver = start();
+      await receiver.next("streaming");
+      if (kept) {
+        await until("the slot on the standby", async () => await slotOf(b) !== undefined);
+        const made = await slotOf(b);
+        await write(a, 600);
+        await caughtUp(a, receiver);
+        await until("the slot moved along", async () => (await slotOf(b) ?? made!) > made!, 30_000);
+        const moved = (await slotOf(b))!;
+        const flush = await a.value(
+          "SELECT flush_lsn FROM pg_stat_replication WHERE application_name = 'walvault'",
+        );
+        assert.ok(moved <= parseLsn(flush), "the slot is past what is durable here");
+      }
+      assert.equal(await receiver.stop(), 0);
+      const began = archive.endLsn();
+      for (let count = 0; count < 6; count++) {
+        await write(a, 300);
+        await replayed(b, await currentLsn(a));
+        // A standby removes WAL at its own restart points.
+        await a.sql("CHECKPOINT");
+        await replayed(b, await currentLsn(a));
+        await b.sql("CHECKPOINT");
+      }
+      await a.kill();
+      await b.promote();
+      for (let count = 0; count < 3; count++) {
+        await write(b, 300);
+        await b.sql("CHECKPOINT");
+      }
+      await using returned = start();
+      if (!kept) {
+        await until(
+          "what is said about the missing WAL",
+          () => /already been removed|gap/.test(returned.stderr),
+        );
+        return;
+      }
+      await returned.next("streaming");
+      const endLsn = parseLsn(await caughtUp(b, returned));
+      assert.ok(endLsn > began + BigInt(3 * segmentBytes));
+      assert.equal(await returned.stop(), 0);
+      assertLineage(archive, historyOf(archive, 2), endLsn);
+      for (const timeline of [1, 2]) checkRecords(archive, { timeline });
+      assert.deepEqual(returned.linesOf("gap recorded"), []);
+    },
+  );
+}
+
+test("--slot-on-standbys makes no slot that it can't move along, and says so once", { timeout }, async () => {
+  using directory = new WorkDirectory();
+  await using a = await startCluster({ segmentBytes, settings });
+  await a.sql(`${TABLE}; CREATE ROLE replicator LOGIN REPLICATION`);
+  await using b = await a.createStandby({ name: "b" });
+  b.setHba(["host replication all 127.0.0.1/32 trust", "host all replicator 127.0.0.1/32 reject"]);
+  await b.reload();
+  await using receiver = startReceiver({
+    connection: primaryOf([a, b]).replace("user=postgres", "user=replicator"),
+    archive: directory.archive(),
+    options: ["--slot=walvault", "--create-slot", "--slot-on-standbys"],
+  });
+  await receiver.next("streaming");
+  const warning = receiver.linesOf("slot on standby is not kept")[0] ??
+    await receiver.next("slot on standby is not kept");
+  assert.equal(warning["server"], `${b.host}:${b.port}`);
+  assert.match(String(warning["hint"]), /pg_hba\.conf/);
+  assert.equal(await slotOf(b), undefined);
+  assert.equal(await receiver.stop(), 0);
+  assert.equal(receiver.linesOf("slot on standby is not kept").length, 1);
+});
