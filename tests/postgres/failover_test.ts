@@ -319,6 +319,8 @@ test(
     scene(async (own) => {
       const { b, archive, receiver } = own;
       await killInRecord(own);
+      // All that came is on the disk by then, and nobody else has more.
+      await receiver.next("disconnected");
       const before = fingerprint(archive.directory);
       await b.promote();
       await receiver.next("streaming", { timeline: 2 });
