@@ -45,6 +45,7 @@ async function fetchOverlap(
   const bytes = new Uint8Array(Number(endLsn - startLsn));
   const complete = Promise.withResolvers<"complete">();
   let isComplete = false;
+  let isStopping = false;
   const handler: WalStreamHandler = {
     onWal: (atLsn, piece) => {
       // A server sends more than is wanted before it sees that we are done.
@@ -57,7 +58,7 @@ async function fetchOverlap(
     },
     onServerPosition: ({ replyRequested }) => {
       // After our CopyDone nothing more is said.
-      if (replyRequested && !isComplete) report();
+      if (replyRequested && !isStopping) report();
     },
     onDrained: () => waitOn(),
   };
@@ -97,6 +98,7 @@ async function fetchOverlap(
     });
     const first = await Promise.race([complete.promise, stream.ended, late.promise]);
     cancelReport();
+    isStopping = true;
     if (first === "complete") stream.stop();
     await Promise.race([stream.ended, late.promise]);
     return isComplete ? bytes : undefined;
