@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
 import { fetchCommand } from "./lib/commands/fetch_options.ts";
 import { findCommand } from "./lib/commands/find_options.ts";
+import { gapCommand } from "./lib/commands/gap_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
@@ -78,8 +79,25 @@ function failOnUncaught(): void {
 
 let uncaught = false;
 
+/** An operation has not returned when its time was over. */
+let hanging = false;
+
 /** All commands; each is loaded when it is needed: a program that only tells its version starts faster. */
 function commands(settle: (exitCode: number) => void): readonly Command[] {
+  const push = () =>
+    pushCommand(async (paths, options) => {
+      const { push } = await import("./lib/commands/push.ts");
+      settle(await push(paths, options, { ...context, hangs: () => hanging = true }));
+    });
+  const fetch = () =>
+    fetchCommand(async (words, options) => {
+      failOnUncaught();
+      const { fetch } = await import("./lib/commands/fetch.ts");
+      settle(await fetch(words, options, context));
+    });
+  // A server waits for these at every segment, and to make all the others takes as long as to load one of them.
+  if (process.argv[2] === "push") return [push()];
+  if (process.argv[2] === "fetch") return [fetch()];
   return [
     receiveCommand(async (options) => {
       stopBySignals();
@@ -90,15 +108,8 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { init } = await import("./lib/commands/init.ts");
       settle(await init(options, context));
     }),
-    pushCommand(async (paths, options) => {
-      const { push } = await import("./lib/commands/push.ts");
-      settle(await push(paths, options, context));
-    }),
-    fetchCommand(async (words, options) => {
-      failOnUncaught();
-      const { fetch } = await import("./lib/commands/fetch.ts");
-      settle(await fetch(words, options, context));
-    }),
+    push(),
+    fetch(),
     findCommand(async (options) => {
       const { find } = await import("./lib/commands/find.ts");
       settle(await find(options, context));
@@ -111,6 +122,21 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
     statusCommand(async (files, options) => {
       const { status } = await import("./lib/commands/status.ts");
       settle(await status(files, options, context));
+    }),
+    gapCommand({
+      async list(options) {
+        const { gapList } = await import("./lib/commands/gap.ts");
+        settle(await gapList(options, context));
+      },
+      async accept(options) {
+        const { gapAccept } = await import("./lib/commands/gap.ts");
+        settle(await gapAccept(options, context));
+      },
+      async heal(options) {
+        stopBySignals();
+        const { gapHeal } = await import("./lib/commands/gap.ts");
+        settle(await gapHeal(options, context));
+      },
     }),
     asCommand(),
   ];
@@ -132,6 +158,8 @@ async function main(failureExits: FailureExits): Promise<number> {
     .version(`walvault ${VERSION}`, "-V, --version", "print the version");
   for (const command of commands((code) => exitCode = code)) {
     program.addCommand(configure(command, `walvault ${command.name()} --help`));
+    // They inherit nothing of it.
+    for (const each of command.commands) configure(each, `walvault ${command.name()} ${each.name()} --help`);
   }
   try {
     if (process.argv.length <= 2) program.help({ error: true });
@@ -153,4 +181,9 @@ async function main(failureExits: FailureExits): Promise<number> {
 const failureExits = failureExitsOf(process.argv.slice(2));
 // Also when it never settles: nothing is left to do then, and nothing was done.
 process.exitCode = failureExits.failed;
-main(failureExits).then((exitCode) => process.exitCode = uncaught ? failureExits.failed : exitCode);
+main(failureExits).then((exitCode) => {
+  process.exitCode = uncaught ? failureExits.failed : exitCode;
+  // Bun waits for calls on its own threads to return, and a server's archiver would wait with it. What is to be told was
+  // written at once, and what hangs is neither acknowledged nor cut short: the kernel ends it, or it takes effect.
+  if (hanging) process.exit();
+});

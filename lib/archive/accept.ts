@@ -10,6 +10,7 @@ import {
   type BroughtFile,
   BroughtFileError,
 } from "./acceptance.ts";
+import { allEnded } from "./all_ended.ts";
 import { acceptSegment } from "./accept_segment.ts";
 import { acceptText, readBroughtText } from "./accept_text.ts";
 import type { Archive } from "./archive.ts";
@@ -41,10 +42,15 @@ export async function acceptFile(
   }
   refuseOtherCluster(brought.name, { name, identity, systemIdentifier: options.systemIdentifier });
   const temporary = pushedPath(brought.name, options.suffix);
-  const accepted = await acceptNamed({ archive, identity, brought, options, temporary }, name);
-  // Its disk may have been taken away while we worked: then all of that went into what lies below the mount point.
-  await archive.confirm();
-  return accepted;
+  const tidying: Promise<void>[] = [];
+  try {
+    const accepted = await acceptNamed({ archive, identity, brought, options, temporary, tidying }, name);
+    // Its disk may have been taken away while we worked: then all of that went into what lies below the mount point.
+    await archive.confirm();
+    return accepted;
+  } finally {
+    await allEnded(tidying);
+  }
 }
 
 async function acceptNamed(acceptance: Acceptance, name: BroughtName): Promise<Accepted> {

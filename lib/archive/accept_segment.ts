@@ -1,6 +1,6 @@
 import { WrongClusterError } from "../wal/errors.ts";
 import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
-import { advance } from "../wal/lsn.ts";
+import { advance, formatLsn } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { formatSegmentSize, parseSegmentName, segmentStart } from "../wal/segment.ts";
@@ -10,13 +10,15 @@ import {
   type Accepted,
   BroughtFileError,
   type DamagedForm,
+  IncompleteSegmentError,
   linkTemporary,
   surveyInProgress,
   withTemporary,
 } from "./acceptance.ts";
+import { allEnded } from "./all_ended.ts";
 import { acceptText, MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
-import { FORM_OF_FORMAT } from "./compression.ts";
+import { FORM_OF_FORMAT } from "./compression_format.ts";
 import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
 import { firstPageProblem } from "./first_page.ts";
@@ -30,12 +32,14 @@ import {
 import type { PublishedComparison } from "./published.ts";
 import {
   contradictionOf,
+  lookAround,
   refuseBrokenLink,
   refuseContradiction,
   refuseOtherForms,
   refusePublished,
 } from "./refuse_segment.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 import { compressAndScan, writeAndScan } from "./write_brought.ts";
 
 /**
@@ -61,8 +65,9 @@ export async function acceptSegment(
     const state = acceptance.options.ahead?.state ?? await source.state();
     const found = { acceptance, ...name, ...place, startLsn, ...known, source, state };
     await checkSource(found);
-    const unfinished = unfinishedOf(found, await surveyInProgress(acceptance));
-    return await acceptChecked({ ...found, unfinished });
+    const [names, forms] = await allEnded([surveyInProgress(acceptance), compareForms(found, source)]);
+    const unfinished = unfinishedOf(found, await names);
+    return await acceptChecked({ ...found, unfinished }, await forms);
   });
   if (accepted === undefined) throw new BroughtFileError(`Cannot archive ${brought.name}: it is not there`);
   return accepted;
@@ -132,11 +137,10 @@ function unfinishedOf(
     .map(inProgressPath);
 }
 
-async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
+async function acceptChecked(found: BroughtSegment, forms: PublishedForms): Promise<Accepted> {
   const { acceptance } = found;
-  // The usual case where a receiver runs too: it was first.
-  const forms = await compareForms(found, found.source);
   const { published, damaged } = forms;
+  // The usual case where a receiver runs too: it was first.
   if (published !== undefined && published.difference === undefined) {
     const moved = await moveDamagedAside(acceptance, damaged);
     return withDamaged(await present(found, published.path), moved);
@@ -155,6 +159,9 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
   return await withTemporary(acceptance, async (file) => {
     const quick = await writeAndScan(found, file);
     const written = { ...found, file, form: "" } as const;
+    if (acceptance.options.only === "proven") {
+      return await publish({ ...written, scan: await proveWritten(written, quick) }, forms);
+    }
     const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
     if (isComplete(quick)) return await publish({ ...written, scan: quick }, forms);
     // Now it counts where exactly its valid WAL ends.
@@ -163,6 +170,19 @@ async function acceptChecked(found: BroughtSegment): Promise<Accepted> {
       ? await publish({ ...written, scan }, forms)
       : await keepUnfinished({ ...written, scan }, published);
   });
+}
+
+/** @throws {IncompleteSegmentError} when not every record holds, to the segment's end. */
+async function proveWritten(
+  { acceptance: { brought }, file }: Pick<WrittenSegment, "acceptance" | "file">,
+  quick: SegmentScan,
+): Promise<SegmentScan> {
+  const scan = await proveSegmentFile(file, quick);
+  if (isWholeAndRight(scan)) return scan;
+  throw new IncompleteSegmentError(
+    `Cannot archive ${brought.name}: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +
+      `${scan.problem === undefined ? "" : ` (${scan.problem})`}, want all of the segment`,
+  );
 }
 
 /** Gives a complete segment its name. */
@@ -174,15 +194,21 @@ async function publish(
   const path = segment + form;
   if (published?.difference !== undefined) return await refusePublished(written, published);
   if (damaged[0] !== undefined && !await isProven(written)) throw damaged[0].error;
-  await refuseContradiction(written);
-  await refuseBrokenLink(written);
+  // Since the look before, somebody may have been first; in any form.
+  const lookAgain = () => compareBrought(written, { file });
+  // Where nothing stands in the way of that look, all are taken at once; what they find counts in this order.
+  const [around, early] = await allEnded([
+    lookAround(written),
+    damaged.length === 0 ? lookAgain() : Promise.resolve(undefined),
+  ]);
+  await refuseContradiction(written, await around);
+  await refuseBrokenLink(written, await around);
   await archiveHistory(written);
   const moved = await moveDamagedAside(written.acceptance, damaged);
-  // Since the look before, somebody may have been first; in any form.
-  const first = await compareBrought(written, { file });
+  const first = await (damaged.length === 0 ? early : lookAgain());
   if (first !== undefined) return withDamaged(await settle(written, first), moved);
   if (!await linkTemporary(written.acceptance, path)) {
-    const taken = await compareBrought(written, { file });
+    const taken = await lookAgain();
     if (taken !== undefined) return withDamaged(await settle(written, taken), moved);
     throw new Error(`Cannot archive ${segment}: its name was taken, and is free again`);
   }

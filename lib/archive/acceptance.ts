@@ -7,10 +7,13 @@ import type { ArchiveIdentity } from "./identity.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName } from "./layout.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 
+/** The directory that a file comes from. */
+export type BroughtDirectory = Pick<Disk, "root" | "open">;
+
 /** A file that a server hands over. */
 export interface BroughtFile {
   /** The directory that it is in: the history of its timeline may be there too. */
-  readonly disk: Disk;
+  readonly disk: BroughtDirectory;
   readonly name: string;
 }
 
@@ -22,6 +25,11 @@ export interface AcceptOptions {
   readonly suffix: string;
   /** Wall clock, before anything of the file was read. */
   readonly startedMs: number;
+  /**
+   * Take nothing but a complete segment of which every record holds. What a server hands over itself is taken at its
+   * word, and kept also when it is not complete: there is no better copy.
+   */
+  readonly only?: "proven";
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */
@@ -67,6 +75,9 @@ export class BroughtFileError extends Error {
   }
 }
 
+/** A file that does not hold all of its segment, as far as its records tell. */
+export class IncompleteSegmentError extends BroughtFileError {}
+
 /** One file on its way into an archive. */
 export interface Acceptance {
   readonly archive: Archive;
@@ -75,6 +86,8 @@ export interface Acceptance {
   readonly options: AcceptOptions;
   /** The name of `inprogress/` that it is written under. */
   readonly temporary: string;
+  /** What nothing depends on any more, and never rejects; whoever made this waits for it at the end. */
+  readonly tidying: Promise<void>[];
 }
 
 /**
@@ -117,20 +130,16 @@ export async function linkTemporary(
   }
 }
 
-/** Makes the temporary file for the time of `use`; then it is closed and has no temporary name any more. */
+/** Makes the temporary file for the time of `use`; to close it and to take its temporary name away is `tidying`. */
 export async function withTemporary<T>(
-  { archive, temporary }: Acceptance,
+  { archive: { disk, modes }, temporary, tidying }: Acceptance,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T> {
-  const file = await archive.disk.create(temporary, archive.modes.file);
+  const file = await disk.create(temporary, modes.file);
   try {
     return await use(file);
   } finally {
-    try {
-      await file.close();
-      await removeName(archive.disk, temporary);
-    } catch {
-      // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
-    }
+    // What matters is durable, or failed with a better reason; the next push of the file or a receiver removes it.
+    for (const each of [file.close(), removeName(disk, temporary)]) tidying.push(each.catch(() => {}));
   }
 }

@@ -1,7 +1,6 @@
 import { WrongClusterError } from "../wal/errors.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { formatSegmentSize, segmentStart } from "../wal/segment.ts";
-import { decompressUnfinished } from "./compression.ts";
 import type { Disk, DiskFile, NamedEntry } from "./disk.ts";
 import { addName, type Naming, removeName, withFile } from "./durable.ts";
 import { readFirstPage } from "./plain_first_page.ts";
@@ -150,6 +149,7 @@ async function decompressAside(
   try {
     await copy.truncate(Number(segmentSize));
     const label = `${disk.root}/${name}`;
+    const { decompressUnfinished } = await import("./compression.ts");
     await withFile(
       disk,
       name,

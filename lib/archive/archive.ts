@@ -1,17 +1,21 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import type { LineageStock } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
-import { formatSegmentSize, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import { formatSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
+import { allEnded } from "./all_ended.ts";
 import { backLinksBefore } from "./back_links.ts";
 import { DamagedFileError } from "./damaged_file.ts";
-import type { Disk, NamedEntry } from "./disk.ts";
+import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
-import { type SegmentRun, takeInventory } from "./inventory.ts";
+import { EMPTY_LEDGER, type GapLedger, missingByLedger } from "./gaps.ts";
+import { appendToLedger, readLedger } from "./gap_ledger_file.ts";
+import { takeInventory } from "./inventory.ts";
 import {
   classifyOther,
   CONFLICTS_DIRECTORY,
@@ -38,15 +42,20 @@ export class ArchiveError extends Error {
 }
 
 /** What an archive holds, as far as a receiver has to know. */
-export interface ArchiveContents {
-  /** Complete segments, by timeline and number. */
-  readonly runs: readonly SegmentRun[];
+export interface ArchiveContents extends LineageStock {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
-  /** Segments of which something was received, but not all. */
-  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   /** Names of complete segments under which something else stands: no file, or one of another size. */
   readonly incomplete: readonly string[];
 }
+
+/** Of an archive that is not made yet. */
+export const EMPTY_CONTENTS: ArchiveContents = {
+  runs: [],
+  histories: [],
+  unfinished: [],
+  incomplete: [],
+  gaps: { recorded: [], accepted: [] },
+};
 
 /** How the archive is used. */
 export interface ArchiveOptions {
@@ -89,7 +98,15 @@ export class Archive {
    * @throws {ArchiveError} when it is neither, or belongs to another user.
    */
   static async open(disk: Disk, options: ArchiveOptions): Promise<Archive> {
-    const root = await disk.entry(".");
+    const directories = [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY];
+    // At once; what they find counts in the order below.
+    const [rootLook, identityRead, identityLook, ...looks] = await allEnded([
+      disk.entry("."),
+      readIdentity(disk),
+      disk.entry(IDENTITY_FILE),
+      ...directories.map((directory) => disk.entry(directory)),
+    ]);
+    const root = await rootLook;
     if (root === undefined) {
       throw new ArchiveError(
         `Cannot open the archive "${disk.root}": there is no such directory; make it with: mkdir -m 700 "${disk.root}"`,
@@ -100,11 +117,11 @@ export class Archive {
         `Cannot open the archive "${disk.root}": it is a ${root.kind}, want a directory`,
       );
     }
-    const identity = await readIdentity(disk);
+    const identity = await identityRead;
     if (identity === undefined) await refuseForeignFiles(disk, options);
-    await refuseOtherUser(disk, options, identity === undefined ? "." : IDENTITY_FILE);
-    for (const directory of [IN_PROGRESS_DIRECTORY, CONFLICTS_DIRECTORY]) {
-      const entry = await disk.entry(directory);
+    refuseOtherUser(disk, options, identity === undefined ? root : await identityLook);
+    for (const [index, directory] of directories.entries()) {
+      const entry = await looks[index];
       if (entry === undefined || entry.kind === "directory") continue;
       throw new ArchiveError(
         `Cannot open the archive "${disk.root}": "${directory}" in it is a ${entry.kind}, want a directory`,
@@ -261,7 +278,7 @@ export class Archive {
    */
   async contents(): Promise<ArchiveContents> {
     const identity = this.#identity;
-    if (identity === undefined) return { runs: [], histories: [], unfinished: [], incomplete: [] };
+    if (identity === undefined) return EMPTY_CONTENTS;
     await this.disk.syncDirectory(".");
     // A process that died while it made the archive leaves none; the next `claim` makes it.
     if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {
@@ -282,7 +299,23 @@ export class Archive {
       histories,
       unfinished: inventory.unfinished,
       incomplete: inventory.incomplete,
+      gaps: missingByLedger(await this.ledger(), identity.segmentSize),
     };
+  }
+
+  /**
+   * What is known of WAL that is missing.
+   *
+   * A line that an earlier process wrote may not survive a power cut: see `appendToLedger`.
+   * @throws {SyntaxError} when a newer program wrote in it.
+   */
+  async ledger(): Promise<GapLedger> {
+    return await readLedger(this.disk) ?? EMPTY_LEDGER;
+  }
+
+  /** Adds a line to the ledger, beside whoever else does; durable when it resolves. */
+  async appendToLedger(line: Uint8Array): Promise<void> {
+    await appendToLedger(this.disk, line, this.modes.file);
   }
 
   /**
@@ -369,8 +402,8 @@ async function refuseForeignFiles(disk: Disk, { onAdopted }: ArchiveOptions): Pr
   );
 }
 
-async function refuseOtherUser(disk: Disk, options: ArchiveOptions, witness: string): Promise<void> {
-  const owner = (await disk.entry(witness))?.ownerId;
+function refuseOtherUser(disk: Disk, options: ArchiveOptions, witness: DiskEntry | undefined): void {
+  const owner = witness?.ownerId;
   if (owner === undefined || options.userId === undefined || owner === options.userId) return;
   throw new ArchiveError(
     `Cannot write to the archive "${disk.root}": it belongs to the user with id ${owner}, this process runs as ${options.userId}; ` +

@@ -43,7 +43,7 @@ export interface WrittenSegment extends BroughtSegment {
 
 /** Holds a segment against the published one of its name, in whatever form; `undefined` when there is none. */
 export async function compareBrought(
-  { acceptance, segment }: BroughtSegment,
+  { acceptance, segment }: Pick<BroughtSegment, "acceptance" | "segment">,
   own: {
     readonly file: DiskFile;
     /** All, if it is not given. */

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import type { Disk } from "./disk.ts";
 import { addName, errorCode, type Naming, removeName, withFile } from "./durable.ts";
 import { CONFLICTS_DIRECTORY } from "./layout.ts";
@@ -6,6 +5,8 @@ import { CONFLICTS_DIRECTORY } from "./layout.ts";
 const READ_BYTES = 256 * 1024;
 
 async function contentHash(disk: Disk, path: string): Promise<string> {
+  // Only now: to load it takes a push longer than all that it asks of the disk, and conflicts are rare.
+  const { createHash } = await import("node:crypto");
   const hash = createHash("sha256");
   await withFile(disk, path, async (file) => {
     const buffer = new Uint8Array(READ_BYTES);

@@ -1,4 +1,3 @@
-import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { type Acceptance, BroughtFileError, type DamagedForm } from "./acceptance.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
@@ -6,7 +5,7 @@ import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile } from "./disk.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
-import { scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 
 /** A published form that can't be read. */
 export interface FoundDamage {
@@ -23,7 +22,10 @@ export interface PublishedForms {
 }
 
 /** As `compareBrought`; forms that can't be read are told, and the others looked for. */
-export async function compareForms(found: BroughtSegment, file: DiskFile): Promise<PublishedForms> {
+export async function compareForms(
+  found: Pick<BroughtSegment, "acceptance" | "segment">,
+  file: DiskFile,
+): Promise<PublishedForms> {
   try {
     return { published: await compareBrought(found, { file }), damaged: [] };
   } catch (error) {
@@ -50,9 +52,7 @@ export async function compareForms(found: BroughtSegment, file: DiskFile): Promi
 
 /** Whether every record of a segment that was written holds, to its end. */
 export async function isProven({ file, scan }: WrittenSegment): Promise<boolean> {
-  const whole: SegmentScan = await scanSegmentFile(file, scan);
-  return isCompleteSegment(whole, whole.segmentSize) &&
-    (whole.end === "segment-end" || whole.end === "switch");
+  return isWholeAndRight(await proveSegmentFile(file, scan));
 }
 
 /** Moves forms that can't be read out of the way: they are no durable WAL, and their bytes are kept. The caller syncs the root. */

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
-import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts";
+import { DISK_PROTOCOL, type DiskCall, diskOperations, diskRules } from "./disk_executor.ts";
 
 /**
  * The real disk on the calling thread, which stands still for each operation but listings.
@@ -8,8 +8,7 @@ import { DISK_PROTOCOL, type DiskCall, diskOperations } from "./disk_executor.ts
  * For a command that does one thing and has nobody to answer meanwhile: it starts sooner than a thread does.
  */
 export function openDirectDisk(root: string): Disk {
-  const { directUnit, directBytes } = DISK_PROTOCOL;
-  const operations = diskOperations(fs, { root, pastCache: false, directUnit, directBytes });
+  const operations = diskOperations(fs, diskRules(fs, { root, pastCache: false, ...DISK_PROTOCOL }));
   /** The listing under way, or the last call behind it: calls take effect in the order they are made. */
   let last: Promise<unknown> | undefined;
   const holdUpBy = <T>(call: Promise<T>): Promise<T> => {
@@ -50,6 +49,7 @@ export function openDirectDisk(root: string): Disk {
       return handle === undefined ? undefined : fileOf(handle);
     },
     create: async (path, mode) => fileOf(await call<number>({ kind: "create", path, mode })),
+    append: async (path, mode) => fileOf(await call<number>({ kind: "append", path, mode })),
     link: (existing, added) => call({ kind: "link", path: existing, to: added }),
     rename: (from, to) => call({ kind: "rename", path: from, to }),
     unlink: (path) => call({ kind: "unlink", path }),
@@ -58,7 +58,7 @@ export function openDirectDisk(root: string): Disk {
     entry: (path) => call<DiskEntry | undefined>({ kind: "entry", path }),
     makeDirectory: (path, mode) => call({ kind: "makeDirectory", path, mode }),
     syncDirectory: (path) => call({ kind: "syncDirectory", path }),
-    freeBytes: () => call({ kind: "freeBytes" }),
+    space: () => call({ kind: "space" }),
     close: () => Promise.resolve("ended"),
   };
 }

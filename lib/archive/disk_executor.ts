@@ -1,3 +1,4 @@
+import type { DiskEntry, FileState } from "./disk.ts";
 import type { Parking, ParkingKind } from "./parking.ts";
 import type { ShortRoadRequest, ShortRoadResult } from "./short_road.ts";
 
@@ -23,6 +24,11 @@ export const DISK_PROTOCOL = {
   directUnit: 4096,
   /** Shorter writes go through the page cache: a commit waits for them, and they end inside a page. */
   directBytes: 128 * 1024,
+  /**
+   * Longer writes through the page cache are cut: for each the kernel looks for as much memory in one piece, which takes it
+   * 0.8 ms for 256 KiB where memory is in use, and next to nothing for so much.
+   */
+  cachedBytes: 64 * 1024,
   operations: { call: 0, write: 1, read: 2, sync: 3, stop: 4 },
   status: { done: 0, message: 1, failed: 2 },
 } as const;
@@ -44,11 +50,11 @@ export type DiskCall =
     readonly kind: "open" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
     readonly path: string;
   }
-  | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
+  | { readonly kind: "create" | "append" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
-  | { readonly kind: "freeBytes" };
+  | { readonly kind: "space" };
 
 /** What else can be asked of the thread, in the same way. */
 export type DiskThreadCall = DiskCall | { readonly kind: "shortRoad"; readonly request: ShortRoadRequest };
@@ -77,28 +83,108 @@ export interface DiskOperations {
   sync(handle: number): void;
 }
 
+/** How the runtime's own calls are used, whether they block or not. */
+export interface DiskRules {
+  readonly flags: {
+    readonly read: number;
+    readonly create: number;
+    readonly append: number;
+    /** Also what is absent. */
+    readonly appendNew: number;
+    readonly directory: number;
+    /** Written past the page cache; `undefined` where the system or the use has no such thing. */
+    readonly direct: number | undefined;
+  };
+  at(path: string): string;
+  describe(stat: import("node:fs").Stats): DiskEntry;
+  state(stat: import("node:fs").Stats): FileState;
+  /**
+   * How many bytes of a write go on past the page cache, where memory and file are aligned alike: to copy the bytes
+   * once more costs more processor time than all else. 0 when it is not their turn.
+   */
+  pastCache(place: WritePlace): number;
+  /** Else this many through it: up to the next boundary only, if from there on the way past the cache is open. */
+  throughCache(place: WritePlace, isDirect: boolean): number;
+}
+
+/** What is left of a write: where it lies in memory and in the file. */
+export interface WritePlace {
+  readonly offset: number;
+  readonly length: number;
+  readonly position: number;
+}
+
 /**
- * The files below `root`, by the runtime's own calls.
+ * The rules of the files below `root`.
  *
  * Its source text runs in the disk thread too (a thread's module file would need read access to the program's own
  * source), so it uses nothing but its parameters and globals.
  * @param options.pastCache whether long writes go past the page cache: their memory must begin at a page.
  */
-export function diskOperations(
+export function diskRules(
   fs: typeof import("node:fs"),
-  { root, pastCache, directUnit, directBytes }: {
+  { root, pastCache, directUnit, directBytes, cachedBytes }: {
     readonly root: string;
     readonly pastCache: boolean;
     readonly directUnit: number;
     readonly directBytes: number;
+    readonly cachedBytes: number;
   },
-): DiskOperations {
-  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+): DiskRules {
+  const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
+  return {
+    flags: {
+      read: O_RDONLY | O_NOFOLLOW,
+      create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
+      append: O_RDWR | O_APPEND | O_NOFOLLOW,
+      appendNew: O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW,
+      directory: O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+      direct: pastCache && O_DIRECT !== undefined ? O_WRONLY | O_DIRECT | O_NOFOLLOW : undefined,
+    },
+    at: (path) => (path === "." ? root : root + "/" + path),
+    describe: (stat) => ({
+      kind: stat.isFile()
+        ? "file"
+        : stat.isDirectory()
+        ? "directory"
+        : stat.isSymbolicLink()
+        ? "symlink"
+        : "other",
+      bytes: stat.size,
+      mode: stat.mode & 0o7777,
+      ownerId: stat.uid,
+      inode: stat.ino,
+    }),
+    state: (stat) => ({
+      inode: stat.ino,
+      bytes: stat.size,
+      modifiedMs: stat.mtimeMs,
+      changedMs: stat.ctimeMs,
+    }),
+    pastCache: ({ offset, length, position }) => {
+      if (position % directUnit !== 0 || offset % directUnit !== 0) return 0;
+      const whole = length - length % directUnit;
+      return whole < directBytes ? 0 : whole;
+    },
+    throughCache: ({ length, position }, isDirect) => {
+      const boundary = directUnit - position % directUnit;
+      const opens = isDirect && boundary < directUnit && length - boundary >= directBytes;
+      return opens ? boundary : Math.min(length, cachedBytes);
+    },
+  };
+}
+
+/**
+ * The files of `rules`, by the runtime's own calls, which block.
+ *
+ * Its source text runs in the disk thread too, so it uses nothing but its parameters and globals.
+ */
+export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): DiskOperations {
+  const { flags, at } = rules;
   /** By handle: the same file once more, written past the page cache. */
   const direct = new Map<number, number>();
-  const at = (path: string) => (path === "." ? root : root + "/" + path);
   const unlessAbsent = <T>(act: () => T): T | undefined => {
     try {
       return act();
@@ -122,9 +208,9 @@ export function diskOperations(
     }
   };
   const openDirect = (handle: number, path: string): void => {
-    if (!pastCache || O_DIRECT === undefined) return;
+    if (flags.direct === undefined) return;
     try {
-      const again = fs.openSync(path, O_WRONLY | O_DIRECT | O_NOFOLLOW);
+      const again = fs.openSync(path, flags.direct);
       // Somebody may have put another file under the name in between.
       if (fs.fstatSync(again).ino === fs.fstatSync(handle).ino) direct.set(handle, again);
       else fs.closeSync(again);
@@ -138,21 +224,13 @@ export function diskOperations(
     direct.delete(handle);
     fs.closeSync(again);
   };
-  /**
-   * Writes what it can of a long piece past the page cache, where memory and file are aligned alike: to copy the bytes
-   * once more costs more processor time than all else. Returns how many it wrote; 0 when it is not its turn.
-   */
-  const writeDirect = (
-    handle: number,
-    { bytes, offset, length }: DiskBytes,
-    position: number,
-  ): number => {
+  /** Writes what it can of a long piece past the page cache; returns how many bytes that were. */
+  const writeDirect = (handle: number, bytes: Uint8Array, place: WritePlace): number => {
     const again = direct.get(handle);
-    const whole = length - length % directUnit;
-    if (again === undefined || position % directUnit !== 0 || offset % directUnit !== 0) return 0;
-    if (whole < directBytes) return 0;
+    const count = again === undefined ? 0 : rules.pastCache(place);
+    if (again === undefined || count === 0) return 0;
     try {
-      return fs.writeSync(again, bytes, offset, whole, position);
+      return fs.writeSync(again, bytes, place.offset, count, place.position);
     } catch (error) {
       if ((error as { code?: string }).code !== "EINVAL") throw error;
       closeDirect(handle);
@@ -161,19 +239,14 @@ export function diskOperations(
   };
   const write = (handle: number, { bytes, offset, length }: DiskBytes, position: number): void => {
     for (let done = 0; done < length;) {
-      const start = position + done;
-      const rest = { bytes, offset: offset + done, length: length - done };
-      const written = writeDirect(handle, rest, start);
+      const rest = { offset: offset + done, length: length - done, position: position + done };
+      const written = writeDirect(handle, bytes, rest);
       if (written > 0) {
         done += written;
         continue;
       }
-      // Up to the next boundary only, if from there on the way past the cache is open.
-      const boundary = directUnit - start % directUnit;
-      const opens = direct.has(handle) && boundary < directUnit &&
-        length - done - boundary >= directBytes;
-      const count = opens ? boundary : length - done;
-      done += fs.writeSync(handle, bytes, offset + done, count, start);
+      const count = rules.throughCache(rest, direct.has(handle));
+      done += fs.writeSync(handle, bytes, rest.offset, count, rest.position);
     }
   };
   const read = (handle: number, { bytes, offset, length }: DiskBytes, position: number): number => {
@@ -185,28 +258,22 @@ export function diskOperations(
     }
     return done;
   };
-  const describe = (stat: import("node:fs").Stats) => ({
-    kind: stat.isFile()
-      ? "file"
-      : stat.isDirectory()
-      ? "directory"
-      : stat.isSymbolicLink()
-      ? "symlink"
-      : "other",
-    bytes: stat.size,
-    mode: stat.mode & 0o7777,
-    ownerId: stat.uid,
-    inode: stat.ino,
-  });
   const call = (request: DiskCall): unknown => {
     switch (request.kind) {
       case "open":
-        return unlessAbsent(() => fs.openSync(at(request.path), O_RDONLY | O_NOFOLLOW));
+        return unlessAbsent(() => fs.openSync(at(request.path), flags.read));
       case "create": {
-        const handle = fs.openSync(at(request.path), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, request.mode);
+        const handle = fs.openSync(at(request.path), flags.create, request.mode);
         // The umask took its part; the mode of the archive directory is what decides.
         fs.fchmodSync(handle, request.mode);
         openDirect(handle, at(request.path));
+        return handle;
+      }
+      case "append": {
+        const known = unlessAbsent(() => fs.openSync(at(request.path), flags.append));
+        if (known !== undefined) return known;
+        const handle = fs.openSync(at(request.path), flags.appendNew, request.mode);
+        fs.fchmodSync(handle, request.mode);
         return handle;
       }
       case "link":
@@ -222,16 +289,16 @@ export function diskOperations(
           names?.flatMap((name) => {
             // One that is gone since is not there.
             const stat = unlessAbsent(() => fs.lstatSync(at(request.path) + "/" + name));
-            return stat === undefined ? [] : [{ name, ...describe(stat) }];
+            return stat === undefined ? [] : [{ name, ...rules.describe(stat) }];
           })
         );
       case "entry":
-        return unlessAbsent(() => describe(fs.lstatSync(at(request.path))));
+        return unlessAbsent(() => rules.describe(fs.lstatSync(at(request.path))));
       case "makeDirectory":
         fs.mkdirSync(at(request.path), { mode: request.mode });
         return fs.chmodSync(at(request.path), request.mode);
       case "syncDirectory": {
-        const handle = fs.openSync(at(request.path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+        const handle = fs.openSync(at(request.path), flags.directory);
         try {
           return fs.fsyncSync(handle);
         } finally {
@@ -244,16 +311,14 @@ export function diskOperations(
         return fs.fstatSync(request.handle).size;
       case "inode":
         return fs.fstatSync(request.handle).ino;
-      case "state": {
-        const stat = fs.fstatSync(request.handle);
-        return { inode: stat.ino, bytes: stat.size, modifiedMs: stat.mtimeMs, changedMs: stat.ctimeMs };
-      }
+      case "state":
+        return rules.state(fs.fstatSync(request.handle));
       case "close":
         closeDirect(request.handle);
         return fs.closeSync(request.handle);
-      case "freeBytes": {
-        const stat = fs.statfsSync(root);
-        return stat.bavail * stat.bsize;
+      case "space": {
+        const stat = fs.statfsSync(at("."));
+        return { freeBytes: stat.bavail * stat.bsize, totalBytes: stat.blocks * stat.bsize };
       }
     }
   };

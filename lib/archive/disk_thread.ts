@@ -1,21 +1,30 @@
 import process from "node:process";
 import { Worker } from "node:worker_threads";
-import type { Disk, DiskEntry, DiskFile, FileState, NamedEntry, RoadStart, ShortRoad } from "./disk.ts";
+import type {
+  Disk,
+  DiskEntry,
+  DiskFile,
+  DiskSpace,
+  FileState,
+  NamedEntry,
+  RoadStart,
+  ShortRoad,
+} from "./disk.ts";
 import {
   DISK_PROTOCOL,
   type DiskMessage,
   diskOperations,
+  diskRules,
   type DiskThreadCall,
   type DiskThreadData,
   runDiskThread,
 } from "./disk_executor.ts";
+import { AlignedMemory } from "./aligned_memory.ts";
 import { openParking, type Parking } from "./parking.ts";
 import { openSocketCalls, type ShortRoadResult, takeShortRoad } from "./short_road.ts";
 
 /** Through this much memory go the bytes of callers that did not `allocate`. */
 const SCRATCH_BYTES = 256 * 1024;
-
-const WASM_PAGE_BYTES = 64 * 1024;
 
 /** The thread has this long to finish what it does. */
 const CLOSE_TIMEOUT_MS = 2000;
@@ -62,7 +71,7 @@ class DiskThread implements Disk {
   readonly #control: Int32Array;
   readonly #slots: Float64Array;
   readonly #texts: Uint8Array;
-  readonly #memory: Uint8Array<SharedArrayBuffer>;
+  readonly #memory: AlignedMemory;
   readonly #scratch: Uint8Array;
   readonly #parking: Parking;
   /** Whether the thread can read from a socket. */
@@ -73,7 +82,6 @@ class DiskThread implements Disk {
   readonly #encoder = new TextEncoder();
   /** Each places its operation in a slot that is free; at most as many as there are callers. */
   readonly #waiting: (() => void)[] = [];
-  #allocatedBytes = 0;
   #submitted = 0;
   #settled = 0;
   #watching = false;
@@ -91,26 +99,27 @@ class DiskThread implements Disk {
     this.#control = new Int32Array(control);
     const { kind, parking } = openParking(process, this.#control, use === "short" ? "atomics" : undefined);
     this.#parking = parking;
+    this.#memory = new AlignedMemory(memoryBytes + SCRATCH_BYTES);
     const data: DiskThreadData = {
       root,
       control,
       slots: new SharedArrayBuffer(slots * slotNumbers * 8),
       texts: new SharedArrayBuffer(slots * textBytes),
-      memory: alignedMemory(memoryBytes + SCRATCH_BYTES),
+      memory: this.#memory.bytes.buffer,
       parking: kind,
       protocol: DISK_PROTOCOL,
     };
     this.#slots = new Float64Array(data.slots);
     this.#texts = new Uint8Array(data.texts);
-    this.#memory = new Uint8Array(data.memory);
     this.#scratch = this.allocate(SCRATCH_BYTES);
-    this.#hasRoad = openSocketCalls(process, this.#memory) !== undefined;
+    this.#hasRoad = openSocketCalls(process, this.#memory.bytes) !== undefined;
     const source = `import * as fs from "node:fs";
 import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
 const { parking } = (${openParking})(process, new Int32Array(workerData.control), workerData.parking);
-const { root, protocol: { directUnit, directBytes } } = workerData;
-const operations = (${diskOperations})(fs, { root, pastCache: true, directUnit, directBytes });
+const { root, protocol } = workerData;
+const rules = (${diskRules})(fs, { root, pastCache: true, ...protocol });
+const operations = (${diskOperations})(fs, rules);
 const memory = new Uint8Array(workerData.memory);
 const sockets = (${openSocketCalls})(process, memory);
 const road = { memory, control: new Int32Array(workerData.control), words: workerData.protocol.road };
@@ -129,16 +138,7 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
   }
 
   allocate(bytes: number): Uint8Array {
-    const start = this.#allocatedBytes;
-    if (start + bytes > this.#memory.length) {
-      throw new RangeError(
-        `Cannot allocate ${bytes} bytes of disk memory: ${this.#memory.length - start} are left`,
-      );
-    }
-    // The next one starts at a page: what is written past the page cache must be aligned.
-    const { directUnit } = DISK_PROTOCOL;
-    this.#allocatedBytes = Math.ceil((start + bytes) / directUnit) * directUnit;
-    return this.#memory.subarray(start, start + bytes);
+    return this.#memory.allocate(bytes);
   }
 
   async open(path: string): Promise<DiskFile | undefined> {
@@ -148,6 +148,10 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
 
   async create(path: string, mode: number): Promise<DiskFile> {
     return this.#file(await this.#call({ kind: "create", path, mode }) as number);
+  }
+
+  async append(path: string, mode: number): Promise<DiskFile> {
+    return this.#file(await this.#call({ kind: "append", path, mode }) as number);
   }
 
   async link(existing: string, added: string): Promise<void> {
@@ -182,8 +186,8 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     await this.#call({ kind: "syncDirectory", path });
   }
 
-  async freeBytes(): Promise<number> {
-    return await this.#call({ kind: "freeBytes" }) as number;
+  async space(): Promise<DiskSpace> {
+    return await this.#call({ kind: "space" }) as DiskSpace;
   }
 
   async close(): Promise<"ended" | "stuck"> {
@@ -275,7 +279,7 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     bytes: Uint8Array,
     position: number,
   ): Promise<number> => {
-    if (bytes.buffer === this.#memory.buffer) {
+    if (this.#memory.holds(bytes)) {
       const { byteOffset: offset, length } = bytes;
       const operation = { kind: operations[kind], handle, offset, length, position };
       return await this.#inTurn(() => this.#submit(operation)) as number;
@@ -428,13 +432,6 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     for (const { reject } of pending) reject(this.#dead);
     for (const place of this.#waiting.splice(0)) place();
   }
-}
-
-/** Shared memory that begins at a page: a plain SharedArrayBuffer begins anywhere. */
-function alignedMemory(bytes: number): SharedArrayBuffer {
-  const pages = Math.ceil(bytes / WASM_PAGE_BYTES);
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true })
-    .buffer as unknown as SharedArrayBuffer;
 }
 
 function diskError(error: NonNullable<DiskMessage["error"]>): Error {

@@ -3,6 +3,7 @@
  *
  * Each function says what stands on the disk if the power goes between any two of its steps.
  */
+import { allEnded } from "./all_ended.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { temporaryName } from "./layout.ts";
 
@@ -69,7 +70,7 @@ export async function removeName(disk: Disk, path: string): Promise<void> {
 
 /** Opens a file for the time of `use`; `undefined` when it is absent. */
 export async function withFile<T>(
-  disk: Disk,
+  disk: Pick<Disk, "open">,
   path: string,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T | undefined> {
@@ -82,15 +83,25 @@ export async function withFile<T>(
   }
 }
 
+const START_BYTES = 4096;
+
 /** Reads a small file whole; `undefined` when absent. */
-export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
+export function readWhole(
+  disk: Pick<Disk, "root" | "open">,
+  path: string,
+  maximumBytes: number,
+): Promise<Uint8Array | undefined> {
   return withFile(disk, path, async (file) => {
-    const bytes = await file.bytes();
+    const start = new Uint8Array(Math.min(maximumBytes, START_BYTES));
+    // The usual one ends in there.
+    const [size, read] = await allEnded([file.bytes(), file.read(start, 0)]);
+    const bytes = await size;
     if (bytes > maximumBytes) {
       throw new RangeError(
         `Cannot read "${disk.root}/${path}": ${bytes} bytes, want at most ${maximumBytes}`,
       );
     }
+    if (bytes <= start.length) return start.subarray(0, Math.min(bytes, await read));
     const buffer = new Uint8Array(bytes);
     return buffer.subarray(0, await file.read(buffer, 0));
   });

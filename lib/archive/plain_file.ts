@@ -1,6 +1,6 @@
 import { parseSegmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
-import { type CompressionFormat, FORMAT_OF_FORM } from "./compression.ts";
+import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
 import type { NamedEntry } from "./disk.ts";
 
 /** A file that holds WAL where `pg_receivewal` keeps it. */

@@ -1,6 +1,5 @@
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES, type PageHeader } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
-import { decompressUnfinished } from "./compression.ts";
 import type { Disk } from "./disk.ts";
 import { withFile } from "./durable.ts";
 import type { PlainFile } from "./plain_file.ts";
@@ -33,6 +32,7 @@ export async function readFirstPage(
     if (format === undefined) filled = await file.read(start, 0);
     else {
       const label = `${disk.root}/${entry.name}`;
+      const { decompressUnfinished } = await import("./compression.ts");
       await decompressUnfinished(file, { format, label, maximumBytes: LONGEST_SEGMENT_BYTES }, take);
     }
   });

@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
+import { allEnded } from "./all_ended.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { withFile } from "./durable.ts";
@@ -40,19 +41,46 @@ export async function withPublished<T>(
   },
   use: (published: PublishedSegment) => Promise<T>,
 ): Promise<T | undefined> {
-  for (const form of segment.forms ?? [...SEGMENT_FORMS, ""]) {
-    const path = segment.name + form;
-    const found = await withFile(disk, path, async (file) => {
-      const readAll = sourceOf(file, {
-        form,
-        label: `${disk.root}/${path}`,
-        segmentSize: segment.segmentSize,
-      });
-      return { result: await use({ path, form, readThrough: readAll }) };
-    });
-    if (found !== undefined) return found.result;
+  for (const forms of looksFor(segment.forms ?? [...SEGMENT_FORMS, ""])) {
+    const found = await openFirst(disk, forms.map((form) => segment.name + form));
+    if (found === undefined) continue;
+    const { file, path } = found;
+    try {
+      const form = forms.find((each) => path === segment.name + each) ?? "";
+      const label = `${disk.root}/${path}`;
+      const readAll = sourceOf(file, { form, label, segmentSize: segment.segmentSize });
+      return await use({ path, form, readThrough: readAll });
+    } finally {
+      await file.close();
+    }
   }
   return undefined;
+}
+
+/** What is looked for at once: compressed forms; the plain one is looked for before them, and again after them. */
+function looksFor(forms: readonly SegmentForm[]): readonly (readonly SegmentForm[])[] {
+  const looks: SegmentForm[][] = [];
+  for (const form of forms) {
+    const last = looks.at(-1);
+    if (form === "" || last === undefined || last.includes("")) looks.push([form]);
+    else last.push(form);
+  }
+  return looks;
+}
+
+/** Opens the first of some files that is there, all looked for at once; what is wrong with a later one does not count. */
+async function openFirst(
+  disk: Disk,
+  paths: readonly string[],
+): Promise<{ readonly path: string; readonly file: DiskFile } | undefined> {
+  const looks = await Promise.allSettled(paths.map((path) => disk.open(path)));
+  const first = looks.findIndex((look) => look.status === "rejected" || look.value !== undefined);
+  const later = looks.slice(first + 1).map((look) => look.status === "rejected" ? undefined : look.value);
+  // Nothing was done with them.
+  await allEnded(later.map((file) => file?.close() ?? Promise.resolve()));
+  const found = looks[first];
+  if (found?.status === "rejected") throw found.reason;
+  return found?.value === undefined ? undefined : { path: paths[first]!, file: found.value };
 }
 
 /** A published segment beside a plain file that should hold the same. */

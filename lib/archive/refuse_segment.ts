@@ -1,7 +1,14 @@
 import { ArchiveConflictError } from "../wal/errors.ts";
 import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
 import { SegmentScanner } from "../wal/scanner.ts";
-import { checkBackLink, isContinuedByArchive, type LinkedSegment, nameAfter } from "./back_link.ts";
+import { allEnded } from "./all_ended.ts";
+import {
+  type BackLink,
+  checkBackLink,
+  isContinuedByArchive,
+  type LinkedSegment,
+  nameAfter,
+} from "./back_link.ts";
 import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
 import { type Contradiction, findContradiction } from "./contradiction.ts";
@@ -12,9 +19,31 @@ import type { PublishedComparison } from "./published.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
 import { type DifferingSide, explainConflict, seeDifference } from "./segment_conflict.ts";
 
+/** What the archive has around a segment; each was looked for on its own, and may have failed. */
+export interface Surroundings {
+  readonly contradiction: Promise<Contradiction | undefined>;
+  readonly link: Promise<BackLink>;
+  readonly isContinued: Promise<boolean | undefined>;
+}
+
+/** Looks for all that may speak against a segment, at once; nothing is under way any more when it resolves. */
+export async function lookAround(written: WrittenSegment): Promise<Surroundings> {
+  const { disk } = written.acceptance.archive;
+  const linked = linkedOf(written);
+  const [contradiction, link, isContinued] = await allEnded([
+    contradictionOf(written, Number(written.scan.segmentSize)),
+    checkBackLink(disk, linked),
+    isContinuedByArchive(disk, linked),
+  ]);
+  return { contradiction, link, isContinued };
+}
+
 /** Refuses a segment of which other bytes were received before (P3). */
-export async function refuseContradiction(written: WrittenSegment): Promise<void> {
-  const contradiction = await contradictionOf(written, Number(written.scan.segmentSize));
+export async function refuseContradiction(
+  written: WrittenSegment,
+  around: Pick<Surroundings, "contradiction">,
+): Promise<void> {
+  const contradiction = await around.contradiction;
   if (contradiction === undefined) return;
   const { acceptance: { archive: { disk } }, startLsn, segment } = written;
   const differenceLsn = advance(startLsn, contradiction.at);
@@ -44,20 +73,21 @@ export async function contradictionOf(
 }
 
 /** Refuses a segment that does not continue the one before it in the archive, or that the one after does not (P5). */
-export async function refuseBrokenLink(written: WrittenSegment): Promise<void> {
-  const { disk } = written.acceptance.archive;
-  const linked = linkedOf(written);
-  const link = await checkBackLink(disk, linked);
+export async function refuseBrokenLink(
+  written: WrittenSegment,
+  around: Pick<Surroundings, "link" | "isContinued">,
+): Promise<void> {
+  const link = await around.link;
   if (link.kind === "broken") {
     return await refuse(
       written,
       `Cannot archive ${written.segment}: it does not continue this archive's ${link.before}: ${link.problem}`,
     );
   }
-  if (await isContinuedByArchive(disk, linked) !== false) return;
+  if (await around.isContinued !== false) return;
   return await refuse(
     written,
-    `Cannot archive ${written.segment}: this archive's ${nameAfter(linked)} does not continue it`,
+    `Cannot archive ${written.segment}: this archive's ${nameAfter(linkedOf(written))} does not continue it`,
   );
 }
 
@@ -140,8 +170,10 @@ async function explain(
  */
 export async function refuseOtherForms(written: WrittenSegment): Promise<void> {
   const { acceptance: { archive: { disk } }, segment, startLsn, file, form } = written;
-  for (const other of SEGMENT_FORMS) {
-    if (other === form || await disk.entry(segment + other) === undefined) continue;
+  const others = SEGMENT_FORMS.filter((other) => other !== form);
+  const looks = await allEnded(others.map((other) => disk.entry(segment + other)));
+  for (const [index, other] of others.entries()) {
+    if (await looks[index] === undefined) continue;
     const found = await compareBrought(written, { file, forms: [other] });
     if (found?.difference === undefined) continue;
     throw new ArchiveConflictError(

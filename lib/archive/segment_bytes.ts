@@ -1,6 +1,7 @@
 import type { SegmentSize } from "../wal/segment.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { withFile } from "./durable.ts";
+import { COMPRESSED_FORMS } from "./layout.ts";
 import { type SegmentForm, withPublished } from "./published.ts";
 import type { TakeBytes } from "./segment_file.ts";
 
@@ -16,6 +17,7 @@ export function bytesOfFile(file: DiskFile): SegmentBytes {
     for (let position = start;;) {
       const count = await file.read(buffer, position);
       if (count === 0 || await take(buffer.subarray(0, count), position) === "enough") return;
+      if (count < buffer.length) return;
       position += count;
     }
   };
@@ -41,7 +43,7 @@ export async function withPublishedBytes<T>(
   if (plain !== undefined) return plain.result;
   return await withPublished(
     disk,
-    segment,
+    { forms: [...COMPRESSED_FORMS, ""], ...segment },
     (published) =>
       use((start, take) =>
         published.readThrough((bytes, position) => {

@@ -1,7 +1,7 @@
 import type { SegmentScan } from "../wal/scanner.ts";
 import { BroughtFileError } from "./acceptance.ts";
 import type { BroughtSegment } from "./brought_segment.ts";
-import { type Compression, decompress, PieceCompressor } from "./compression.ts";
+import type { Compression } from "./compression_format.ts";
 import type { DiskFile } from "./disk.ts";
 import { firstDifferenceFrom } from "./published.ts";
 import { completenessScanner } from "./read_ahead.ts";
@@ -91,6 +91,8 @@ export async function compressAndScan(
   const { acceptance: { identity, brought, temporary, archive: { disk }, options }, startLsn, source } =
     found;
   const { segmentSize } = identity;
+  // Only now: most archives have no compressed files, and a short command loads no more than it needs.
+  const { decompress, PieceCompressor } = await import("./compression.ts");
   const scanner = completenessScanner({ startLsn, segmentSize });
   const compressor = new PieceCompressor(compression);
   let end = 0;

@@ -1,6 +1,6 @@
 import { DamagedFileError } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
-import type { DiskEntry } from "../archive/disk.ts";
+import type { DiskEntry, DiskSpace } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
 import { CONFLICTS_DIRECTORY, IDENTITY_FILE, nameOf, parseBroughtName } from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
@@ -41,7 +41,7 @@ export interface ArchiveSurvey {
   readonly madeMs: number | undefined;
   /** How many files of `conflicts/`. */
   readonly conflicts: number;
-  readonly freeBytes: number;
+  readonly space: DiskSpace;
   /** What is wrong with the archive itself, in words. */
   readonly defects: readonly string[];
 }
@@ -105,7 +105,7 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
       async (file) => (await file.state()).modifiedMs,
     ),
     conflicts: (await directory.disk.list(CONFLICTS_DIRECTORY))?.length ?? 0,
-    freeBytes: await directory.disk.freeBytes(),
+    space: await directory.disk.space(),
     defects,
   };
 }

@@ -4,7 +4,6 @@ import type { Accepted } from "../archive/acceptance.ts";
 import type { Compression } from "../archive/compression.ts";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import type { Disk } from "../archive/disk.ts";
-import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode, withFile } from "../archive/durable.ts";
 import { type Log, messageChain } from "../log.ts";
 import { formatLsn } from "../wal/lsn.ts";
@@ -16,15 +15,20 @@ import type { PushCommandOptions } from "./push_options.ts";
 /** 0 tells the server that it may forget the file; above 125 its archiver would restart. */
 export const PUSH_EXIT = { done: 0, failed: 1 } as const;
 
-/** One of them is written while the others are read and looked at. */
+/** One of them is written while the other is read and looked at; memory that is touched first costs more than it saves. */
 const PIECE_BYTES = 1 << 19;
-const PIECES = 4;
+const PIECES = 2;
+
+export interface PushContext extends CommandContext {
+  /** Told when an operation does not return: it must not hold up the end of the process. */
+  hangs(): void;
+}
 
 /** Archives one file; resolves to the exit code. */
 export async function push(
   paths: readonly string[],
   options: PushCommandOptions,
-  context: CommandContext,
+  context: PushContext,
 ): Promise<number> {
   if (options.verbose && options.quiet) {
     throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
@@ -33,8 +37,8 @@ export async function push(
   const directory = archiveDirectory(options.archive, context);
   try {
     const path = await checkPath(paths, hintFor(directory));
-    const { compress: compression } = options;
-    tell(log, await pushFile(path, { directory, timeoutMs: options.timeout, compression }));
+    const { compress: compression, timeout: timeoutMs } = options;
+    tell(log, await pushFile(path, { directory, timeoutMs, compression, hangs: context.hangs }));
     return PUSH_EXIT.done;
   } catch (error) {
     // Who reads JSON lines has to find the one that matters most among them.
@@ -76,11 +80,12 @@ interface PushPlace {
   readonly directory: string;
   readonly timeoutMs: number;
   readonly compression: Compression | undefined;
+  hangs(): void;
 }
 
 async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
   const { directory, timeoutMs } = place;
-  const disk = openDiskThread(directory, PIECES * PIECE_BYTES, "short");
+  const disk = await openDisk(directory, PIECES * PIECE_BYTES);
   try {
     return await inTime(acceptInto(disk, path, place.compression), {
       timeoutMs,
@@ -92,12 +97,24 @@ async function pushFile(path: string, place: PushPlace): Promise<Accepted> {
     if (errorCode(cause) === undefined) throw cause;
     throw new Error(`Cannot archive ${basename(path)} into "${directory}"`, { cause });
   } finally {
-    // A stuck thread does not hold up the end of the process.
-    await disk.close();
+    if (await disk.close() === "stuck") place.hangs();
   }
 }
 
-/** What accepting takes is loaded while the thread starts. */
+/**
+ * Under Bun on the threads that it has anyway: to start one of our own takes longer than all that push asks of the disk.
+ * Under Deno such calls stand still on this thread, and a disk that does not answer would end the time limit too.
+ */
+async function openDisk(directory: string, memoryBytes: number): Promise<Disk> {
+  if (process.versions["bun"] !== undefined) {
+    const { openPooledDisk } = await import("../archive/pooled_disk.ts");
+    return openPooledDisk(directory, memoryBytes);
+  }
+  const { openDiskThread } = await import("../archive/disk_thread.ts");
+  return openDiskThread(directory, memoryBytes, "short");
+}
+
+/** What accepting takes is loaded while the disk starts. */
 async function acceptInto(
   disk: Disk,
   path: string,

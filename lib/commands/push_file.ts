@@ -1,5 +1,6 @@
 import { basename, dirname } from "node:path";
 import process from "node:process";
+import { allEnded } from "../archive/all_ended.ts";
 import { acceptFile } from "../archive/accept.ts";
 import type { Accepted, AcceptOptions } from "../archive/acceptance.ts";
 import { Archive } from "../archive/archive.ts";
@@ -36,11 +37,16 @@ export async function acceptBrought(
 
 /** Push never makes an archive: where none is, its disk may just not be mounted. */
 async function openArchive(disk: Disk): Promise<Archive> {
-  if (await disk.entry(".") !== undefined && await disk.entry(IDENTITY_FILE) === undefined) {
+  const [root, identity, archive] = await allEnded([
+    disk.entry("."),
+    disk.entry(IDENTITY_FILE),
+    Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() }),
+  ]);
+  if (await root !== undefined && await identity === undefined) {
     throw new UsageError(
       `Cannot archive into "${disk.root}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
       `To make an archive of an empty directory: walvault init --archive ${disk.root} --connection 'host=… user=…'`,
     );
   }
-  return await Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() });
+  return await archive;
 }

@@ -42,8 +42,8 @@ export interface StandbySlotsOptions {
   readonly log: Log;
   /** Of the archive; `undefined` while it has none. */
   systemIdentifier(): bigint | undefined;
-  /** Everything below it is durable in the archive, on that timeline; `undefined`: not known. */
-  flushed(): { readonly timeline: TimelineId; readonly flushLsn: Lsn } | undefined;
+  /** Everything below it is durable in the archive, on that timeline, or given up; `undefined`: not known. */
+  flushed(): Promise<{ readonly timeline: TimelineId; readonly flushLsn: Lsn } | undefined>;
 }
 
 /**
@@ -122,7 +122,7 @@ export class StandbySlots {
           "max_slot_wal_keep_size",
       };
     }
-    const flushed = this.options.flushed();
+    const flushed = await this.options.flushed();
     // Somebody streams with it: then that one moves it.
     if (slot.activePid !== undefined || flushed === undefined) return undefined;
     // What is here of an old timeline behind a fork says nothing about the new one's WAL.

@@ -8,10 +8,12 @@ import { test } from "node:test";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
+import { openPooledDisk } from "../../lib/archive/pooled_disk.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 
 const DISKS: readonly { readonly name: string; readonly open: (root: string) => Disk }[] = [
   { name: "the disk thread", open: (root) => openDiskThread(root, 1 << 16) },
+  { name: "the pooled disk", open: (root) => openPooledDisk(root, 1 << 16) },
   { name: "the disk on the calling thread", open: openDirectDisk },
 ];
 

@@ -286,6 +286,8 @@ export class Cluster {
       max_replication_slots: "10",
       hot_standby: "on",
       shared_buffers: "32MB",
+      // In the data directory, and gone with it: what is killed leaves its other shared memory behind for ever.
+      dynamic_shared_memory_type: "mmap",
       max_connections: "50",
       fsync: "off",
       log_timezone: "UTC",

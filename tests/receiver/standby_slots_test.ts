@@ -72,7 +72,7 @@ function start(standby: Standby, more: Partial<StandbySlotsOptions> = {}) {
     clock,
     log,
     systemIdentifier: () => SYSTEM_IDENTIFIER,
-    flushed: () => ({ timeline: timelineId(1), flushLsn: at(3) }),
+    flushed: () => Promise.resolve({ timeline: timelineId(1), flushLsn: at(3) }),
     ...more,
   });
   return { clock, entries, lines, abort, outcome: watched(slots.run(abort.signal)) };
@@ -96,7 +96,7 @@ test("StandbySlots makes a slot, and moves it along to what is durable here, one
 
 for (
   const [what, prepare, more] of [
-    ["nothing is known yet", () => {}, { flushed: () => undefined }],
+    ["nothing is known yet", () => {}, { flushed: () => Promise.resolve(undefined) }],
     ["another timeline is streamed", (standby: Standby) => void (standby.timeline = timelineId(2)), {}],
     ["somebody uses it", (standby: Standby) => void (standby.slots = [{ ...SLOT, activePid: 42 }]), {}],
     ["it is further", (standby: Standby) => void (standby.slots = [{ ...SLOT, restartLsn: at(4) }]), {}],
