@@ -55,7 +55,7 @@ export async function isProven({ file, scan }: WrittenSegment): Promise<boolean>
   return isWholeAndRight(await proveSegmentFile(file, scan));
 }
 
-/** Moves forms that can't be read out of the way: they are no durable WAL, and their bytes are kept. The caller syncs the root. */
+/** Moves forms that can't be read out of the way, durably: they are no durable WAL, and their bytes are kept. */
 export async function moveDamagedAside(
   { archive: { disk, modes }, brought }: Acceptance,
   damaged: readonly FoundDamage[],
@@ -71,5 +71,7 @@ export async function moveDamagedAside(
     const options = { modes, naming: { hardLinks: true } };
     moved.push({ path, keptPath: await keepConflict(disk, { from: path, name: path }, options) });
   }
+  // Before a good one gets its name: a power cut that kept both would leave the damaged one beside it for ever.
+  if (moved.length > 0) await disk.syncDirectory(".");
   return moved;
 }

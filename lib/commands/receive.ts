@@ -13,7 +13,6 @@ import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
-import type { SlotSample } from "../observe/slot_forecast.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
@@ -27,6 +26,7 @@ import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { giveSlotUp } from "./giving_up.ts";
 import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
 import { LiveLine } from "./live_line.ts";
@@ -290,7 +290,11 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
-  const guardian = slot === undefined ? undefined : guardianOf(slot, receiving);
+  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
+  const policy = { lagBytes, afterMs, action };
+  const guardian = slot === undefined
+    ? undefined
+    : new SlotGuardian(settings, { slot, policy, clock: realClock, log });
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
@@ -316,7 +320,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     }, signal);
     live.clear();
     if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
-      await giveSlotUp(guardian, receiving, position);
+      const segmentSize = archive.identity?.segmentSize;
+      await giveSlotUp(guardian, { slot: slot ?? "", archive: dependencies.archive, segmentSize, log });
     }
     log.info("stopped", {
       reason: end,
@@ -359,41 +364,6 @@ function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyH
         applicationName: SLOT_KEEPER_NAME,
       }, { log, signal }),
   }));
-}
-
-function guardianOf(slot: string, { options, settings, log }: Receiving): SlotGuardian {
-  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
-  return new SlotGuardian(settings, { slot, policy: { lagBytes, afterMs, action }, clock: realClock, log });
-}
-
-/** @throws {PermanentError} always: what comes next is a person's decision. */
-async function giveSlotUp(
-  guardian: SlotGuardian,
-  { options: { slot }, log }: Receiving,
-  position: LegPosition | undefined,
-): Promise<never> {
-  /** What is written down before the slot goes: the server will not have it for long. */
-  const beforeDrop = (last: SlotSample | undefined) => {
-    const startLsn = position?.flushLsn ?? last?.restartLsn;
-    log.error("slot is dropped, wal will be missing", {
-      slot,
-      ...(startLsn === undefined ? {} : { startLsn: formatLsn(startLsn) }),
-      ...(last === undefined ? {} : { serverLsn: formatLsn(last.serverLsn) }),
-    });
-    return Promise.resolve();
-  };
-  try {
-    await guardian.dropSlot(beforeDrop);
-  } catch (cause) {
-    throw new PermanentError(
-      `Cannot drop replication slot "${slot}", which holds up too much WAL; drop it by hand: walvault receive --drop-slot`,
-      { cause },
-    );
-  }
-  throw new PermanentError(
-    `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says; ` +
-      "find out why, then receive with --create-slot: what the server still has by then comes",
-  );
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

@@ -147,8 +147,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .addOption(
       new Option(
         "--halt-action <action>",
-        "warn, or drop-slot: give up the slot before it fills the server's disk, and exit with 3; WAL that the server " +
-          "then throws away is missing here",
+        "warn, or drop-slot: record the gap, drop the slot before it fills the server's disk, and exit with 3",
       ).choices(["warn", "drop-slot"]).default("warn"),
     )
     .option(

@@ -22,6 +22,7 @@ import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_surv
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
 import { namedConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { indexDefects } from "./index_look.ts";
 import { findLostTails } from "./lost_tails.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
@@ -146,6 +147,7 @@ async function makeReport(
   });
   const defects = [
     ...survey.defects,
+    ...await indexDefects(survey),
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];

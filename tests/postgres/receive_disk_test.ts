@@ -5,7 +5,10 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseLsn } from "../../lib/wal/lsn.ts";
+import { type GapRecord, parseLedger } from "../../lib/archive/gaps.ts";
+import { lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { segmentName, segmentNumberAt, segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import {
   ArchiveFiles,
@@ -28,6 +31,12 @@ const IMAGE_BYTES = 48 * MIB;
 const BALLAST_BYTES = 36 * MIB;
 const SHUTDOWN_MS = 5000;
 const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
+
+/** The name of the first timeline's segment that holds this byte. */
+function segmentAt(byte: bigint): string {
+  const size = segmentSize(segmentBytes);
+  return segmentName(timelineId(1), segmentNumberAt(lsn(byte), size), size);
+}
 
 function run(command: string, words: readonly string[]): { readonly ok: boolean; readonly told: string } {
   const { status, stdout, stderr, error } = spawnSync(command, [...words], { encoding: "utf8" });
@@ -375,11 +384,22 @@ test(
       );
       assert.equal(await slots(), "");
       assertHolds(archive, cluster, { flushLsn });
+      const { records } = parseLedger(fs.readFileSync(`${disk.path}/gaps.jsonl`));
+      assert.equal(records.length, 1);
+      const [{ startLsn, endLsn }] = records as [GapRecord];
+      // The segments that are not complete here, up to the one that the server writes.
+      assert.ok(flushLsn < startLsn + BigInt(segmentBytes));
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn - 1n)}`), true);
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn)}`), false);
+      const serverLsn = parseLsn(await cluster.value("SELECT pg_current_wal_lsn()"));
+      assert.ok(startLsn < endLsn && endLsn <= serverLsn && serverLsn < endLsn + BigInt(segmentBytes));
     }
     disk.makeRoom();
     await using receiver = startAnew([]);
     await caughtUp(cluster, receiver);
     assert.equal(await slots(), "walvault");
+    // The server still had it.
+    await receiver.next("gap healed");
     assert.equal(await receiver.stop(), 0);
     compareWithServer(archive, cluster);
     checkRecords(archive);
