@@ -167,7 +167,9 @@ export class Archive {
     if (own?.systemIdentifier !== server.systemIdentifier) {
       throw new WrongClusterError(
         `Cannot archive into "${this.disk.root}": it belongs to the cluster with system identifier ${own?.systemIdentifier}, ` +
-          `the server has ${server.systemIdentifier}; use a new directory for the new cluster`,
+          `the server has ${server.systemIdentifier}; ${
+            this.#adviseDirectory(String(server.systemIdentifier))
+          }`,
       );
     }
     if (own.segmentSize !== server.segmentSize) {
@@ -175,10 +177,18 @@ export class Archive {
         `Cannot archive into "${this.disk.root}": its segments are of ${
           formatSegmentSize(own.segmentSize)
         }, ` +
-          `the server's of ${formatSegmentSize(server.segmentSize)}; use a new directory`,
+          `the server's of ${formatSegmentSize(server.segmentSize)}; ${
+            this.#adviseDirectory(formatSegmentSize(server.segmentSize))
+          }`,
       );
     }
     return own;
+  }
+
+  /** After initdb, pg_upgrade or pg_resetwal --wal-segsize: what is here stays good for the old cluster's backups. */
+  #adviseDirectory(suffix: string): string {
+    const directory = `${this.disk.root.replace(/\/+$/, "")}-${suffix}`;
+    return `use a new directory for the new cluster, and keep this one with its backups: mkdir -m 700 "${directory}"`;
   }
 
   /**

@@ -253,6 +253,17 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   });
 }
 
+/** Where the lowest WAL begins that was recorded to be missing, and has neither come nor been given up. */
+export function firstWanted(view: Pick<GapView, "contents" | "ledger" | "segmentSize">): Lsn | undefined {
+  const { records, acceptances } = view.ledger;
+  const settled = [...healedGaps(view), ...acceptances];
+  return records.filter((record) => !settled.some((other) => covers(other, record)))
+    .reduce<Lsn | undefined>(
+      (lowest, { startLsn }) => lowest === undefined || startLsn < lowest ? startLsn : lowest,
+      undefined,
+    );
+}
+
 /** Cuts a range wherever one of the others begins or ends in it; neighbours that the same ones cover stay one. */
 function stretchesOf(whole: GapRange, others: readonly GapRange[]): readonly GapRange[] {
   const cuts = new Set<Lsn>([whole.startLsn, whole.endLsn]);

@@ -75,7 +75,8 @@ async function indexedCommits(
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
   const index = await readIndexHead(directory.disk, { name, identity: { systemIdentifier, segmentSize } });
   if (index === undefined || index.openRecord === "unresolved") return undefined;
-  return { first: index.transactions.firstCommit, last: index.transactions.lastCommit };
+  const { commitCount: count, firstCommit: first, lastCommit: last } = index.transactions;
+  return { count, first, last };
 }
 
 async function readCommits(
@@ -99,6 +100,7 @@ async function readCommits(
 
 /** Takes a segment's bytes, and the next one's, and keeps the first and the last commit that begin in the first. */
 class CommitFinder {
+  #count = 0;
   #first: TransactionMark | undefined;
   #last: TransactionMark | undefined;
   readonly #reader: RecordReader;
@@ -123,6 +125,7 @@ class CommitFinder {
           if (lsn >= limitLsn || version === undefined) return;
           const end = decodeIndexed(record, version);
           if (end?.kind !== "commit") return;
+          this.#count++;
           this.#last = { lsn, xid: end.xid, time: end.time };
           this.#first ??= this.#last;
         },
@@ -131,7 +134,7 @@ class CommitFinder {
   }
 
   get commits(): SegmentCommits {
-    return { first: this.#first, last: this.#last };
+    return { count: this.#count, first: this.#first, last: this.#last };
   }
 
   take(number: SegmentNumber, bytes: Uint8Array, position: number): "more" | "enough" {

@@ -8,6 +8,7 @@ import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
 import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
 import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
+import { firstWanted } from "../archive/gaps.ts";
 import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
@@ -15,9 +16,12 @@ import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
+import { type StandbyHost, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { askHosts, connect } from "../session/connect.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { formatAddress } from "../session/socket.ts";
+import { formatLsn, type Lsn, minLsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
@@ -34,6 +38,9 @@ import { SlotGuardian } from "./slot_guardian.ts";
 
 /** undefined_object: there is no such slot. */
 const NO_SUCH_OBJECT = "42704";
+
+/** What looks after the slots on standbys is called so in `pg_stat_activity`. */
+const SLOT_KEEPER_NAME = "walvault slots";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -67,7 +74,11 @@ function checkUsage(options: ReceiveCommandOptions): void {
     throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
   }
   for (
-    const [flag, given] of [["--create-slot", options.createSlot], ["--drop-slot", options.dropSlot]] as const
+    const [flag, given] of [
+      ["--create-slot", options.createSlot],
+      ["--drop-slot", options.dropSlot],
+      ["--slot-on-standbys", options.slotOnStandbys],
+    ] as const
   ) {
     if (given && options.slot === undefined) {
       throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
@@ -287,6 +298,15 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
+  const slots = slot === undefined || !options.slotOnStandbys ? undefined : new StandbySlots({
+    hosts: standbyHosts(settings, log),
+    slot,
+    clock: realClock,
+    log,
+    systemIdentifier: () => archive.identity?.systemIdentifier,
+    flushed: () => flushedOf(archive, position),
+  });
+  const keeping = slots?.run(ended.signal);
   try {
     const end = await receiveWal(dependencies, {
       slot,
@@ -311,10 +331,39 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     return EXIT.done;
   } finally {
     ended.abort();
-    await watching;
+    await Promise.all([watching, keeping]);
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
+}
+
+/** No slot is moved past WAL that is missing here: a host that nobody could reach may still have it. */
+async function flushedOf(
+  archive: Archive,
+  position: LegPosition | undefined,
+): Promise<{ readonly timeline: TimelineId; readonly flushLsn: Lsn } | undefined> {
+  if (position === undefined) return undefined;
+  const { timeline, flushLsn, segmentSize } = position;
+  const ledger = await archive.ledger();
+  // Mostly: then the archive need not be looked through.
+  if (ledger.records.length === 0) return { timeline, flushLsn };
+  const wantedLsn = firstWanted({ contents: await archive.contents(), ledger, segmentSize });
+  return { timeline, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn) };
+}
+
+/** Each host of the connection string by itself, while it is a standby. */
+function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyHost[] {
+  return settings.hosts.map((host) => ({
+    name: formatAddress(host),
+    connect: (signal) =>
+      // Under the receiver's own name it would be taken for it, by synchronous_standby_names too.
+      connect({
+        ...settings,
+        hosts: [host],
+        targetSessionAttrs: "standby",
+        applicationName: SLOT_KEEPER_NAME,
+      }, { log, signal }),
+  }));
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

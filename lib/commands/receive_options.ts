@@ -20,6 +20,8 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly slot?: string;
   readonly createSlot?: boolean;
   readonly dropSlot?: boolean;
+  /** Keep the slot on the standbys of the connection string too. */
+  readonly slotOnStandbys?: boolean;
   readonly endpos?: Lsn;
   readonly loop: boolean;
   /** Write down WAL that no server has any more, and go on behind it. */
@@ -85,6 +87,11 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     )
     .option("--create-slot", "make the slot if it is not there, and reserve WAL at once")
     .option("--drop-slot", "drop the slot and exit")
+    .option(
+      "--slot-on-standbys",
+      "keep the slot on each standby of the connection string too, and move it along: after a failover the new " +
+        "primary then still has all that is missing here",
+    )
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
     .option(
@@ -172,7 +179,11 @@ Examples:
 
   Follow the primary through failovers:
     walvault receive --connection 'host=db1,db2 target_session_attrs=primary user=replicator' \\
-      --archive /srv/archive/main --slot walvault --create-slot
+      --archive /srv/archive/main --slot walvault --create-slot --slot-on-standbys
+
+  --slot-on-standbys needs PostgreSQL 13 or newer, and an ordinary connection for the same role (a line of pg_hba.conf
+  for the database that dbname= names, else postgres): where a slot can't be moved along none is made, as it would
+  keep all WAL. Before a host is taken out of the connection string for good, drop the slot there.
 
 Exit codes:
   0 told to stop, or --endpos reached   2 usage   3 failed`,

@@ -23,6 +23,7 @@ import { newestWindow, recoverableWindow } from "./commit_windows.ts";
 import { namedConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
 import { indexDefects } from "./index_look.ts";
+import { findLostTails } from "./lost_tails.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import { lookAtServer, type ServerLook } from "./server_look.ts";
@@ -174,6 +175,7 @@ async function makeReport(
     gaps,
     sinceChangeMs,
     window,
+    lostTails: await findLostTails(survey),
     backups,
     recoverable: await recoverableWindow(survey, backups),
     server,

@@ -5,6 +5,7 @@ import type { Lag } from "../observe/lag.ts";
 import type { SenderView, SlotView } from "../protocol/replication_views.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { ArchiveSurvey, KnownBackup } from "./archive_survey.ts";
+import type { LostTail } from "./lost_tails.ts";
 import type { ServerLook } from "./server_look.ts";
 
 /** WAL without a hole, and its commits. */
@@ -51,6 +52,8 @@ export interface StatusReport {
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */
   readonly window: CommitWindow | undefined;
+  /** Of timelines that nobody went on from. */
+  readonly lostTails: readonly LostTail[];
   readonly backups: readonly JudgedBackup[];
   readonly recoverable: RecoverableWindow | undefined;
   /** `undefined`: no server was asked for. */

@@ -26,6 +26,7 @@ export function statusText(report: StatusReport): string {
     ...gapLines(report.gaps),
     ...latestLines(report),
     ...windowLines(report),
+    ...lostLines(report),
     ...recoverableLines(report),
     ...(server === undefined ? [] : serverLines(server, isShortOfRoom(report))),
     ...problems.map((problem) => item("Problem", problem)),
@@ -128,6 +129,24 @@ function commitLines({ firstCommit, lastCommit }: CommitWindow): readonly string
 function formatCommit(look: CommitLook): string {
   if (look === "none" || look === "unknown") return "not known: walvault verify reads all of it";
   return `${formatTimestamp(look.time)} at ${formatLsn(look.lsn)} (transaction ${look.xid})`;
+}
+
+function lostLines({ lostTails, survey }: StatusReport): readonly string[] {
+  const newest = survey.newest?.lineage.timeline;
+  return lostTails.slice(-MAXIMUM_LINES).flatMap(({ timeline, forkLsn, endLsn, commits }) => [
+    item(
+      "Beyond fork",
+      `${formatLsn(forkLsn)} to ${formatLsn(endLsn)} of timeline ${timeline}: ${
+        commits === undefined
+          ? "commits not known"
+          : `${commits.isAll ? "" : "at least "}${
+            commits.count === 1 ? "1 commit" : `${commits.count} commits`
+          }`
+      }, not on timeline ${newest}`,
+    ),
+    ...(commits?.first === undefined ? [] : [INDENT + `first commit ${formatCommit(commits.first)}`]),
+    ...(commits?.last === undefined ? [] : [INDENT + `last commit  ${formatCommit(commits.last)}`]),
+  ]);
 }
 
 function recoverableLines({ recoverable, window, backups, survey }: StatusReport): readonly string[] {

@@ -114,7 +114,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   async run(signal: AbortSignal): Promise<LegEnd> {
     const { archive, source, startLsn, lineage, slot } = this.options;
     const { clock, timing } = this.options;
-    const opening = archive.openLeg({ startLsn, lineage }, this);
+    const opening = archive.openLeg({ startLsn, lineage, server: source.address }, this);
     const sink = await withinStop(opening, { clock, timeoutMs: timing.stopTimeoutMs }, signal).catch(
       (error) => {
         // What a stalled disk opens when nobody waits any more must not stay open.

@@ -14,6 +14,7 @@ import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
+import { compareOverlap, type OverlapTiming } from "./overlap.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
@@ -68,6 +69,8 @@ export interface PreparationOptions {
   readonly createSlot: boolean;
   /** The name that the server sees, for `synchronous_standby_names`. */
   readonly applicationName: string;
+  /** For the server to send WAL that the archive has already. */
+  readonly overlap: OverlapTiming;
 }
 
 /**
@@ -98,7 +101,8 @@ export class Preparation {
     const { lineage, received } = await this.#lineage(source, system.timeline, contents.histories);
     const facts = { contents, lineage, segmentSize, serverFlushLsn: system.flushLsn };
     // Before the slot: none is left behind on a server that will not do.
-    startOf({ ...facts, slot: undefined }, source);
+    const wanted = startOf({ ...facts, slot: undefined }, source);
+    if (wanted.origin === "archive") await this.#refuseDiverged(source, wanted, lineage);
     const slot = await this.#slot(source, firstMissingSegment(facts) === undefined);
     const plan = startOf({ ...facts, slot }, source);
     if (plan.origin === "server") {
@@ -121,7 +125,7 @@ export class Preparation {
         forkLsn: formatLsn(beyond.forkLsn),
         archiveEndLsn: formatLsn(beyond.archiveEndLsn),
         hint:
-          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline",
+          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline; walvault status counts their commits",
       });
     }
     // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
@@ -145,6 +149,29 @@ export class Preparation {
     for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
       reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
     }
+  }
+
+  /**
+   * Before anything of a server is taken over, its histories too: the right one would be refused because of them.
+   *
+   * @throws {ArchiveConflictError} when it went another way than the archive.
+   */
+  async #refuseDiverged(
+    source: WalSource,
+    { timeline, startLsn }: StartPlan & { readonly kind: "start" },
+    lineage: TimelineHistory,
+  ): Promise<void> {
+    const { archive, overlap: timing, log } = this.options;
+    const beganMs = timing.clock.nowMs();
+    const leg = { startLsn, lineage: ancestorHistory(lineage, timeline) };
+    const bytes = await compareOverlap(source, archive, leg, timing);
+    if (bytes === 0) return;
+    log.debug("server has the archive's last wal", {
+      server: source.address,
+      endLsn: formatLsn(startLsn),
+      bytes,
+      durationMs: Math.round(timing.clock.nowMs() - beganMs),
+    });
   }
 
   #checkVersion({ serverVersion, address }: WalSource): void {

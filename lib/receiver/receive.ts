@@ -106,10 +106,20 @@ class Receiver {
 
   constructor(private readonly dependencies: ReceiveDependencies, private readonly options: ReceiveOptions) {
     const { archive, clock, log } = dependencies;
-    const { slot, createSlot, applicationName, timing: { receiveTimeoutMs } } = options;
+    const { slot, createSlot, applicationName, timing } = options;
+    const { receiveTimeoutMs, statusIntervalMs } = timing;
     const reporter = this.#reporter = new Reporter(log);
     this.#room = new RoomWatch(dependencies, reporter, options.timing);
-    this.#preparation = new Preparation({ archive, log, reporter, slot, createSlot, applicationName });
+    const overlap = { clock, timeoutMs: receiveTimeoutMs, statusIntervalMs };
+    this.#preparation = new Preparation({
+      archive,
+      log,
+      reporter,
+      slot,
+      createSlot,
+      applicationName,
+      overlap,
+    });
     this.#gaps = new GapPassing({
       askHosts: (ask, signal) => dependencies.askHosts(ask, signal),
       heal: (gaps, signal) => this.#heal(gaps, signal),

@@ -66,6 +66,13 @@ export interface WalSink {
   abandon(): Promise<void>;
 }
 
+/** WAL of one complete segment of the archive, which a server that goes on behind it must have too. */
+export interface Overlap {
+  readonly timeline: TimelineId;
+  readonly startLsn: Lsn;
+  readonly endLsn: Lsn;
+}
+
 /** Where the receiver puts WAL. Any call may reject with what the disk says. */
 export interface WalArchive {
   /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
@@ -75,9 +82,17 @@ export interface WalArchive {
   shortOfRoom?(): Promise<ShortOfRoom | undefined>;
   /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present">;
+  /** What a server has to show before it is followed from a segment's start on; `undefined` when there is no need. */
+  planOverlap(
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+  ): Promise<Overlap | undefined>;
+  /** Throws `ArchiveConflictError` when the server sent other bytes than the archive has; those are kept. */
+  compareOverlap(
+    sent: { readonly overlap: Overlap; readonly bytes: Uint8Array; readonly server: string },
+  ): Promise<void>;
   /** Begins to write at `startLsn`, a segment's start, on the lineage's own timeline. */
   openLeg(
-    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory; readonly server: string },
     listener: LegListener,
   ): Promise<WalSink>;
 }

@@ -5,6 +5,7 @@ import {
   decodeTimelineHistory,
 } from "../protocol/answers.ts";
 import {
+  advanceSlotQuery,
   createIdleSlotCommand,
   createReplicationSlotCommand,
   dropReplicationSlotCommand,
@@ -28,6 +29,7 @@ import {
   type SlotView,
 } from "../protocol/replication_views.ts";
 import type { SlotPosition, SystemIdentity, WalStream, WalStreamHandler } from "../protocol/replication.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Command, Link } from "./link.ts";
 import { streamWal } from "./stream.ts";
@@ -150,6 +152,19 @@ export class Session {
       };
     } finally {
       signal?.removeEventListener("abort", onAbort);
+      await sql.close();
+    }
+  }
+
+  /** Moves a slot that nobody uses; over an ordinary SQL connection, which the server may refuse. */
+  async advanceSlot(name: string, toLsn: Lsn): Promise<void> {
+    const doing = `move slot ${name} along on`;
+    const sql = await this.#openSql().catch((error) => {
+      throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
+    });
+    try {
+      await sql.query({ text: advanceSlotQuery(name, toLsn), doing, decode: ignoreRows });
+    } finally {
       await sql.close();
     }
   }

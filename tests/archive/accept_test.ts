@@ -156,7 +156,8 @@ test("P4: a conflict names the record on each side", () =>
       bring(machine.disk, FIRST, { [FIRST]: segmentOf(OTHER_WAL, 0) }),
       new RegExp(
         "they differ first at 0/300028; there the archive's file has a record of Heap at 0/300028 \\(5000 bytes, " +
-          "after 0/2FFFC0\\), the pushed file a record of Heap at 0/300028 \\(5008 bytes, after 0/2FFFC0\\); " +
+          "transaction 700, after 0/2FFFC0\\), the pushed file a record of Heap at 0/300028 \\(5008 bytes, " +
+          "transaction 700, after 0/2FFFC0\\); " +
           "nothing in the archive tells which one belongs to it",
       ),
     );

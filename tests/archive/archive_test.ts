@@ -153,13 +153,14 @@ test("P5: claim() refuses another cluster and another segment size", () =>
       archive.claim({ ...IDENTITY, systemIdentifier: 5n }),
       new WrongClusterError(
         `Cannot archive into "${root}": it belongs to the cluster with system identifier ${IDENTITY.systemIdentifier}, ` +
-          "the server has 5; use a new directory for the new cluster",
+          `the server has 5; use a new directory for the new cluster, and keep this one with its backups: mkdir -m 700 "${root}-5"`,
       ),
     );
     await assert.rejects(
       archive.claim({ ...IDENTITY, segmentSize: segmentSize(16 << 20) }),
       new WrongClusterError(
-        `Cannot archive into "${root}": its segments are of 1MB, the server's of 16MB; use a new directory`,
+        `Cannot archive into "${root}": its segments are of 1MB, the server's of 16MB; use a new directory for the new cluster, and keep this ` +
+          `one with its backups: mkdir -m 700 "${root}-16MB"`,
       ),
     );
   }));

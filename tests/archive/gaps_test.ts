@@ -4,6 +4,7 @@ import {
   EMPTY_LEDGER,
   encodeGapAcceptance,
   encodeGapRecord,
+  firstWanted,
   type Gap,
   type GapAcceptance,
   type GapLedger,
@@ -351,3 +352,24 @@ for (const [kind, open] of [["of a thread", openDiskThread], ["of the caller", o
       await Promise.all([one.close(), other.close()]);
     }));
 }
+
+test("firstWanted() tells the lowest WAL that was recorded, and has neither come nor been given up", () => {
+  const run = (firstNumber: number, endNumber: number) => ({
+    timeline: timelineId(1),
+    firstNumber: number(firstNumber),
+    endNumber: number(endNumber),
+  });
+  const wanted = (runs: readonly ReturnType<typeof run>[], ...lines: (GapRecord | GapAcceptance)[]) =>
+    firstWanted({
+      contents: { runs, unfinished: [] },
+      ledger: ledgerOf(...lines),
+      segmentSize: SEGMENT_SIZE,
+    });
+  const two = [record(1, 9, 10), record(1, 5, 7)];
+  assert.equal(wanted([]), undefined);
+  assert.equal(wanted([run(0, 5), run(7, 9)], ...two), at(5));
+  assert.equal(wanted([run(0, 9)], ...two), at(9));
+  assert.equal(wanted([run(0, 6), run(7, 9)], ...two), at(5), "a part of it is not enough");
+  assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), at(9));
+  assert.equal(wanted([run(0, 12)], ...two), undefined);
+});

@@ -136,9 +136,14 @@ test("what the commands print with --json is as docs/json.md says", { timeout },
     "the standby having all",
     async () => await standby.value(`SELECT (pg_last_wal_replay_lsn() >= '${end}')::text`) === "true",
   );
+  // What only the archive has: the standby is promoted behind it.
+  await standby.stop();
+  await write(primary, 3);
+  await caughtUp(primary, receiver);
   assert.equal(await receiver.stop(), 0);
   hold("receive", receiver.stdout, ["receive"]);
   await primary.stop();
+  await standby.start();
   await standby.promote();
   await using second = startReceiver({ connection: standby.conninfo(), archive });
   await second.next("streaming");

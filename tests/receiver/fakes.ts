@@ -10,6 +10,7 @@ import type {
   GapArchive,
   LegListener,
   MissingWal,
+  Overlap,
   ShortOfRoom,
   WalSink,
 } from "../../lib/receiver/wal_archive.ts";
@@ -256,6 +257,22 @@ export class FakeArchive implements GapArchive {
     this.histories.set(timeline, new TextDecoder().decode(bytes));
     this.journal.push(`history ${timeline} durable`);
     return this.#answer("store history", "stored");
+  }
+
+  /** What is asked of a server before it is followed. */
+  overlap: Overlap | undefined;
+  readonly sentOverlaps: { readonly bytes: Uint8Array; readonly server: string }[] = [];
+  /** Thrown when it has come. */
+  overlapError: unknown;
+
+  planOverlap(): Promise<Overlap | undefined> {
+    return Promise.resolve(this.overlap);
+  }
+
+  compareOverlap(sent: { readonly bytes: Uint8Array; readonly server: string }): Promise<void> {
+    this.sentOverlaps.push(sent);
+    this.journal.push("overlap compared");
+    return this.overlapError === undefined ? Promise.resolve() : Promise.reject(this.overlapError);
   }
 
   recordGap(missing: MissingWal): Promise<void> {

@@ -41,6 +41,7 @@ export interface StreamFacts {
   readonly branch: Branch;
   readonly timeline: TimelineId;
   readonly startLsn: Lsn;
+  readonly slot: string | undefined;
   /** Up to here WAL was handed to the receiver. */
   deliveredLsn: bigint;
 }
@@ -218,7 +219,14 @@ export class SimServer {
   }
 
   /** Why the server refuses to stream; `undefined` when it does not. */
-  refusal(timeline: TimelineId, startLsn: bigint, connection: Connection): ServerError | undefined {
+  refusal(
+    { timeline, startLsn, slot }: {
+      readonly timeline: TimelineId;
+      readonly startLsn: bigint;
+      readonly slot: string | undefined;
+    },
+    connection: Connection,
+  ): ServerError | undefined {
     const { history } = this.branch;
     const switchLsn = switchPointOf(history, timeline);
     if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
@@ -239,7 +247,7 @@ export class SimServer {
       this.watcher.onWalGone();
       return serverError("58P01", "requested WAL segment has already been removed");
     }
-    if (this.habits.slot !== undefined) {
+    if (slot !== undefined) {
       if (this.#slot === undefined) return serverError("42704", "replication slot does not exist");
       if (this.#slot.holder !== undefined && this.#slot.holder !== connection) {
         return serverError("55006", "replication slot is active");
@@ -255,6 +263,8 @@ export class SimServer {
   }
 
   onStatus(flushLsn: bigint): void {
+    // It claims nothing.
+    if (flushLsn === 0n) return;
     this.reportedFlushLsn = flushLsn;
     // A standby that tells no position counts for nothing.
     if (flushLsn === 0n) return;
@@ -511,7 +521,9 @@ class Connection implements WalSource {
     return this.#query(() => historyBytes(ancestorHistory(this.server.branch.history, timeline)));
   }
 
-  #start: { readonly startLsn: Lsn; readonly timeline: TimelineId } | undefined;
+  #start:
+    | { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId }
+    | undefined;
 
   startReplication(
     options: { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId },
@@ -580,7 +592,7 @@ class Connection implements WalSource {
       this.#pendingRejects.add(reject);
       this.server.scheduler.after(this.#latency() * 2, () => {
         if (!this.#pendingRejects.has(reject) || this.silent || !this.process.alive) return;
-        const refusal = this.server.refusal(start.timeline, start.startLsn, this);
+        const refusal = this.server.refusal(start, this);
         if (refusal !== undefined) {
           this.#pendingRejects.delete(reject);
           return reject(refusal);
