@@ -2,7 +2,13 @@ import type { SegmentRun } from "../wal/lineage.ts";
 import { segmentName, type SegmentNumber } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive } from "./archive.ts";
-import { encodeGapAcceptance, encodeGapRecord, gapOfSegments, segmentsOfGap } from "./gaps.ts";
+import {
+  encodeGapAcceptance,
+  encodeGapRecord,
+  encodeGapWithdrawal,
+  gapOfSegments,
+  segmentsOfGap,
+} from "./gaps.ts";
 import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
 import { ReceivingArchive, type ReceivingOptions } from "./receiving_archive.ts";
 
@@ -26,11 +32,12 @@ export class GapReceivingArchive extends ReceivingArchive {
     this.#now = options.now;
   }
 
-  /** Writes down that WAL is missing; durable when it resolves. */
-  async recordGap({ run, reason, server, answer }: MissingWal): Promise<void> {
+  /** Writes down that WAL is missing; durable when it resolves, to what takes it back. */
+  async recordGap({ run, reason, server, answer }: MissingWal): Promise<() => Promise<void>> {
     const recordedAt = this.#now().toISOString();
-    const record = { ...gapOfSegments(run, this.#segmentSize), recordedAt, reason, server, answer };
-    await this.#archive.appendToLedger(encodeGapRecord(record));
+    const range = gapOfSegments(run, this.#segmentSize);
+    await this.#archive.appendToLedger(encodeGapRecord({ ...range, recordedAt, reason, server, answer }));
+    return () => this.#archive.appendToLedger(encodeGapWithdrawal({ ...range, recordedAt }));
   }
 
   /** Writes down once more what is recorded of these segments; durable when it resolves. */

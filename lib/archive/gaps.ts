@@ -69,6 +69,14 @@ export function encodeGapAcceptance(acceptance: GapAcceptance): Uint8Array {
   return encodeLine("acceptance", acceptance);
 }
 
+/** The ledger's line that takes a record back: the WAL was not given up after all, and is asked for as any other. */
+export function encodeGapWithdrawal(
+  { recordedAt, ...range }: GapRange & { readonly recordedAt: string },
+): Uint8Array {
+  const { timeline, startLsn, endLsn } = range;
+  return encodeLine("withdrawal", { timeline, startLsn, endLsn, recordedAt } as GapRange);
+}
+
 /**
  * Reads a ledger.
  *
@@ -81,6 +89,7 @@ export function parseLedger(bytes: Uint8Array): GapLedger {
   const cutOff = lines.pop() !== "";
   const records: GapRecord[] = [];
   const acceptances: GapAcceptance[] = [];
+  const withdrawn: (GapRange & { readonly recordedAt: string })[] = [];
   let unreadableLines = cutOff ? 1 : 0;
   for (const [index, line] of lines.entries()) {
     const fields = line === "" ? undefined : readObject(line);
@@ -101,9 +110,16 @@ export function parseLedger(bytes: Uint8Array): GapLedger {
       records.push({ ...range, ...readTexts(fields, ["recordedAt", "reason", "server", "answer"]) });
     } else if (fields["walvault"] === "acceptance") {
       acceptances.push({ ...range, ...readTexts(fields, ["acceptedAt", "acceptedBy", "reason"]) });
+    } else if (fields["walvault"] === "withdrawal") {
+      withdrawn.push({ ...range, ...readTexts(fields, ["recordedAt"]) });
     }
   }
-  return { records, acceptances, unreadableLines };
+  const isWithdrawn = (record: GapRecord) =>
+    withdrawn.some(({ timeline, startLsn, endLsn, recordedAt }) =>
+      timeline === record.timeline && startLsn === record.startLsn && endLsn === record.endLsn &&
+      recordedAt === record.recordedAt
+    );
+  return { records: records.filter((record) => !isWithdrawn(record)), acceptances, unreadableLines };
 }
 
 function readObject(line: string): Readonly<Record<string, unknown>> | undefined {

@@ -1,21 +1,28 @@
 import type { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
-import type { Log } from "../log.ts";
+import type { ArchiveIdentity } from "../archive/identity.ts";
+import { type Log, messageChain } from "../log.ts";
 import type { SlotSample } from "../observe/slot_forecast.ts";
+import type { Clock } from "../receiver/clock.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import { gapFields } from "../receiver/gap_watch.ts";
 import { newestTimeline } from "../receiver/start.ts";
+import { StopTimeout, withinStop } from "../receiver/stopping.ts";
 import { emptyHistory, parseHistory } from "../wal/history.ts";
 import { firstMissingSegment, type LineageView, missingWithin, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
-import { segmentNumberAt, type SegmentSize } from "../wal/segment.ts";
+import { segmentNumberAt } from "../wal/segment.ts";
 import type { SlotGuardian } from "./slot_guardian.ts";
+
+/** What is missing is recorded within this, or the slot stays. */
+const RECORD_TIMEOUT_MS = 30_000;
 
 /** What a slot is given up with. */
 export interface GivingUp {
   readonly slot: string;
   readonly archive: GapReceivingArchive;
-  /** `undefined` while the archive has no identity: then nothing is in it. */
-  readonly segmentSize: SegmentSize | undefined;
+  /** `undefined` while the archive has none: then nothing is in it. */
+  readonly identity: ArchiveIdentity | undefined;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -36,37 +43,64 @@ export function missingBelow(view: LineageView, serverLsn: Lsn): readonly Segmen
  * @throws {PermanentError} always: what comes next is a person's decision.
  */
 export async function giveSlotUp(
-  guardian: SlotGuardian,
-  { slot, archive, segmentSize, log }: GivingUp,
+  guardian: Pick<SlotGuardian, "address" | "dropSlot">,
+  givingUp: GivingUp,
 ): Promise<never> {
-  const beforeDrop = async (last: SlotSample | undefined) => {
-    log.error("slot is dropped, wal will be missing", { slot, server: guardian.address ?? "" });
-    if (last === undefined || segmentSize === undefined) return;
-    const contents = await archive.contents();
-    const timeline = newestTimeline(contents);
-    if (timeline === undefined) return;
-    const history = contents.histories.find((own) => own.timeline === timeline);
-    const lineage = history === undefined ? emptyHistory(timeline) : parseHistory(timeline, history.bytes);
-    for (const run of missingBelow({ contents, lineage, segmentSize }, last.serverLsn)) {
-      const reason = `replication slot "${slot}" was dropped: it held up too much WAL`;
-      await archive.recordGap({ run, reason, server: guardian.address ?? "", answer: "" });
-      log.error("gap recorded", {
-        ...gapFields(run, segmentSize),
-        serverLsn: formatLsn(last.serverLsn),
-        hint: "it comes by itself as long as a server has it: walvault gap list",
-      });
-    }
-  };
+  const { slot, identity, clock, log } = givingUp;
+  const takeBack: (() => Promise<void>)[] = [];
+  const beforeDrop = (last: SlotSample | undefined) =>
+    // A disk that stalls must not keep the process from ending.
+    withinStop(
+      recordMissing(givingUp, last, takeBack),
+      { clock, timeoutMs: RECORD_TIMEOUT_MS },
+      AbortSignal.abort(),
+    );
   try {
-    await guardian.dropSlot(beforeDrop);
+    await guardian.dropSlot(identity?.systemIdentifier, beforeDrop);
   } catch (cause) {
+    const undo = async () => {
+      for (const withdraw of takeBack) await withdraw();
+    };
+    await withinStop(undo(), { clock, timeoutMs: RECORD_TIMEOUT_MS }, AbortSignal.abort()).catch((error) =>
+      log.error("gap recorded for nothing", {
+        error: messageChain(error),
+        hint: "the slot is still there, and its WAL is asked for beside the stream: walvault gap list",
+      })
+    );
+    const why = cause instanceof StopTimeout
+      ? "what it would leave missing could not be recorded in time, so it stays"
+      : "it holds up too much WAL, and stays";
     throw new PermanentError(
-      `Cannot drop replication slot "${slot}", which holds up too much WAL; drop it by hand: walvault receive --drop-slot`,
+      `Cannot drop replication slot "${slot}": ${why}; drop it by hand if it must go: walvault receive --drop-slot`,
       { cause },
     );
   }
+  log.error("slot dropped", { slot, server: guardian.address ?? "" });
   throw new PermanentError(
     `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says; ` +
       "find out why, then receive with --create-slot: what the server still has by then comes",
   );
+}
+
+async function recordMissing(
+  { slot, archive, identity, log }: GivingUp,
+  last: SlotSample | undefined,
+  takeBack: (() => Promise<void>)[],
+): Promise<void> {
+  if (last === undefined || identity === undefined) return;
+  const { segmentSize } = identity;
+  const contents = await archive.contents();
+  const timeline = newestTimeline(contents);
+  if (timeline === undefined) return;
+  const history = contents.histories.find((own) => own.timeline === timeline);
+  const lineage = history === undefined ? emptyHistory(timeline) : parseHistory(timeline, history.bytes);
+  for (const run of missingBelow({ contents, lineage, segmentSize }, last.serverLsn)) {
+    const reason = `replication slot "${slot}" was dropped: it held up too much WAL`;
+    takeBack.push(await archive.recordGap({ run, reason, server: "", answer: "" }));
+    log.error("gap recorded", {
+      ...gapFields(run, segmentSize),
+      serverLsn: formatLsn(last.serverLsn),
+      hint: "it comes by itself as long as a server has it: walvault gap list",
+    });
+  }
 }

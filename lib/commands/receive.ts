@@ -100,6 +100,12 @@ function checkUsage(options: ReceiveCommandOptions): void {
   ) {
     throw new UsageError("--halt-action drop-slot needs a limit", "Give --halt-lag, --halt-after, or both");
   }
+  if (options.haltAction === "drop-slot" && !options.hardLinks) {
+    throw new UsageError(
+      "--halt-action drop-slot needs hard links: what it leaves missing is brought in beside the receiver",
+      "Leave it out, or put the archive on a file system with hard links and leave out --no-hard-links",
+    );
+  }
   if (options.peer !== undefined && !options.hardLinks) {
     throw new UsageError(
       "--peer needs hard links: what comes from there is given its name beside the receiver",
@@ -313,15 +319,20 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       createSlot,
       endLsn,
       loop,
-      // A run that is to end says with its exit code that all is here.
-      gaps: options.gaps && loop && endLsn === undefined ? "record" : "stop",
+      // A run that is to end says with its exit code that all is here. Without hard links nobody could fill a gap.
+      gaps: options.gaps && loop && endLsn === undefined && options.hardLinks ? "record" : "stop",
       timing,
       applicationName: settings.applicationName ?? "walvault",
     }, signal);
     live.clear();
     if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
-      const segmentSize = archive.identity?.segmentSize;
-      await giveSlotUp(guardian, { slot: slot ?? "", archive: dependencies.archive, segmentSize, log });
+      await giveSlotUp(guardian, {
+        slot: slot ?? "",
+        archive: dependencies.archive,
+        identity: archive.identity,
+        clock: realClock,
+        log,
+      });
     }
     log.info("stopped", {
       reason: end,

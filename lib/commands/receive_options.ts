@@ -152,7 +152,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     )
     .option(
       "--no-hard-links",
-      "for file systems without hard links, where nothing else writes to the archive",
+      "for file systems without hard links, where nothing else writes to the archive: no gap can be filled there, so --no-gaps is meant too",
     )
     .option(
       "-Z, --compress <format>",

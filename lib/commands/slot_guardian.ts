@@ -5,6 +5,7 @@ import { type HaltLimits, SlotJudge, type SlotWarning } from "../observe/slot_ju
 import { ServerError } from "../protocol/errors.ts";
 import type { Clock } from "../receiver/clock.ts";
 import { connect } from "../session/connect.ts";
+import type { Session } from "../session/session.ts";
 import { hintOf } from "./context.ts";
 import { formatBytes } from "./live_line.ts";
 import { maskSecrets } from "./mask_secrets.ts";
@@ -19,6 +20,8 @@ const LOOK_TIMEOUT_MS = 20_000;
 /** The server needs a moment to see that we are gone. */
 const DROP_PATIENCE_MS = 20_000;
 const DROP_RETRY_MS = 500;
+/** For all of it: the server may be as far gone as our disk. */
+const DROP_LIMIT_MS = 90_000;
 /** object_in_use */
 const IN_USE = "55006";
 
@@ -77,21 +80,26 @@ export class SlotGuardian {
   /**
    * Drops the slot, which nobody of ours uses any more.
    *
-   * @param beforeDrop is told how far the slot reaches, and done before it goes: what the server then throws away is
-   * missing from here on.
+   * @param beforeDrop is told how far the slot reaches, when the right server is there and has the slot, and done before it
+   * goes: what the server then throws away is missing from here on.
+   * @throws what the server says, or `beforeDrop`; the slot may then still be there.
    */
-  async dropSlot(beforeDrop: (last: SlotSample | undefined) => Promise<void>): Promise<void> {
+  async dropSlot(
+    systemIdentifier: bigint | undefined,
+    beforeDrop: (last: SlotSample | undefined) => Promise<void>,
+  ): Promise<void> {
     const { slot, clock } = this.options;
-    await beforeDrop(this.#last);
-    const untilMs = clock.nowMs() + DROP_PATIENCE_MS;
     const source = await connect(this.settings, {
       log: SILENT,
       signal: AbortSignal.timeout(DROP_PATIENCE_MS),
       // One of the same name on another host does no harm.
       accept: ({ address }) => Promise.resolve(this.#address === undefined || address === this.#address),
     });
-    const cancel = clock.setTimer(DROP_PATIENCE_MS + LOOK_TIMEOUT_MS, () => void source.close());
+    const cancel = clock.setTimer(DROP_LIMIT_MS, () => void source.close());
     try {
+      await this.#checkSlot(source, systemIdentifier);
+      await beforeDrop(this.#last);
+      const untilMs = clock.nowMs() + DROP_PATIENCE_MS;
       for (;;) {
         try {
           return await source.dropSlot(slot);
@@ -105,6 +113,20 @@ export class SlotGuardian {
       cancel();
       await source.close();
     }
+  }
+
+  /** @throws when the server is another cluster's, or has no such physical slot. */
+  async #checkSlot(source: Session, systemIdentifier: bigint | undefined): Promise<void> {
+    const { slot } = this.options;
+    const system = await source.identifySystem();
+    if (systemIdentifier !== undefined && system.systemIdentifier !== systemIdentifier) {
+      throw new Error(
+        `${source.address} is of another cluster: its system identifier is ${system.systemIdentifier}, the archive's ${systemIdentifier}`,
+      );
+    }
+    const position = await source.readSlot(slot);
+    if (position?.kind === "physical") return;
+    throw new Error(`${source.address} has no physical slot of that name`);
   }
 
   async #look(signal: AbortSignal): Promise<void> {

@@ -109,7 +109,7 @@ export interface MissingWal {
 /** An archive that is told of WAL that is missing. */
 export interface GapArchive extends WalArchive {
   /** Writes down that WAL is missing; durable when it resolves. */
-  recordGap(missing: MissingWal): Promise<void>;
+  recordGap(missing: MissingWal): Promise<unknown>;
   /**
    * Writes down once more what is recorded of these segments; durable when it resolves. What an earlier process wrote may
    * still be lost in a power cut.

@@ -4,6 +4,7 @@ import {
   EMPTY_LEDGER,
   encodeGapAcceptance,
   encodeGapRecord,
+  encodeGapWithdrawal,
   firstWanted,
   type Gap,
   type GapAcceptance,
@@ -372,4 +373,21 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
   assert.equal(wanted([run(0, 6), run(7, 9)], ...two), at(5), "a part of it is not enough");
   assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), at(9));
   assert.equal(wanted([run(0, 12)], ...two), undefined);
+});
+
+test("a record that was taken back tells nothing any more; another one of the same range does", () => {
+  const first = record(1, 4, 8);
+  const later = record(1, 4, 8, { recordedAt: "2025-11-25T14:00:00.000Z" });
+  const other = record(1, 4, 9);
+  const lines = [first, other].map(encodeGapRecord);
+  const bytesOf = (...all: readonly Uint8Array[]) => new Uint8Array(all.flatMap((line) => [...line]));
+  assert.deepEqual(parseLedger(bytesOf(...lines, encodeGapWithdrawal(first))).records, [other]);
+  assert.deepEqual(
+    parseLedger(bytesOf(...lines, encodeGapWithdrawal(first), encodeGapRecord(later))).records,
+    [
+      other,
+      later,
+    ],
+  );
+  assert.equal(parseLedger(bytesOf(encodeGapWithdrawal(first))).unreadableLines, 0);
 });

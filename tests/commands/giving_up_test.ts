@@ -1,11 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { missingBelow } from "../../lib/commands/giving_up.ts";
+import { Archive } from "../../lib/archive/archive.ts";
+import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
+import { giveSlotUp, missingBelow } from "../../lib/commands/giving_up.ts";
+import type { SlotSample } from "../../lib/observe/slot_forecast.ts";
+import { PermanentError } from "../../lib/receiver/failure.ts";
 import { emptyHistory, type TimelineHistory } from "../../lib/wal/history.ts";
 import type { SegmentRun } from "../../lib/wal/lineage.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { type SegmentNumber, segmentSize } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
+import { bring, makeArchive } from "../archive/brought_files.ts";
+import { IDENTITY, NAMES, NAMING, onSimDisk, recordEvents, walOf } from "../archive/on_sim_disk.ts";
+import { FakeClock, fakeLog, watched } from "../receiver/fakes.ts";
 
 const MIB = 1024 * 1024;
 
@@ -45,4 +52,92 @@ test("missingBelow() names each timeline's part", () => {
   const entries = [{ timeline: timelineId(1), endLsn: lsn(BigInt(6.5 * MIB)), reason: "" }];
   const lineage = { timeline: timelineId(2), entries };
   assert.deepEqual(below(9.5, { runs: [run(1, 2, 5)], lineage }), ["1: 5-6", "2: 6-9"]);
+});
+
+const SAMPLE: SlotSample = {
+  atMs: 0,
+  serverLsn: lsn(BigInt(100.5 * MIB)),
+  restartLsn: lsn(BigInt(4 * MIB)),
+  walStatus: "reserved",
+  safeWalBytes: undefined,
+};
+
+/** Gives a slot up that an archive with segment 3 had; resolves to its error, and what the ledger told and tells. */
+function giveUpOnSimDisk(
+  drop: () => Promise<void>,
+  see: (
+    seen: { readonly error: Error; readonly before: readonly string[]; readonly after: readonly string[] },
+  ) => void,
+): Promise<void> {
+  return onSimDisk(async ({ disk }) => {
+    await makeArchive(disk);
+    await bring(disk, NAMES[0]!, { [NAMES[0]!]: walOf({ bytes: 2 * MIB }).slice(0, MIB) });
+    const archive = await Archive.open(disk, { naming: NAMING, userId: undefined });
+    const clock = new FakeClock();
+    const told = async () =>
+      (await archive.ledger()).records.map(({ startLsn, endLsn }) =>
+        `${startLsn / BigInt(MIB)}-${endLsn / BigInt(MIB)}`
+      );
+    let before: readonly string[] = [];
+    const guardian = {
+      address: "db:5432",
+      dropSlot: async (
+        _systemIdentifier: bigint | undefined,
+        beforeDrop: (last: SlotSample) => Promise<void>,
+      ) => {
+        await beforeDrop(SAMPLE);
+        before = await told();
+        await drop();
+      },
+    };
+    const options = { clock, events: recordEvents(), now: () => new Date(0) };
+    const receiving = new GapReceivingArchive(archive, options);
+    const error = await giveSlotUp(guardian, {
+      slot: "wv",
+      archive: receiving,
+      identity: IDENTITY,
+      clock,
+      log: fakeLog().log,
+    }).catch((cause) => cause);
+    see({ error, before, after: await told() });
+  });
+}
+
+test("giveSlotUp() records what will be missing before the slot goes", () =>
+  giveUpOnSimDisk(() => Promise.resolve(), ({ error, before, after }) => {
+    assert.ok(error instanceof PermanentError);
+    assert.match(error.message, /is dropped as --halt-action says/);
+    assert.deepEqual(before, ["4-100"]);
+    assert.deepEqual(after, ["4-100"]);
+  }));
+
+test("giveSlotUp() takes the record back when the slot could not be dropped", () =>
+  giveUpOnSimDisk(() => Promise.reject(new Error("connect ECONNREFUSED")), ({ error, before, after }) => {
+    assert.match(error.message, /Cannot drop replication slot "wv".* stays/);
+    assert.deepEqual(before, ["4-100"]);
+    assert.deepEqual(after, [], "the slot still holds it: receiving goes on from there");
+  }));
+
+test("giveSlotUp() leaves the slot where it is when nothing can be recorded in time", async () => {
+  const clock = new FakeClock();
+  let isDropped = false;
+  const guardian = {
+    address: "db:5432",
+    dropSlot: async (
+      _systemIdentifier: bigint | undefined,
+      beforeDrop: (last: SlotSample) => Promise<void>,
+    ) => {
+      await beforeDrop(SAMPLE);
+      isDropped = true;
+    },
+  };
+  const archive = { contents: () => new Promise(() => {}) } as unknown as GapReceivingArchive;
+  const end = watched(
+    giveSlotUp(guardian, { slot: "wv", archive, identity: IDENTITY, clock, log: fakeLog().log }),
+  );
+  await clock.advance(29_000);
+  assert.equal(end.done, false);
+  await clock.advance(2000);
+  assert.match(String(end.error), /could not be recorded in time, so it stays/);
+  assert.equal(isDropped, false);
 });
