@@ -52,6 +52,7 @@ export async function fetch(
         server,
         {
           proof: options.verify ? "records" : "pages",
+          untilGap: options.untilGap === true,
           pause: async (ms) => {
             await sleep(ms, undefined, { signal: context.signal });
           },
@@ -69,9 +70,9 @@ export async function fetch(
       : await lookOnce();
     if (outcome.kind === "tail") {
       say(
-        `${file.name} is delivered up to ${
-          formatLsn(outcome.endLsn)
-        }, where its timeline ends here ("${outcome.path}")`,
+        `${file.name} is delivered up to ${formatLsn(outcome.endLsn)}, where ${
+          options.untilGap ? "a gap begins, or " : ""
+        }its timeline ends here ("${outcome.path}")`,
       );
       return RESTORE_EXIT.delivered;
     }

@@ -23,7 +23,7 @@ export async function gapNote(disk: Disk, segment: string): Promise<string | und
       ? `was given up ${gap.acceptedAt} by ${gap.acceptedBy} (${gap.reason}): no restore goes across it`
       : `was recorded ${gap.recordedAt} (${gap.reason})`;
     return `it lies in the gap from ${formatLsn(gap.startLsn)} to ${formatLsn(gap.endLsn)}, which ${what}; ` +
-      `see: walvault gap list --archive ${disk.root}`;
+      `see: walvault gap list --archive ${disk.root}; to end recovery where it begins, on purpose: fetch --until-gap`;
   } catch {
     // What is to be told is told without it.
     return undefined;

@@ -9,6 +9,7 @@ export interface FetchCommandOptions {
   readonly timeout?: number;
   readonly pollInterval?: number;
   readonly verify: boolean;
+  readonly untilGap?: boolean;
   readonly absentExit?: number;
   readonly verbose?: boolean;
 }
@@ -42,6 +43,11 @@ export function fetchCommand(
     .option(
       "--no-verify",
       "look only at a segment's pages, not at every record: faster; a changed byte inside a record would end the recovery there",
+    )
+    .option(
+      "--until-gap",
+      "take a recorded gap (walvault gap list) for the end of all WAL: what was received of the segment where it begins is " +
+        "delivered, and PostgreSQL ends its recovery there. Without it a gap stops recovery, and nothing is promoted",
     )
     .option(
       "--absent-exit <code>",

@@ -2,6 +2,8 @@ import { crc32 } from "../archive/content_crc.ts";
 import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
 import { openPlain } from "../archive/durable.ts";
+import { readLedger } from "../archive/gap_ledger_file.ts";
+import { EMPTY_LEDGER } from "../archive/gaps.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";
@@ -71,6 +73,8 @@ export interface Restore {
   /** It goes on asking, and takes another timeline's file when it does not get the newest's. */
   readonly standby: boolean;
   readonly proof: Proof;
+  /** A recorded gap is taken for the end of all WAL: on purpose, as PostgreSQL is promoted there. */
+  readonly untilGap?: boolean;
   pause(ms: number): Promise<void>;
 }
 
@@ -85,7 +89,7 @@ export type Proof = "pages" | "records";
 export async function prepareRestore(
   archive: ArchiveDirectory,
   server: RestoringServer,
-  options: Pick<Restore, "proof" | "pause">,
+  options: Pick<Restore, "proof" | "pause" | "untilGap">,
 ): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
@@ -391,12 +395,21 @@ async function lookAtSegment(
     copies,
     difference,
     own,
+    endsAtGap: restore.untilGap === true && await isInGap(archive, wanted),
     ...neighbours,
     // Last of all: what was published meanwhile is no longer where we looked.
     published: await isPublished(archive, file.name),
   });
   const final = decision.kind === "published" || decision.kind === "complete";
   return { decision, stock, wanted, seen, final };
+}
+
+/** Whether the ledger tells of a gap that holds the segment, accepted or not. */
+async function isInGap({ disk }: ArchiveDirectory, segment: NamedSegment & WantedSegment): Promise<boolean> {
+  const { records, acceptances } = await readLedger(disk) ?? EMPTY_LEDGER;
+  return [...records, ...acceptances].some(({ timeline, startLsn, endLsn }) =>
+    timeline === segment.timeline && startLsn <= segment.startLsn && segment.startLsn < endLsn
+  );
 }
 
 /** Those of the same timeline: the ones after a segment count for it too. */

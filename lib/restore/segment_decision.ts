@@ -68,6 +68,8 @@ export interface SegmentFacts {
   readonly labelLsn: Lsn | undefined;
   /** Every history in the archive. */
   readonly histories: readonly TimelineHistory[];
+  /** It lies in a recorded gap, and recovery is to end where that begins. */
+  readonly endsAtGap: boolean;
   /** `undefined` when the server has no such file, or one without WAL of this segment. */
   readonly own: OwnFile | undefined;
 }
@@ -76,6 +78,7 @@ export interface SegmentFacts {
 export type AbsentReason =
   | "before the fork"
   | "past the end"
+  | "a gap begins here"
   | "the server's own copy goes as far"
   | "the server's own copy is whole";
 
@@ -111,13 +114,15 @@ export function decideSegment(facts: SegmentFacts): SegmentDecision {
   const startLsn = segmentStart(facts.number, facts.segmentSize);
   const copy = facts.copies.find((one) => one.contentEndLsn > startLsn);
   if (copy === undefined && isBeforeFork(facts)) return { kind: "absent", reason: "before the fork" };
-  const problem = holeProblem(facts, copy);
+  const problem = facts.endsAtGap ? undefined : holeProblem(facts, copy);
   if (problem !== undefined) {
     // Then the server needs none of it from here.
     if (facts.own?.whole) return { kind: "absent", reason: "the server's own copy is whole" };
     return { kind: "hole", problem };
   }
-  if (copy === undefined) return { kind: "absent", reason: "past the end" };
+  if (copy === undefined) {
+    return { kind: "absent", reason: facts.endsAtGap ? "a gap begins here" : "past the end" };
+  }
   if (facts.own !== undefined && !isBeyond(copy, facts.own)) {
     return { kind: "absent", reason: "the server's own copy goes as far" };
   }

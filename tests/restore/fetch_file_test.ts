@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
+import { encodeGapRecord } from "../../lib/archive/gaps.ts";
 import { buildIndex } from "../../lib/archive/index.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { encodeSegmentIndex, type SegmentIndex } from "../../lib/archive/segment_index.ts";
@@ -12,6 +13,8 @@ import { ArchiveDirectory } from "../../lib/restore/archive_directory.ts";
 import { fetchFile, prepareRestore } from "../../lib/restore/fetch_file.ts";
 import { parseRequestedName } from "../../lib/restore/requested_file.ts";
 import { obstacleOf } from "../../lib/restore/obstacle.ts";
+import { lsn } from "../../lib/wal/lsn.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { buildWal, MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { cutAt, FIRST, lastEnd, nameOf, QUICK, Scene, scenery, SEGMENT_SIZE } from "./restore_scene.ts";
 
@@ -175,6 +178,34 @@ test("a hole is never the end", async () => {
   await refused(scene, name, "hole", /is there only up to/);
 });
 
+test("a recorded gap is the end only for who says so: up to what was received of the segment where it begins", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const name = nameOf(FIRST + 1);
+  scene.remove(name);
+  const untilGap = (file: string) => scene.fetch(file, "allowed", { untilGap: true });
+  // No line tells of it: nobody has looked whether a server still has it.
+  await assert.rejects(untilGap(name), /is not there, but/);
+  const at = (number: number) => lsn(BigInt(number * MIB));
+  const range = { timeline: timelineId(1), startLsn: at(FIRST + 1), endLsn: at(FIRST + 2) };
+  const told = { recordedAt: "now", reason: "", server: "", answer: "" };
+  scene.put("gaps.jsonl", encodeGapRecord({ ...range, ...told }));
+  assert.deepEqual(await untilGap(name), { kind: "absent", reason: "a gap begins here" });
+  const copy = cutAt(segments[1]!, FIRST + 1, BigInt((FIRST + 1) * MIB + 500_000));
+  scene.put(`inprogress/${name}`, copy);
+  const outcome = await untilGap(name);
+  assert.equal(outcome.kind, "tail");
+  await refused(scene, name, "hole", /is there only up to 0\/47/);
+  // What the server has itself and goes further is not put out of its way.
+  scene.own(name, segments[1]!);
+  assert.deepEqual(await untilGap(name), { kind: "absent", reason: "the server's own copy goes as far" });
+  // Damage stays damage, and another hole stays one.
+  scene.put(`inprogress/${name}`, flipped(segments[1]!, 300_000));
+  await assert.rejects(untilGap(name), /is damaged/);
+  scene.remove(nameOf(FIRST + 2));
+  await assert.rejects(untilGap(nameOf(FIRST + 2)), /is not there, but/);
+});
+
 test("a backup label shows that WAL was written where the backup began", async () => {
   using scene = new Scene();
   scene.fill(segments, 3);
@@ -229,7 +260,7 @@ test("a changed byte inside a record is found, unless only pages are looked at",
   scene.fill(segments, 3);
   const name = nameOf(FIRST + 1);
   scene.put(name, flipped(segments[1]!, 500_000));
-  assert.equal((await scene.fetch(name, "allowed", "pages")).kind, "delivered");
+  assert.equal((await scene.fetch(name, "allowed", { proof: "pages" })).kind, "delivered");
   await refused(scene, name, "damage", /CRC 0x[0-9A-F]+, want/);
   assert.deepEqual(scene.walNames, []);
 });

@@ -94,7 +94,7 @@ export class Scene {
   async fetch(
     name: string,
     tail: "allowed" | "withheld" = "allowed",
-    proof: Proof = "records",
+    { proof = "records", untilGap = false }: { readonly proof?: Proof; readonly untilGap?: boolean } = {},
   ): Promise<FetchOutcome> {
     fs.rmSync(join(this.data, "pg_wal/RECOVERYXLOG"), { force: true });
     const server = {
@@ -103,7 +103,7 @@ export class Scene {
       targetName: "RECOVERYXLOG",
     };
     const archive = await ArchiveDirectory.open(openDirectDisk(this.archive));
-    const restore = await prepareRestore(archive, server, { ...QUICK, proof });
+    const restore = await prepareRestore(archive, server, { ...QUICK, proof, untilGap });
     return await fetchFile(restore, parseRequestedName(name)!, { tail });
   }
 

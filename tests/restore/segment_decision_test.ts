@@ -150,6 +150,7 @@ test("decideSegment() says no only where the archive proves it: all combinations
                 labelLsn: labelBytes === undefined ? undefined : at(labelBytes),
                 histories: histories(beginningBytes, forkBytes),
                 own: OWN[own],
+                endsAtGap: false,
               };
               const words = { copies, beginning, fork, own, label };
               const decision = decideSegment(facts);
@@ -188,7 +189,21 @@ const NOTHING: SegmentFacts = {
   labelLsn: undefined,
   histories: [],
   own: undefined,
+  endsAtGap: false,
 };
+
+test("decideSegment() takes a gap for the end where that is asked for, and nothing else", () => {
+  const later = segmentNumber(9n);
+  const decide = (facts: Partial<SegmentFacts>) =>
+    decideSegment({ ...NOTHING, endsAtGap: true, later, ...facts });
+  assert.deepEqual(decide({}), { kind: "absent", reason: "a gap begins here" });
+  assert.equal(decide({ copies: [copy()] }).kind, "tail");
+  assert.equal(decide({ copies: [copy({ state: "complete" })] }).kind, "complete");
+  assert.equal(decide({ copies: [copy({ state: "damaged", problem: "x" })] }).kind, "damage");
+  assert.equal(decide({ copies: [copy(), copy()], difference: "they differ" }).kind, "damage");
+  assert.equal(decide({ published: true }).kind, "published");
+  assert.equal(decide({ copies: [copy()], own: OWN["longer"] }).kind, "absent");
+});
 
 test("decideSegment() says what shows that there was more", () => {
   const problemOf = (facts: Partial<SegmentFacts>) => {
