@@ -1,4 +1,4 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { absentExitOption, secondsOption } from "./parse_values.ts";
 
 /** Options of `walvault fetch`, checked. */
@@ -9,6 +9,9 @@ export interface FetchCommandOptions {
   readonly timeout?: number;
   readonly pollInterval?: number;
   readonly verify: boolean;
+  readonly ahead?: boolean;
+  /** The file that another call with `ahead` made for this segment. */
+  readonly prepare?: string;
   readonly absentExit?: number;
   readonly verbose?: boolean;
 }
@@ -44,6 +47,12 @@ export function fetchCommand(
       "look only at a segment's pages, not at every record: faster; a changed byte inside a record would end the recovery there",
     )
     .option(
+      "--ahead",
+      "after each segment, start a process that copies and checks the next one beside the target: a recovery takes little " +
+        "longer than with cp. Needs room for one segment more, and the executable made with Bun, on Linux",
+    )
+    .addOption(new Option("--prepare <name>", "what --ahead starts").hideHelp())
+    .option(
       "--absent-exit <code>",
       "exit with this where it would be 1 (1): a script can tell it from a 1 of the runtime or of the shell",
       absentExitOption,
@@ -55,6 +64,9 @@ export function fetchCommand(
 Examples, in postgresql.conf:
   Recover to the last byte that was received:
     restore_command = 'walvault fetch --archive /srv/archive/main %f %p'
+
+  The same, faster, with the next segment read ahead:
+    restore_command = 'walvault fetch --ahead --archive /srv/archive/main %f %p'
 
   A warm standby that waits for its next segment, with recovery.signal (the second line from PostgreSQL 15 on):
     restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'
