@@ -57,6 +57,7 @@ export function openDirectDisk(root: string): DirectDisk {
     open: (path) => open("open", path),
     openToWrite: (path) => open("openToWrite", path),
     create: async (path, mode) => fileOf(await call<number>({ kind: "create", path, mode })),
+    append: async (path, mode) => fileOf(await call<number>({ kind: "append", path, mode })),
     link: (existing, added) => call({ kind: "link", path: existing, to: added }),
     rename: (from, to) => call({ kind: "rename", path: from, to }),
     unlink: (path) => call({ kind: "unlink", path }),
@@ -65,7 +66,7 @@ export function openDirectDisk(root: string): DirectDisk {
     entry: (path) => call<DiskEntry | undefined>({ kind: "entry", path }),
     makeDirectory: (path, mode) => call({ kind: "makeDirectory", path, mode }),
     syncDirectory: (path) => call({ kind: "syncDirectory", path }),
-    freeBytes: () => call({ kind: "freeBytes" }),
+    space: () => call({ kind: "space" }),
     close: () => Promise.resolve("ended"),
   };
 }

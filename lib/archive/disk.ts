@@ -21,6 +21,14 @@ export interface FileState {
   readonly changedMs: number;
 }
 
+/** The room of a file system. */
+export interface DiskSpace {
+  /** That this user can still write. */
+  readonly freeBytes: number;
+  /** Used or not. */
+  readonly totalBytes: number;
+}
+
 /** A name in a directory, and what stands under it. */
 export interface NamedEntry extends DiskEntry {
   readonly name: string;
@@ -93,6 +101,8 @@ export interface Disk {
   open(path: string): Promise<DiskFile | undefined>;
   /** Creates for reading and writing; EEXIST when the name is taken. */
   create(path: string, mode: number): Promise<DiskFile>;
+  /** Opens for reading and for writing at the end, wherever a write says; creates what is absent. */
+  append(path: string, mode: number): Promise<DiskFile>;
   /** A second name for a file; EEXIST when the name is taken. */
   link(existing: string, added: string): Promise<void>;
   /** Replaces `to` when it exists. */
@@ -109,8 +119,7 @@ export interface Disk {
   syncDirectory(path: string): Promise<void>;
   /** A caller may be kept standing for this long while it reads, writes or syncs; 0 at first: never. */
   setPatience?(ms: number): void;
-  /** Bytes that this user can still write. */
-  freeBytes(): Promise<number>;
+  space(): Promise<DiskSpace>;
   /** Ends it; "stuck" when an operation has not returned in time, and may still take effect. */
   close(): Promise<"ended" | "stuck">;
 }

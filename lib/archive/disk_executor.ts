@@ -50,11 +50,11 @@ export type DiskCall =
     readonly kind: "open" | "openToWrite" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
     readonly path: string;
   }
-  | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
+  | { readonly kind: "create" | "append" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
-  | { readonly kind: "freeBytes" };
+  | { readonly kind: "space" };
 
 /** What else can be asked of the thread, in the same way. */
 export type DiskThreadCall = DiskCall | { readonly kind: "shortRoad"; readonly request: ShortRoadRequest };
@@ -89,6 +89,9 @@ export interface DiskRules {
     readonly read: number;
     readonly write: number;
     readonly create: number;
+    readonly append: number;
+    /** Also what is absent. */
+    readonly appendNew: number;
     readonly directory: number;
     /** Written past the page cache; `undefined` where the system or the use has no such thing. */
     readonly direct: number | undefined;
@@ -129,7 +132,7 @@ export function diskRules(
     readonly cachedBytes: number;
   },
 ): DiskRules {
-  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+  const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
   return {
@@ -137,6 +140,8 @@ export function diskRules(
       read: O_RDONLY | O_NOFOLLOW,
       write: O_RDWR | O_NOFOLLOW,
       create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
+      append: O_RDWR | O_APPEND | O_NOFOLLOW,
+      appendNew: O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW,
       directory: O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
       direct: pastCache && O_DIRECT !== undefined ? O_WRONLY | O_DIRECT | O_NOFOLLOW : undefined,
     },
@@ -268,6 +273,13 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
         openDirect(handle, at(request.path));
         return handle;
       }
+      case "append": {
+        const known = unlessAbsent(() => fs.openSync(at(request.path), flags.append));
+        if (known !== undefined) return known;
+        const handle = fs.openSync(at(request.path), flags.appendNew, request.mode);
+        fs.fchmodSync(handle, request.mode);
+        return handle;
+      }
       case "link":
         return fs.linkSync(at(request.path), at(request.to));
       case "rename":
@@ -308,9 +320,9 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
       case "close":
         closeDirect(request.handle);
         return fs.closeSync(request.handle);
-      case "freeBytes": {
+      case "space": {
         const stat = fs.statfsSync(at("."));
-        return stat.bavail * stat.bsize;
+        return { freeBytes: stat.bavail * stat.bsize, totalBytes: stat.blocks * stat.bsize };
       }
     }
   };

@@ -1,6 +1,15 @@
 import process from "node:process";
 import { Worker } from "node:worker_threads";
-import type { Disk, DiskEntry, DiskFile, FileState, NamedEntry, RoadStart, ShortRoad } from "./disk.ts";
+import type {
+  Disk,
+  DiskEntry,
+  DiskFile,
+  DiskSpace,
+  FileState,
+  NamedEntry,
+  RoadStart,
+  ShortRoad,
+} from "./disk.ts";
 import {
   DISK_PROTOCOL,
   type DiskMessage,
@@ -141,6 +150,10 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     return this.#file(await this.#call({ kind: "create", path, mode }) as number);
   }
 
+  async append(path: string, mode: number): Promise<DiskFile> {
+    return this.#file(await this.#call({ kind: "append", path, mode }) as number);
+  }
+
   async link(existing: string, added: string): Promise<void> {
     await this.#call({ kind: "link", path: existing, to: added });
   }
@@ -173,8 +186,8 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     await this.#call({ kind: "syncDirectory", path });
   }
 
-  async freeBytes(): Promise<number> {
-    return await this.#call({ kind: "freeBytes" }) as number;
+  async space(): Promise<DiskSpace> {
+    return await this.#call({ kind: "space" }) as DiskSpace;
   }
 
   async close(): Promise<"ended" | "stuck"> {

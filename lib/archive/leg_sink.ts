@@ -3,6 +3,8 @@ import type { Clock } from "./clock.ts";
 import { isOutOfSpace } from "./durable.ts";
 import type { SegmentWriter, WriterRoad } from "./segment_writer.ts";
 import { isCatchingUp, planStep, SYNC_BYTES, wakeDue, type WriterState } from "./sync_policy.ts";
+import type { ShortOfRoom } from "./minimum_free.ts";
+import { ROOM_INTERVAL_MS, type RoomGuard } from "./room_guard.ts";
 import { WalBuffer } from "./wal_buffer.ts";
 
 /** Bytes received and not yet written, at most. What arrives beyond it is still kept, up to `OVERFLOW_BYTES`. */
@@ -22,7 +24,7 @@ const FULL_DISK_RETRY_MS = 1000;
 
 /** What a leg's owner is told; called between two steps of the writer. */
 export interface LegListener {
-  /** `writeLsn`, `flushLsn` or `congested` may have changed. */
+  /** `writeLsn`, `flushLsn`, `congested` or `shortOfRoom` may have changed. */
   onProgress(): void;
   /** The writer has given up: nothing more of this leg becomes durable. */
   onFailure(error: unknown): void;
@@ -85,6 +87,8 @@ export class LegSink {
       readonly listener: LegListener;
       /** Lets the disk keep this thread standing for so long. */
       readonly setPatience?: (ms: number) => void;
+      /** Without it a disk is filled to its last byte. */
+      readonly guard?: RoomGuard | undefined;
     },
   ) {
     this.#buffer = new WalBuffer(options.memory);
@@ -117,6 +121,11 @@ export class LegSink {
   /** True while the disk does not keep up: the reader should pause. */
   get congested(): boolean {
     return this.#congested;
+  }
+
+  /** There is too little room left: the reader should pause. What was received before is brought to safety. */
+  get shortOfRoom(): ShortOfRoom | undefined {
+    return this.options.guard?.short;
   }
 
   /** True when the writer has nothing to do. */
@@ -212,6 +221,11 @@ export class LegSink {
       this.#synced();
       return true;
     }
+    const { guard } = this.options;
+    if (!this.#finishing && guard?.lookDue) {
+      await this.#lookForRoom(guard);
+      return true;
+    }
     const state = this.#state();
     const step = planStep(this.#finishing ? { ...state, behindBytes: 0 } : state);
     // Only the last bytes of the server's end are waited for by somebody.
@@ -223,10 +237,18 @@ export class LegSink {
       this.#synced();
     } else if (this.#finishing) {
       return false;
+    } else if (this.shortOfRoom !== undefined) {
+      // Nothing is laid out ahead, and nobody is lent the socket; what still comes is taken.
+      await this.#wait(Math.min(step.waitMs ?? Infinity, ROOM_INTERVAL_MS), "woken");
     } else if (step.waitMs !== undefined || isCatchingUp(state) || !await this.writer.prepareAhead()) {
       // Something may have come while the writer prepared: only a writer that finds nothing to do may sleep.
       if (this.#finishing || wakeDue(this.#state())) return true;
-      if (step.waitMs === undefined && await this.#takeShortRoad()) return true;
+      const loan = step.waitMs === undefined ? this.#borrowSocket() : undefined;
+      if (loan !== undefined) {
+        await this.#takeShortRoad(loan);
+        return true;
+      }
+      // Without an await in between: who calls `finish` meanwhile would find nobody to wake.
       this.#sleeps = step.waitMs === undefined;
       if (!this.#sleeps || this.#buffer.bytes === 0) await this.#wait(step.waitMs, "woken");
       this.#sleeps = false;
@@ -234,14 +256,23 @@ export class LegSink {
     return true;
   }
 
-  /** Takes the socket itself, if it can be had; false when nothing came of it. */
-  async #takeShortRoad(): Promise<boolean> {
-    if (this.#buffer.bytes > 0 || this.#roadClosed || !this.writer.roadOpen) return false;
-    const loan = this.options.listener.onIdle?.();
-    if (loan === undefined) return false;
+  async #lookForRoom(guard: RoomGuard): Promise<void> {
+    const before = guard.short;
+    const now = await guard.look();
+    if (before !== undefined || now !== undefined) this.options.listener.onProgress();
+  }
+
+  /** The socket itself, if it can be had. */
+  #borrowSocket(): SocketLoan | undefined {
+    if (this.#buffer.bytes > 0 || this.#roadClosed || !this.writer.roadOpen) return undefined;
+    return this.options.listener.onIdle?.();
+  }
+
+  async #takeShortRoad(loan: SocketLoan): Promise<void> {
     const road = this.writer.takeShortRoad(loan.descriptor, this.options.memory);
     this.#road = road;
     this.#wake = () => road.revoke();
+    const cancelLook = this.#endWhenLookDue(road);
     try {
       const { nextLsn, rest, tornStatus, socketEnded, error } = await road.ended;
       const { serverEndLsn, heardCount } = road;
@@ -254,11 +285,25 @@ export class LegSink {
       if (error !== undefined) throw error;
     } finally {
       this.#road = undefined;
+      cancelLook();
     }
     this.#synced();
     // The runtime's own look at the socket comes before the next loan.
     await new Promise<void>((resolve) => this.options.clock.setTimer(0, resolve));
-    return true;
+  }
+
+  /** Nothing else can be asked of the disk meanwhile: from time to time the loan ends, if anything was written. */
+  #endWhenLookDue(road: WriterRoad): () => void {
+    const { clock, guard } = this.options;
+    if (guard === undefined) return () => {};
+    const startLsn = road.receivedLsn;
+    let cancel = () => {};
+    const check = () => {
+      if (road.receivedLsn > startLsn) road.revoke();
+      else cancel = clock.setTimer(ROOM_INTERVAL_MS, check);
+    };
+    cancel = clock.setTimer(ROOM_INTERVAL_MS, check);
+    return () => cancel();
   }
 
   async #write(then: "sync" | "leave"): Promise<void> {
@@ -272,6 +317,7 @@ export class LegSink {
       // Also when what came after the write failed: the next try must not write the same bytes behind themselves.
       const taken = Number(bytesBetween({ startLsn, endLsn: this.writer.writeLsn }));
       this.#unsyncedBytes += taken;
+      this.options.guard?.wrote(taken);
       if (this.writer.flushLsn === this.writer.writeLsn) this.#unsyncedBytes = 0;
       this.#buffer.consume(taken);
       this.#refill();

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import { AlignedMemory } from "./aligned_memory.ts";
-import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
+import type { Disk, DiskEntry, DiskFile, DiskSpace, NamedEntry } from "./disk.ts";
 import { DISK_PROTOCOL, type DiskRules, diskRules } from "./disk_executor.ts";
 import { errorCode } from "./durable.ts";
 import { Turns } from "./turns.ts";
@@ -68,6 +68,17 @@ class PooledDisk implements Disk {
     });
   }
 
+  append(path: string, mode: number): Promise<DiskFile> {
+    return this.#turns.change(async () => {
+      const { append, appendNew } = this.#rules.flags;
+      const known = await unlessAbsent(this.#open(path, append));
+      if (known !== undefined) return this.#file(known, undefined);
+      const handle = await this.#open(path, appendNew, mode);
+      await tell((done) => fs.fchmod(handle, mode, done));
+      return this.#file(handle, undefined);
+    });
+  }
+
   link(existing: string, added: string): Promise<void> {
     return this.#turns.change(() =>
       tell((done) => fs.link(this.#rules.at(existing), this.#rules.at(added), done))
@@ -124,10 +135,10 @@ class PooledDisk implements Disk {
     });
   }
 
-  freeBytes(): Promise<number> {
+  space(): Promise<DiskSpace> {
     return this.#turns.look(async () => {
       const stat = await ask<fs.StatsFs>((done) => fs.statfs(this.root, done));
-      return stat.bavail * stat.bsize;
+      return { freeBytes: stat.bavail * stat.bsize, totalBytes: stat.blocks * stat.bsize };
     });
   }
 

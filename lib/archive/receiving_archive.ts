@@ -5,10 +5,15 @@ import type { Archive, ArchiveContents } from "./archive.ts";
 import type { Clock } from "./clock.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
+import type { MinimumFree, ShortOfRoom } from "./minimum_free.ts";
+import { RoomGuard } from "./room_guard.ts";
 import { SegmentWriter, type WriterEvents } from "./segment_writer.ts";
 
 /** Memory that a disk must be able to `allocate` for one receiving archive. */
 export const RECEIVING_MEMORY_BYTES = BUFFER_BYTES + (1 << 20);
+
+/** Of a server that nobody has asked yet. */
+const USUAL_SEGMENT_BYTES = 16 << 20;
 
 /** What can be received into: an archive, or a directory of another layout. */
 export type ReceivingDirectory = Pick<
@@ -16,22 +21,32 @@ export type ReceivingDirectory = Pick<
   "disk" | "identity" | "modes" | "naming" | "claim" | "contents" | "storeHistory" | "planLeg"
 >;
 
+/** How a receiver uses it. */
+export interface ReceivingOptions {
+  readonly clock: Clock;
+  readonly events: WriterEvents;
+  /** `false` where a segment must not be there before its first byte. */
+  readonly prepareNext?: boolean;
+  /** Without it a disk is filled to its last byte. */
+  readonly minimumFree?: MinimumFree | undefined;
+}
+
 /** An archive as a receiver uses it: one leg at a time. */
 export class ReceivingArchive {
   readonly #memory: Uint8Array;
   readonly #zeros: Uint8Array;
+  readonly #guard: RoomGuard | undefined;
 
   constructor(
     private readonly archive: ReceivingDirectory,
-    private readonly options: {
-      readonly clock: Clock;
-      readonly events: WriterEvents;
-      /** `false` where a segment must not be there before its first byte. */
-      readonly prepareNext?: boolean;
-    },
+    private readonly options: ReceivingOptions,
   ) {
     this.#memory = archive.disk.allocate(BUFFER_BYTES);
     this.#zeros = SegmentWriter.zeroPiece(archive.disk);
+    const { clock, minimumFree: minimum } = options;
+    const { disk } = archive;
+    const segmentBytes = () => archive.identity?.segmentSize ?? USUAL_SEGMENT_BYTES;
+    if (minimum !== undefined) this.#guard = new RoomGuard({ disk, clock, minimum, segmentBytes });
   }
 
   claim(server: ArchiveIdentity): Promise<void> {
@@ -46,6 +61,11 @@ export class ReceivingArchive {
     return this.archive.storeHistory(timeline, bytes);
   }
 
+  /** How much room is missing to go on; `undefined` when there is enough. */
+  async shortOfRoom(): Promise<ShortOfRoom | undefined> {
+    return await this.#guard?.look();
+  }
+
   /** Begins to write at `startLsn`. The leg before it must be finished or abandoned. */
   async openLeg(
     leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
@@ -58,6 +78,7 @@ export class ReceivingArchive {
     const zeros = this.#zeros;
     const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros, prepareNext });
     const setPatience = (ms: number) => disk.setPatience?.(ms);
-    return new LegSink(writer, { memory: this.#memory, clock, listener, setPatience });
+    const guard = this.#guard;
+    return new LegSink(writer, { memory: this.#memory, clock, listener, setPatience, guard });
   }
 }

@@ -1,4 +1,5 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { isFilesFault } from "../archive/damaged_file.ts";
+import { openPlain } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
@@ -59,7 +60,7 @@ export async function commitsFrom(
 
 /** What can't be read tells nothing; what it means for the archive is for verify to say. */
 function untold(error: unknown): undefined {
-  if (error instanceof DamagedFileError || error instanceof VanishedError) return undefined;
+  if (isFilesFault(error) || error instanceof VanishedError) return undefined;
   throw error;
 }
 
@@ -171,9 +172,13 @@ async function readPublished(
   take: TakeBytes,
 ): Promise<boolean> {
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
-  const found = await withPublished(directory.disk, { name, segmentSize }, async ({ readThrough }) => {
-    await readThrough(take);
-    return true;
-  });
+  const found = await withPublished(
+    directory.disk,
+    { name, segmentSize, open: openPlain },
+    async ({ readThrough }) => {
+      await readThrough(take);
+      return true;
+    },
+  );
   return found === true;
 }

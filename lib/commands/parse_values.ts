@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from "commander";
 import { type Compression, parseCompression } from "../archive/compression_format.ts";
+import type { MinimumFree } from "../archive/minimum_free.ts";
 import type { RangeBound } from "../archive/verify/plan.ts";
 import { type Lsn, parseLsn } from "../wal/lsn.ts";
 import { type TimelineId, timelineId } from "../wal/timeline.ts";
@@ -41,6 +42,19 @@ export function bytesOption(text: string): bigint {
     throw new InvalidArgumentError(`want a size such as 64MB, in B, kB, MB, GB or TB, got "${text}".`);
   }
   return BigInt(number) * BYTES_OF_UNIT[unit as keyof typeof BYTES_OF_UNIT];
+}
+
+/** For commander: what must stay free of a file system, a size or a share of it such as 5%. */
+export function minimumFreeOption(text: string): MinimumFree {
+  const [, share] = /^([0-9]{1,2}(?:\.[0-9]{1,3})?)%$/.exec(text) ?? [];
+  if (share !== undefined) return { kind: "percent", percent: Number(share) };
+  try {
+    return { kind: "bytes", bytes: Number(bytesOption(text)) };
+  } catch {
+    throw new InvalidArgumentError(
+      `want a size such as 2GB, in B, kB, MB, GB or TB, or a share such as 5%, got "${text}".`,
+    );
+  }
 }
 
 /** For commander: an exit code that a server takes for the end of all WAL. */
@@ -89,4 +103,10 @@ export function jobsOption(text: string): number {
     throw new InvalidArgumentError(`want a number from 1 to 256, got "${text}".`);
   }
   return jobs;
+}
+
+/** For commander: an option that may be given several times. */
+export function listOption(text: string, before: readonly string[] = []): readonly string[] {
+  if (text === "") throw new InvalidArgumentError("want a directory.");
+  return [...before, text];
 }

@@ -49,6 +49,9 @@ Examples:
     archive_mode = on
     archive_command = 'walvault push --archive /srv/archive/main %p'
 
+A disk that is full is exit 1, and nothing is left behind. push fills it to the last byte, whatever the --min-free of a
+receive beside it: what it refused would fill the server's disk, and be in one place only.
+
 What is no complete segment (NAME.partial, a standby's last one) is kept in inprogress/, and used at restore.
 
 Exit codes:

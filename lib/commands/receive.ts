@@ -6,7 +6,9 @@ import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
-import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
+import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
+import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
+import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
@@ -14,18 +16,21 @@ import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
-import { connect } from "../session/connect.ts";
+import { askHosts, connect } from "../session/connect.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { giveSlotUp } from "./giving_up.ts";
+import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
 import { notifyServiceManager } from "./service_manager.ts";
+import { SlotGuardian } from "./slot_guardian.ts";
 
 /** undefined_object: there is no such slot. */
 const NO_SUCH_OBJECT = "42704";
@@ -68,6 +73,28 @@ function checkUsage(options: ReceiveCommandOptions): void {
       throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
     }
   }
+  for (
+    const [flag, given] of [
+      ["--halt-lag", options.haltLag !== undefined],
+      ["--halt-after", options.haltAfter !== undefined],
+      ["--halt-action drop-slot", options.haltAction === "drop-slot"],
+    ] as const
+  ) {
+    if (given && options.slot === undefined) {
+      throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
+    }
+  }
+  if (
+    options.haltAction === "drop-slot" && options.haltLag === undefined && options.haltAfter === undefined
+  ) {
+    throw new UsageError("--halt-action drop-slot needs a limit", "Give --halt-lag, --halt-after, or both");
+  }
+  if (options.peer !== undefined && !options.hardLinks) {
+    throw new UsageError(
+      "--peer needs hard links: what comes from there is given its name beside the receiver",
+      "Leave out --peer, or put the archive on a file system with hard links and leave out --no-hard-links",
+    );
+  }
   if (options.createSlot && options.dropSlot) {
     throw new UsageError("--create-slot and --drop-slot exclude each other", "Give one of them");
   }
@@ -103,6 +130,7 @@ interface Streaming extends Receiving {
   readonly live: LiveLine;
   readonly compressing: Compressing | undefined;
   readonly indexing: Indexing | undefined;
+  readonly healing: Healing | undefined;
 }
 
 async function receiveInto(
@@ -115,12 +143,14 @@ async function receiveInto(
   let lock: FileLock | undefined;
   let compressing: Compressing | undefined;
   let indexing: Indexing | undefined;
+  let healing: Healing | undefined;
   const live = new LiveLine(context.stderr, realClock, {
     enabled: options.quiet !== true && options.logFormat === "text",
   });
   const log = live.above(receiving.log);
   try {
     const archive = await openArchive(disk, { options, log });
+    if (options.minFree !== undefined) await refuseImpossibleMinimum(archive, options.minFree);
     lock = lockArchive(directory, archive.modes.file);
     // The look before was without the lock: somebody may have made it an archive meanwhile.
     const claimed = await openArchive(disk, { options, log });
@@ -134,9 +164,22 @@ async function receiveInto(
       const { Indexing } = await import("./indexing.ts");
       indexing = new Indexing(claimed, log);
     }
-    return await stream(claimed, { ...receiving, log, live, compressing, indexing }, context);
+    if (options.hardLinks) {
+      healing = new Healing({
+        directory,
+        peers: options.peer ?? [],
+        settings: receiving.settings,
+        timeoutMs: options.receiveTimeout,
+        log,
+        onBrought: (segment) => {
+          compressing?.published(segment);
+          indexing?.published(segment);
+        },
+      });
+    }
+    return await stream(claimed, { ...receiving, log, live, compressing, indexing, healing }, context);
   } finally {
-    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close()]);
+    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close(), healing?.close()]);
     // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
     if (!ends.includes("stuck")) lock?.release();
   }
@@ -157,6 +200,18 @@ async function openArchive(
   }
 }
 
+/** It would wait for ever. */
+async function refuseImpossibleMinimum({ disk, identity }: Archive, minimum: MinimumFree): Promise<void> {
+  // A file system that does not tell is not watched.
+  const { totalBytes } = await disk.space().catch(() => ({ totalBytes: 0 }));
+  const bytes = minimumFreeBytes(minimum, { totalBytes, segmentBytes: identity?.segmentSize ?? 0 });
+  if (bytes < totalBytes || totalBytes === 0) return;
+  throw new PermanentError(
+    `Cannot receive into "${disk.root}": --min-free wants ${bytes} bytes, its file system has ${totalBytes} in all; ` +
+      "give less, or a larger file system",
+  );
+}
+
 function lockArchive(directory: string, mode: number): FileLock {
   let lock: FileLock | undefined;
   try {
@@ -174,7 +229,7 @@ function lockArchive(directory: string, mode: number): FileLock {
 }
 
 async function stream(archive: Archive, receiving: Streaming, context: CommandContext): Promise<number> {
-  const { options, settings, log, live, compressing, indexing } = receiving;
+  const { options, settings, log, live, compressing, indexing, healing } = receiving;
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
@@ -195,7 +250,15 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
-    archive: new ReceivingArchive(archive, { clock: realClock, events }),
+    askHosts: <T>(ask: (source: WalSource) => Promise<T>, signal: AbortSignal) =>
+      askHosts(settings, { log, signal }, ask),
+    archive: new GapReceivingArchive(archive, {
+      clock: realClock,
+      events,
+      minimumFree: options.minFree,
+      now: () => new Date(),
+    }),
+    healer: healing,
     clock: realClock,
     log,
     random: Math.random,
@@ -204,8 +267,10 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       live.show(now);
       showInTitle(now);
     },
-    onStreaming: (address: string) =>
-      notifyServiceManager("--ready", `streaming from ${address}`, { env: context.env, log }),
+    onStreaming: (address: string) => {
+      guardian?.streamingFrom(address);
+      notifyServiceManager("--ready", `streaming from ${address}`, { env: context.env, log });
+    },
   };
   const timing = {
     statusIntervalMs: options.statusInterval,
@@ -214,16 +279,30 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
+  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
+  const policy = { lagBytes, afterMs, action };
+  const guardian = slot === undefined
+    ? undefined
+    : new SlotGuardian(settings, { slot, policy, clock: realClock, log });
+  const ended = new AbortController();
+  const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
+  const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
   try {
     const end = await receiveWal(dependencies, {
       slot,
       createSlot,
       endLsn,
       loop,
+      // A run that is to end says with its exit code that all is here.
+      gaps: options.gaps && loop && endLsn === undefined ? "record" : "stop",
       timing,
       applicationName: settings.applicationName ?? "walvault",
-    }, context.signal);
+    }, signal);
     live.clear();
+    if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
+      const segmentSize = archive.identity?.segmentSize;
+      await giveSlotUp(guardian, { slot: slot ?? "", archive: dependencies.archive, segmentSize, log });
+    }
     log.info("stopped", {
       reason: end,
       ...(position === undefined ? {} : { flushLsn: formatLsn(position.flushLsn) }),
@@ -231,6 +310,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     if (options.json) context.stdout.write(formatEnd(end, position));
     return EXIT.done;
   } finally {
+    ended.abort();
+    await watching;
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }

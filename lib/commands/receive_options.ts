@@ -1,8 +1,17 @@
 import { Command, Option } from "commander";
 import type { Compression } from "../archive/compression.ts";
+import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { Verbosity } from "./context.ts";
-import { compressionOption, lsnOption, secondsOption, slotNameOption } from "./parse_values.ts";
+import {
+  bytesOption,
+  compressionOption,
+  listOption,
+  lsnOption,
+  minimumFreeOption,
+  secondsOption,
+  slotNameOption,
+} from "./parse_values.ts";
 
 /** Options of `walvault receive`, checked. */
 export interface ReceiveCommandOptions extends Verbosity {
@@ -13,9 +22,20 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly dropSlot?: boolean;
   readonly endpos?: Lsn;
   readonly loop: boolean;
+  /** Write down WAL that no server has any more, and go on behind it. */
+  readonly gaps: boolean;
+  /** Directories where missing WAL may be. */
+  readonly peer?: readonly string[];
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
+  /** `undefined`: a disk is filled to its last byte. */
+  readonly minFree?: MinimumFree | undefined;
+  /** `undefined`: no limit. */
+  readonly haltLag?: bigint;
+  /** Milliseconds; `undefined`: no limit. */
+  readonly haltAfter?: number;
+  readonly haltAction: "warn" | "drop-slot";
   readonly hardLinks: boolean;
   /** "none", as without it: segments stay as the server wrote them. */
   readonly compress?: Compression | "none";
@@ -31,9 +51,11 @@ export function receiveDefaults(): ReceiveCommandOptions {
   const { statusInterval, receiveTimeout, stallTimeout } = DEFAULT_SECONDS;
   return {
     loop: true,
+    gaps: true,
     statusInterval: statusInterval * 1000,
     receiveTimeout: receiveTimeout * 1000,
     stallTimeout: stallTimeout * 1000,
+    haltAction: "warn",
     hardLinks: true,
     index: true,
     logFormat: "text",
@@ -65,6 +87,17 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .option("--drop-slot", "drop the slot and exit")
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
+    .option(
+      "--no-gaps",
+      "exit when no server has the WAL that is missing, as with --endpos and --no-loop; without it the gap is recorded " +
+        "and receiving goes on behind it",
+    )
+    .option(
+      "--peer <directory>",
+      "look here for WAL that is missing, and only read: another archive, a directory of pg_receivewal, or a server's " +
+        "pg_wal (may be repeated)",
+      listOption,
+    )
     .addOption(
       seconds(
         "-s, --status-interval <seconds>",
@@ -85,6 +118,30 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
         "disconnect when nothing reaches the disk for this long",
         DEFAULT_SECONDS.stallTimeout,
       ),
+    )
+    .addOption(
+      new Option(
+        "--min-free <size|percent>",
+        "with less than this free in the archive's file system, stop reading until there is room; 0 never stops " +
+          "before it is full. push takes no notice: the server would have to keep what it refuses",
+      ).argParser(minimumFreeOption)
+        .default(DEFAULT_MINIMUM_FREE, "two segments and at least 64MB, but at most 5%"),
+    )
+    .option(
+      "--halt-lag <size>",
+      "the server keeps more than this for the slot: do what --halt-action says (no limit)",
+      bytesOption,
+    )
+    .option(
+      "--halt-after <seconds>",
+      "the slot has not moved for so long: do what --halt-action says; with --halt-lag both must be so (no limit)",
+      secondsOption,
+    )
+    .addOption(
+      new Option(
+        "--halt-action <action>",
+        "warn, or drop-slot: record the gap, drop the slot before it fills the server's disk, and exit with 3",
+      ).choices(["warn", "drop-slot"]).default("warn"),
     )
     .option(
       "--no-hard-links",

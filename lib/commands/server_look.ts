@@ -39,10 +39,25 @@ export async function lookAtServer(
 ): Promise<ServerLook> {
   // Under the receiver's own name we would be taken for it, by ourselves and by synchronous_standby_names.
   await using session = await connect({ ...settings, applicationName: APPLICATION_NAME }, { log, signal });
+  // A server that stops to answer must not be waited for.
+  const onAbort = () => void session.close();
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    return await askSession(session, slot, signal);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+async function askSession(
+  session: Session,
+  slot: string | undefined,
+  signal: AbortSignal,
+): Promise<ServerLook> {
   let views: ReplicationViews | undefined;
   let viewsProblem: unknown;
   try {
-    views = await session.replicationViews();
+    views = await session.replicationViews(signal);
   } catch (error) {
     // A role that may only replicate: what the replication connection tells is worth having without it.
     viewsProblem = error;

@@ -1,5 +1,6 @@
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import { errorCode } from "../archive/durable.ts";
+import { minimumFreeBytes } from "../archive/minimum_free.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { messageChain } from "../log.ts";
 import { judgeBackup, type LineageState } from "../observe/backup_judgement.ts";
@@ -8,17 +9,20 @@ import { problemsOf, type Thresholds } from "../observe/health.ts";
 import { judgeLag, type Lag, type LagFacts, sinceModified } from "../observe/lag.ts";
 import { stretchesOf } from "../observe/lineage_cover.ts";
 import { findOwnReceiver } from "../observe/own_receiver.ts";
+import { limitInMs } from "../observe/slot_forecast.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { emptyHistory } from "../wal/history.ts";
 import { segmentStart } from "../wal/segment.ts";
 import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
+import { gapsOfSurvey } from "./archive_gaps.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
 import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_survey.ts";
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
-import { commandConnection } from "./connection.ts";
+import { namedConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { indexDefects } from "./index_look.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import { lookAtServer, type ServerLook } from "./server_look.ts";
@@ -27,9 +31,6 @@ import type { StatusCommandOptions } from "./status_options.ts";
 import type { JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import { checkLine, statusText, walFilesText } from "./status_text.ts";
 import { readWalFile, type WalFile } from "./wal_file.ts";
-
-/** What names a server where no connection string does. */
-const SERVER_VARIABLES = ["PGHOST", "PGHOSTADDR", "PGSERVICE"] as const;
 
 /** Tells about an archive, its server, and WAL files; resolves to the exit code. */
 export async function status(
@@ -40,10 +41,8 @@ export async function status(
   checkUsage(files, options);
   if (files.length > 0) return await tellFiles(files, options, context);
   const path = archiveDirectory(options.archive, context);
-  const asksServer = options.connection !== undefined ||
-    SERVER_VARIABLES.some((name) => (context.env[name] ?? "") !== "");
   // A connection string that can't be right is refused before anything is looked at.
-  const connection = asksServer ? commandConnection(options.connection, context) : undefined;
+  const connection = namedConnection(options.connection, context);
   const log = commandLog(context, { ...options, logFormat: "text" });
   for (const warning of connection?.warnings ?? []) log.warn("connection string", { warning });
   let report: StatusReport;
@@ -81,7 +80,6 @@ function checkUsage(files: readonly string[], options: StatusCommandOptions): vo
       ["--max-lag-bytes", options.maxLagBytes],
       ["--max-age", options.maxAge],
       ["--min-safe-wal", options.minSafeWal],
-      ["--min-free", options.minFree],
       ["--require-backup", options.requireBackup],
     ] as const
   ) {
@@ -137,34 +135,43 @@ async function makeReport(
   const sinceMadeMs = survey.madeMs === undefined ? undefined : sinceModified(survey.madeMs, nowMs);
   const backups = judgeBackups(survey);
   const window = await newestWindow(survey);
-  const server = look === undefined ? undefined : {
-    look,
-    lag: catchUp === undefined ? undefined : lagOf(catchUp, look, {
-      sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
-      sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
-      segmentSize: survey.segmentSize,
-    }),
-    ...ownReceiver(look, { slot: options.slot, applicationName: settings?.applicationName ?? "walvault" }),
-  };
+  const lag = look === undefined || catchUp === undefined ? undefined : lagOf(catchUp, look, {
+    sinceChangeMs: sinceChangeMs ?? sinceMadeMs,
+    sinceCommitMs: sinceCommit(window?.lastCommit, look, nowMs),
+    segmentSize: survey.segmentSize,
+  });
+  const server = look === undefined ? undefined : serverStatus(look, lag, {
+    slot: options.slot,
+    applicationName: settings?.applicationName ?? "walvault",
+  });
   const defects = [
     ...survey.defects,
+    ...await indexDefects(survey),
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
+  const minFreeBytes = minimumFreeBytes(options.minFree, {
+    totalBytes: survey.space.totalBytes,
+    segmentBytes: survey.segmentSize,
+  });
+  const gaps = await gapsOfSurvey(survey);
   const problems = problemsOf({
     timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
+    gaps,
     backups,
     defects,
     conflicts: survey.conflicts,
-    freeBytes: survey.freeBytes,
+    freeBytes: survey.space.freeBytes,
     sinceChangeMs,
     lag: server?.lag,
     slot: server?.slot,
-  }, thresholdsOf(options));
+  }, thresholdsOf(options, minFreeBytes));
   return {
     path,
     survey,
+    minFreeBytes,
+    gaps,
     sinceChangeMs,
     window,
     backups,
@@ -193,13 +200,13 @@ async function askServer(
   }
 }
 
-function thresholdsOf(options: StatusCommandOptions): Thresholds {
+function thresholdsOf(options: StatusCommandOptions, minFreeBytes: number): Thresholds {
   return {
     maxLagMs: options.maxLag,
     maxLagBytes: options.maxLagBytes,
     maxAgeMs: options.maxAge,
     minSafeWalBytes: options.minSafeWal,
-    minFreeBytes: options.minFree,
+    minFreeBytes: BigInt(minFreeBytes),
     requireBackup: options.requireBackup ?? false,
   };
 }
@@ -231,6 +238,20 @@ function sinceCommit(
   if (commit === undefined || commit === "none" || commit === "unknown") return undefined;
   const serverNowMs = views === undefined ? nowMs : views.clockMs + performance.now() - askedAtMs;
   return Math.max(0, serverNowMs - Number(unixMicroseconds(commit.time) / 1000n));
+}
+
+function serverStatus(
+  look: ServerLook,
+  lag: Lag | undefined,
+  names: { readonly slot: string | undefined; readonly applicationName: string },
+): ServerStatus {
+  const own = ownReceiver(look, names);
+  const safeWalBytes = own.slot === "absent" ? undefined : own.slot?.safeWalBytes;
+  // One look shows no growth; but where nothing comes, all that is missing has grown since something last came.
+  const limitMs = safeWalBytes === undefined || lag?.state !== "stalled" || lag.ms === undefined
+    ? undefined
+    : limitInMs(safeWalBytes, Number(lag.bytes) / lag.ms);
+  return { look, lag, ...own, limitMs };
 }
 
 function ownReceiver(

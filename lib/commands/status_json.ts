@@ -7,6 +7,7 @@ import type { SenderView, SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { formatTimestamp } from "../wal/timestamp.ts";
 import { messageChain } from "../log.ts";
+import { gapJson } from "./gap_answer.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { CommitWindow, JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import type { WalFile } from "./wal_file.ts";
@@ -21,6 +22,7 @@ export function statusJson(report: StatusReport, { check }: { readonly check: bo
     timelines: survey.timelines.map(timelineJson),
     ...latestJson(report),
     holes: (survey.newest?.holes ?? []).map(holeJson),
+    gaps: report.gaps.map((gap) => gapJson(gap, survey.segmentSize)),
     ...(window === undefined ? {} : { window: windowJson(window) }),
     backups: backups.map(backupJson),
     ...(recoverable === undefined
@@ -35,13 +37,14 @@ export function statusJson(report: StatusReport, { check }: { readonly check: bo
   };
 }
 
-function archiveJson({ path, survey, sinceChangeMs }: StatusReport) {
+function archiveJson({ path, survey, minFreeBytes, sinceChangeMs }: StatusReport) {
   return {
     path,
     kind: survey.directory.identity === undefined ? "pg_receivewal" : "walvault",
     ...known("systemIdentifier", survey.systemIdentifier?.toString()),
     segmentBytes: Number(survey.segmentSize),
-    freeBytes: survey.freeBytes,
+    freeBytes: survey.space.freeBytes,
+    minFreeBytes,
     conflicts: survey.conflicts,
     // Of a file's time in the future nobody knows how long ago it was.
     ...known(

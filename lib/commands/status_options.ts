@@ -1,5 +1,6 @@
 import { Command, Option } from "commander";
-import { bytesOption, secondsOption, slotNameOption } from "./parse_values.ts";
+import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.ts";
+import { bytesOption, minimumFreeOption, secondsOption, slotNameOption } from "./parse_values.ts";
 
 /** Options of `walvault status`, checked. */
 export interface StatusCommandOptions {
@@ -13,7 +14,7 @@ export interface StatusCommandOptions {
   /** Milliseconds. */
   readonly maxAge?: number;
   readonly minSafeWal?: bigint;
-  readonly minFree?: bigint;
+  readonly minFree: MinimumFree;
   readonly requireBackup?: boolean;
   readonly json?: boolean;
   readonly verbose?: boolean;
@@ -64,10 +65,12 @@ export function statusCommand(
       "with --check: the slot must be this far from losing WAL, safe_wal_size (no limit)",
       bytesOption,
     )
-    .option(
-      "--min-free <size>",
-      "with --check: this much must be free in the archive (no limit)",
-      bytesOption,
+    .addOption(
+      new Option(
+        "--min-free <size|percent>",
+        "this much must be free in the archive's file system, as receive wants it; 0: no limit",
+      ).argParser(minimumFreeOption)
+        .default(DEFAULT_MINIMUM_FREE, "two segments and at least 64MB, but at most 5%"),
     )
     .option("--require-backup", "with --check: a base backup known here must be recoverable to the end")
     .option("--json", "print one JSON object; docs/json.md describes it")

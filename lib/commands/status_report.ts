@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { BackupJudgement } from "../observe/backup_judgement.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import type { Lag } from "../observe/lag.ts";
@@ -34,12 +35,18 @@ export interface ServerStatus {
   /** Of the receiver; "absent": the server has none of the name that was given. */
   readonly slot: SlotView | "absent" | undefined;
   readonly senders: readonly SenderView[];
+  /** When the slot reaches its limit, if nothing comes and the server goes on as since WAL last came. */
+  readonly limitMs: number | undefined;
 }
 
 /** All that status tells of an archive. */
 export interface StatusReport {
   readonly path: string;
   readonly survey: ArchiveSurvey;
+  /** With less than this free, receive stops reading. */
+  readonly minFreeBytes: number;
+  /** What is missing, on all timelines, with what the ledger tells of it. */
+  readonly gaps: readonly Gap[];
   /** Since WAL last came, by this machine's clock; negative when the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */

@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import { leadsToEnd } from "../observe/health.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
@@ -6,6 +7,7 @@ import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { formatSegmentSize } from "../wal/segment.ts";
 import { formatTimestamp } from "../wal/timestamp.ts";
+import { formatTime } from "./gap_answer.ts";
 import { formatBytes } from "./live_line.ts";
 import type { CommitWindow, JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import type { WalFile } from "./wal_file.ts";
@@ -21,10 +23,11 @@ export function statusText(report: StatusReport): string {
     ...archiveLines(report),
     ...(survey.timelines.length === 0 ? [] : ["", ...timelineTable(survey.timelines), ""]),
     ...holeLines(survey.newest?.holes ?? []),
+    ...gapLines(report.gaps),
     ...latestLines(report),
     ...windowLines(report),
     ...recoverableLines(report),
-    ...(server === undefined ? [] : serverLines(server)),
+    ...(server === undefined ? [] : serverLines(server, isShortOfRoom(report))),
     ...problems.map((problem) => item("Problem", problem)),
   ];
   return lines.join("\n") + "\n";
@@ -34,13 +37,16 @@ function item(name: string, text: string): string {
   return name.padEnd(INDENT.length) + text;
 }
 
-function archiveLines({ path, survey }: StatusReport): readonly string[] {
-  const { directory, systemIdentifier, segmentSize, freeBytes } = survey;
+function archiveLines({ path, survey, minFreeBytes }: StatusReport): readonly string[] {
+  const { directory, systemIdentifier, segmentSize, space: { freeBytes } } = survey;
   const kind = directory.identity === undefined ? " (a directory of pg_receivewal)" : "";
   const cluster = systemIdentifier === undefined ? "" : `cluster ${systemIdentifier}, `;
+  const low = isShortOfRoom({ survey, minFreeBytes })
+    ? `, less than the ${formatBytes(minFreeBytes)} of --min-free`
+    : "";
   return [
     item("Archive", `${path}${kind}`),
-    INDENT + `${cluster}segments of ${formatSegmentSize(segmentSize)}, ${formatBytes(freeBytes)} free`,
+    INDENT + `${cluster}segments of ${formatSegmentSize(segmentSize)}, ${formatBytes(freeBytes)} free${low}`,
   ];
 }
 
@@ -73,6 +79,19 @@ function holeLines(holes: readonly Hole[]): readonly string[] {
   });
   const left = holes.length - shown.length;
   return left === 0 ? shown : [...shown, INDENT + `and ${left} more`];
+}
+
+/** Of what the ledger tells something; the others are holes as any. */
+function gapLines(gaps: readonly Gap[]): readonly string[] {
+  const known = gaps.filter(({ state }) => state !== "unrecorded");
+  const shown = known.slice(0, MAXIMUM_LINES).map(({ timeline, startLsn, endLsn, record, acceptance }) => {
+    const state = acceptance !== undefined
+      ? `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`
+      : `open, recorded ${formatTime(record?.recordedAt ?? "")}: ${record?.reason}`;
+    return item("Gap", `${formatLsn(startLsn)} to ${formatLsn(endLsn)} on timeline ${timeline}: ${state}`);
+  });
+  const left = known.length - shown.length;
+  return left === 0 ? shown : [...shown, INDENT + `and ${left} more: walvault gap list`];
 }
 
 function latestLines({ survey, sinceChangeMs }: StatusReport): readonly string[] {
@@ -145,13 +164,24 @@ function unusableText(backup: JudgedBackup): string {
     : `not from ${nameOfBackup(backup)}: ${judgement.reason}`;
 }
 
-function serverLines({ look, lag, slot, senders }: ServerStatus): readonly string[] {
+/** Receive, with the same limit, does not read; whether one runs, nobody knows from here. */
+function isShortOfRoom({ survey, minFreeBytes }: Pick<StatusReport, "survey" | "minFreeBytes">): boolean {
+  return survey.space.freeBytes < minFreeBytes;
+}
+
+function serverLines(
+  { look, lag, slot, senders, limitMs }: ServerStatus,
+  shortOfRoom: boolean,
+): readonly string[] {
   const lines = [
     item("Server", `${look.address}, timeline ${look.timeline}, flushed to ${formatLsn(look.flushLsn)}`),
   ];
   if (lag !== undefined) {
     lines.push(item("Lag", lagText(lag)));
-    lines.push(item("Receiver", RECEIVER_TEXTS[lag.state]));
+    const waits = shortOfRoom && lag.state === "stalled";
+    lines.push(
+      item("Receiver", waits ? "reading stops until the archive has room" : RECEIVER_TEXTS[lag.state]),
+    );
   }
   for (
     const { pid, applicationName, state, flushLsn, syncState, sinceReplyMs } of senders.slice(
@@ -175,7 +205,9 @@ function serverLines({ look, lag, slot, senders }: ServerStatus): readonly strin
         `restart ${formatLsn(slot.restartLsn)}`,
         `keeps ${formatBytes(Math.max(0, Number(look.flushLsn - slot.restartLsn)))}`,
       ]),
-      ...(slot.safeWalBytes === undefined ? [] : [`${formatBytes(Number(slot.safeWalBytes))} to its limit`]),
+      ...(slot.safeWalBytes === undefined
+        ? []
+        : [`${formatBytes(Number(slot.safeWalBytes))} to its limit${limitText(limitMs)}`]),
       slot.activePid === undefined ? "not in use" : "in use",
     ];
     lines.push(item("Slot", `${slot.name}: ${facts.join(", ")}`));
@@ -183,6 +215,10 @@ function serverLines({ look, lag, slot, senders }: ServerStatus): readonly strin
     lines.push(item("Slot", "not known: the server did not let us in for SQL"));
   }
   return lines;
+}
+
+function limitText(limitMs: number | undefined): string {
+  return limitMs === undefined ? "" : `, in ${formatDuration(limitMs)} if nothing comes`;
 }
 
 function lagText({ bytes, ms }: Lag): string {

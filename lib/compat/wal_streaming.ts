@@ -383,6 +383,7 @@ function asOriginal(
     serverVersion: source.serverVersion,
     identifySystem: () => source.identifySystem(),
     show: (name) => source.show(name),
+    showAfresh: (name) => source.showAfresh(name),
     readSlot: (name) => source.readSlot(name),
     createSlot: (name) => source.createSlot(name),
     dropSlot: (name) => source.dropSlot(name),

@@ -6,9 +6,10 @@ import type { SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
 import { NotYetError } from "./failure.ts";
+import type { FlushGate } from "./flush_gate.ts";
 import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
 import { StopTimeout, withinStop } from "./stopping.ts";
-import type { LegListener, WalArchive, WalSink } from "./wal_archive.ts";
+import type { LegListener, ShortOfRoom, WalArchive, WalSink } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
 /** Named limits of one connection; all in milliseconds. */
@@ -44,11 +45,15 @@ export interface LegOptions {
   readonly slot: string | undefined;
   /** Stop when everything below it is received. */
   readonly endLsn: Lsn | undefined;
+  /** Says what the server may be told to be flushed; all that is, without it. */
+  readonly flushGate?: FlushGate | undefined;
   /** The server has begun to send. */
   onStreaming(): void;
   onPosition(position: LegPosition): void;
   onDiskFull(): void;
-  /** The disk that was full takes bytes again. */
+  /** Too little is left of the disk: reading stops. */
+  onDiskShort?(room: ShortOfRoom): void;
+  /** The disk that was full takes bytes again, or has enough room. */
   onDiskRoom(): void;
   /** The disk brings nothing to safety; told when it is noticed, not when it is over. */
   onDiskStalled(error: NotYetError): void;
@@ -82,6 +87,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
   #stall: NotYetError | undefined;
   /** How far the writing was when the disk was found full. */
   #fullAtLsn: Lsn | undefined;
+  /** Since when there is too little room to go on reading. */
+  #shortSinceMs: number | undefined;
   #ended: "end-reached" | "stopped" | undefined;
   #cancelTick: (() => void) | undefined;
   /** What the sink gave up for. */
@@ -128,6 +135,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
         // Raced below; it may also fail later, when nobody waits for it any more.
       });
       this.options.onStreaming();
+      this.options.flushGate?.subscribe(() => this.#report());
       this.#heardAtMs = this.options.clock.nowMs();
       this.#report();
       this.#tick();
@@ -150,6 +158,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
       throw error;
     } finally {
       this.#cancelTick?.();
+      this.options.flushGate?.subscribe(() => {});
       this.#tellPosition();
       signal.removeEventListener("abort", onAbort);
     }
@@ -159,11 +168,19 @@ class RunningLeg implements WalStreamHandler, LegListener {
     const sink = this.#sink;
     if (sink === undefined) return;
     sink.push(bytes);
-    if (!this.#paused && sink.congested) {
-      this.#paused = true;
-      this.#stream?.pause();
-      this.#scheduleTick();
-    }
+    this.#pauseIfDue(sink);
+  }
+
+  #pauseIfDue(sink: WalSink): void {
+    if (this.#paused || !this.#mustPause(sink)) return;
+    this.#paused = true;
+    this.#stream?.pause();
+    this.#scheduleTick();
+  }
+
+  /** Once all is at its end, the rest of the stream is read whatever room there is: it is not much. */
+  #mustPause(sink: WalSink): boolean {
+    return sink.congested || (sink.shortOfRoom !== undefined && this.#ended === undefined);
   }
 
   onServerPosition(message: { readonly walEndLsn: Lsn; readonly replyRequested: boolean }): void {
@@ -189,7 +206,9 @@ class RunningLeg implements WalStreamHandler, LegListener {
       this.#fullAtLsn = undefined;
       this.options.onDiskRoom();
     }
-    if (this.#paused && !sink.congested && this.#stopWhenSafe === undefined) {
+    this.#noteRoom(sink);
+    this.#pauseIfDue(sink);
+    if (this.#paused && !this.#mustPause(sink) && this.#stopWhenSafe === undefined) {
       this.#paused = false;
       this.#heardAtMs = this.options.clock.nowMs();
       this.#stream?.resume();
@@ -197,10 +216,24 @@ class RunningLeg implements WalStreamHandler, LegListener {
     this.#reportIfDue();
   }
 
+  #noteRoom(sink: WalSink): void {
+    const { shortOfRoom } = sink;
+    if (shortOfRoom === undefined) {
+      if (this.#shortSinceMs === undefined) return;
+      this.#shortSinceMs = undefined;
+      this.options.onDiskRoom();
+    } else if (this.#shortSinceMs === undefined) {
+      this.#shortSinceMs = this.options.clock.nowMs();
+      this.options.onDiskShort?.(shortOfRoom);
+    }
+  }
+
   onIdle(): SocketLoan | undefined {
     const { endLsn } = this.options;
     // Where every message may be the last one, each has to be looked at here.
     if (this.#paused || this.#ended !== undefined || endLsn !== undefined) return undefined;
+    // Whoever has the socket tells all that is flushed.
+    if (this.options.flushGate?.isOpen === false) return undefined;
     const loan = this.#stream?.lend?.();
     if (loan === undefined) return undefined;
     return {
@@ -372,7 +405,12 @@ class RunningLeg implements WalStreamHandler, LegListener {
     // Two that send at the same time may write into each other's messages.
     sink.loan?.end();
     const { writeLsn, flushLsn } = sink;
-    this.#stream?.sendStatus({ writeLsn, flushLsn, replyRequested: options.replyRequested });
+    const { flushGate } = this.options;
+    this.#stream?.sendStatus({
+      writeLsn,
+      flushLsn: flushGate === undefined ? flushLsn : flushGate.flushToTell(flushLsn),
+      replyRequested: options.replyRequested,
+    });
     this.#reportedFlushLsn = flushLsn;
     this.#reportedAtMs = this.options.clock.nowMs();
     this.#replyOwed = false;
@@ -384,6 +422,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     this.#noteLoan();
     this.#judgeSilence(nowMs);
     this.#judgeDisk(nowMs);
+    this.#judgeRoom(nowMs);
     this.#reportIfDue();
     this.#tellPosition();
     this.#scheduleTick();
@@ -446,6 +485,24 @@ class RunningLeg implements WalStreamHandler, LegListener {
     // A receiver that answers but does not read would hold up the server's shutdown: the truth, then good-bye.
     this.#report();
     this.#fail(this.#tellStall(sink, "disconnecting until it does"));
+  }
+
+  /** As a disk that is full: a receiver that does not read would hold up the server's shutdown. */
+  #judgeRoom(nowMs: number): void {
+    const room = this.#sink?.shortOfRoom;
+    const sinceMs = this.#shortSinceMs;
+    const { stallTimeoutMs } = this.options.timing;
+    if (room === undefined || sinceMs === undefined || this.#ended !== undefined) return;
+    if (nowMs - sinceMs < stallTimeoutMs) return;
+    this.#report();
+    this.#fail(
+      new NotYetError(
+        `Cannot go on receiving: ${room.freeBytes} bytes free in the archive for ${
+          stallTimeoutMs / 1000
+        } s, ` +
+          `want ${room.wantBytes}; disconnecting until there are`,
+      ),
+    );
   }
 
   #tellStall(sink: WalSink, consequence: string): NotYetError {

@@ -9,6 +9,7 @@ import {
   parseHistory,
   type TimelineHistory,
 } from "../wal/history.ts";
+import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
@@ -16,11 +17,12 @@ import { NotYetError, PermanentError } from "./failure.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
-  firstMissingSegment,
+  holesBelow,
   newestTimeline,
   planStart,
   type StartFacts,
   type StartPlan,
+  unprovenGaps,
 } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -47,6 +49,13 @@ export interface Prepared {
   /** The history of the timeline to stream. */
   readonly lineage: TimelineHistory;
   readonly segmentSize: SegmentSize;
+  /** The server's own. */
+  readonly serverLineage: TimelineHistory;
+  readonly systemIdentifier: bigint;
+  /** Missing below where streaming begins, and not given up. */
+  readonly openGaps: readonly SegmentRun[];
+  /** Recorded right below where streaming begins, with nothing behind that would prove the record to be durable. */
+  readonly unprovenGaps: readonly SegmentRun[];
 }
 
 /** What a preparation works with. */
@@ -117,7 +126,15 @@ export class Preparation {
     }
     // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
     for (const { timeline, bytes } of received) await this.#storeHistory(timeline, bytes);
-    return { plan, lineage: ancestorHistory(lineage, plan.timeline), segmentSize };
+    return {
+      plan,
+      lineage: ancestorHistory(lineage, plan.timeline),
+      segmentSize,
+      serverLineage: lineage,
+      systemIdentifier: system.systemIdentifier,
+      openGaps: holesBelow(facts, plan.startLsn, "open"),
+      unprovenGaps: unprovenGaps(facts, plan.startLsn),
+    };
   }
 
   /** Tells once what the server's settings for synchronous replication mean for this standby. */
@@ -205,6 +222,25 @@ export class Preparation {
       );
     }
     return position;
+  }
+
+  /**
+   * Makes a slot anew that the server has invalidated, if slots are ours to make: nothing can use it any more, and it keeps
+   * no WAL.
+   *
+   * @returns whether it did.
+   */
+  async remakeSlot(source: WalSource): Promise<boolean> {
+    const { slot: name, createSlot, log } = this.options;
+    if (name === undefined || !createSlot || this.#slotCreated.has(source)) return false;
+    // A logical one is refused with the same SQLSTATE, and is somebody else's.
+    if ((await source.readSlot(name))?.kind !== "physical") return false;
+    await source.dropSlot(name);
+    log.warn("invalidated slot dropped", {
+      slot: name,
+      hint: "it is made anew; look at max_slot_wal_keep_size",
+    });
+    return await this.#createSlot(source, name);
   }
 
   async #createSlot(source: WalSource, name: string): Promise<boolean> {

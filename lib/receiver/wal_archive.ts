@@ -1,29 +1,20 @@
 import type { SocketLoan } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import type { LineageStock, SegmentRun } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
-/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
-export interface SegmentRun {
-  readonly timeline: TimelineId;
-  readonly firstNumber: SegmentNumber;
-  readonly endNumber: SegmentNumber;
-}
-
 /** What an archive holds; all of it durable. */
-export interface ArchiveContents {
-  readonly runs: readonly SegmentRun[];
+export interface ArchiveContents extends LineageStock {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
-  /** Segments of which something was received, but not all. */
-  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   /** Names of complete segments under which something else stands: no file, or one of another size. */
   readonly incomplete: readonly string[];
 }
 
 /** What a leg's owner is told while bytes become durable. */
 export interface LegListener {
-  /** `writeLsn`, `flushLsn` or `congested` may have changed. */
+  /** `writeLsn`, `flushLsn`, `congested` or `shortOfRoom` may have changed. */
   onProgress(): void;
   /** Nothing more of this leg becomes durable. */
   onFailure(error: unknown): void;
@@ -31,6 +22,12 @@ export interface LegListener {
   onDiskFull(): void;
   /** The sink has nothing to do: it may have the socket lent, and take WAL from it without the way through here. */
   onIdle?(): SocketLoan | undefined;
+}
+
+/** That the archive's disk has less free than it should, and how much would do. */
+export interface ShortOfRoom {
+  readonly freeBytes: number;
+  readonly wantBytes: number;
 }
 
 /** A sink that takes WAL from the socket itself, and answers the server. */
@@ -52,6 +49,8 @@ export interface WalSink {
   readonly flushLsn: Lsn;
   /** True while the disk does not keep up: the reader should pause. */
   readonly congested: boolean;
+  /** There is too little room to go on reading; what was pushed becomes durable all the same. */
+  readonly shortOfRoom?: ShortOfRoom | undefined;
   /** True when all that was pushed is durable. */
   readonly idle: boolean;
   /** The loan of the socket, while there is one: what came over it, and the way to end it soon. */
@@ -72,6 +71,8 @@ export interface WalArchive {
   /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
   claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void>;
   contents(): Promise<ArchiveContents>;
+  /** How much room is missing to begin a leg; `undefined` when there is enough, or nobody asks. */
+  shortOfRoom?(): Promise<ShortOfRoom | undefined>;
   /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present">;
   /** Begins to write at `startLsn`, a segment's start, on the lineage's own timeline. */
@@ -79,4 +80,38 @@ export interface WalArchive {
     leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
     listener: LegListener,
   ): Promise<WalSink>;
+}
+
+/** WAL that no server has any more. */
+export interface MissingWal {
+  readonly run: SegmentRun;
+  readonly reason: string;
+  /** Who was asked last, and the answer. */
+  readonly server: string;
+  readonly answer: string;
+}
+
+/** An archive that is told of WAL that is missing. */
+export interface GapArchive extends WalArchive {
+  /** Writes down that WAL is missing; durable when it resolves. */
+  recordGap(missing: MissingWal): Promise<void>;
+  /**
+   * Writes down once more what is recorded of these segments; durable when it resolves. What an earlier process wrote may
+   * still be lost in a power cut.
+   */
+  confirmGap(run: SegmentRun): Promise<void>;
+  /** Changes whenever something is written down. */
+  gapMark(): Promise<string>;
+  /** Whether a complete segment is there; it costs less than to look at all of them. */
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
+}
+
+/** Brings in WAL that is missing, from wherever it is: other hosts, other archives, copies of this one. */
+export interface GapHealer {
+  /**
+   * Asks every source once for these segments, lowest first, and brings in what it gets, complete and durable.
+   *
+   * It rejects only when it was told to stop. Whoever receives says which gaps are healed: by what is here then.
+   */
+  heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void>;
 }

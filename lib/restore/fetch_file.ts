@@ -1,7 +1,7 @@
 import { crc32 } from "../archive/content_crc.ts";
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
-import { removeName } from "../archive/durable.ts";
+import { openPlain, removeName } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { SEGMENT_FORMS, temporaryName } from "../archive/layout.ts";
 import { type PublishedSegment, type SegmentForm, withPublished } from "../archive/published.ts";
@@ -49,13 +49,16 @@ const MAXIMUM_LOOKS = 20;
 /** Between two looks: what a receiver does in several steps is over then, unless its disk is slow. */
 const LOOK_AGAIN_MS = 20;
 
+/** A file of the archive can't be delivered for what it is itself. */
+type FileDamage = DamagedFileError | NotAFileError;
+
 /** What became of a request. */
 export type FetchOutcome =
   /** `damage`: of another file of that segment, which was looked at first. */
   | {
     readonly kind: "delivered";
     readonly path: string;
-    readonly damage?: DamagedFileError;
+    readonly damage?: FileDamage;
     /** It was copied by an earlier call. */
     readonly readAhead?: true;
   }
@@ -174,12 +177,12 @@ async function publishedSegment(
   const size = knownSize ?? (await foreignOrigin(restore, name))?.segmentSize;
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
-  const damages = new Map<SegmentForm, DamagedFileError>();
+  const damages = new Map<SegmentForm, FileDamage>();
   let readAhead = false;
   // As for any reader: a compressed form takes the plain one's place while we look.
   for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
     if (damages.has(form)) continue;
-    const segment = { name, segmentSize: size, forms: [form] };
+    const segment = { name, segmentSize: size, forms: [form], open: openPlain };
     try {
       const path = await withPublished(archive.disk, segment, async (published) => {
         await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
@@ -191,7 +194,7 @@ async function publishedSegment(
         return { ...deliveredFrom(path, damages), ...(readAhead ? { readAhead } : {}) };
       }
     } catch (error) {
-      if (!(error instanceof DamagedFileError)) throw error;
+      if (!(error instanceof DamagedFileError || error instanceof NotAFileError)) throw error;
       damages.set(form, error);
     }
   }
@@ -210,7 +213,7 @@ async function publishedSegment(
 
 function deliveredFrom(
   path: string,
-  damages: ReadonlyMap<SegmentForm, DamagedFileError>,
+  damages: ReadonlyMap<SegmentForm, FileDamage>,
 ): FetchOutcome & { readonly kind: "delivered" } {
   const [damage] = damages.values();
   return { kind: "delivered", path, ...(damage === undefined ? {} : { damage }) };
@@ -316,7 +319,8 @@ export async function copyAhead(
   const size = archive.identity?.segmentSize ?? (await foreignOrigin(restore, name))?.segmentSize;
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
-  return await withPublished(archive.disk, { name, segmentSize: size }, async (published) => {
+  const segment = { name, segmentSize: size, open: openPlain };
+  return await withPublished(archive.disk, segment, async (published) => {
     const before = await preparationOf(restore, name, published);
     await copySegment(restore, { source: published, target }, wanted);
     return await preparationOf(restore, name, published) === before ? before : undefined;

@@ -31,7 +31,7 @@ export async function beginNext(
   const size = segmentSize((await wal.entry(targetName))?.bytes ?? 0);
   const { timeline, number } = parseSegmentName(delivered, size) ?? {};
   if (timeline === undefined || number === undefined) return undefined;
-  if (await wal.freeBytes() < SPARE_SEGMENTS * size) return undefined;
+  if ((await wal.space()).freeBytes < SPARE_SEGMENTS * size) return undefined;
   const segment = segmentName(timeline, segmentNumber(number + 1n), size);
   for (const form of SEGMENT_FORMS) {
     if ((await archive.entry(segment + form))?.kind !== "file") continue;

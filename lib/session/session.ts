@@ -48,18 +48,25 @@ export interface ReplicationViews {
 /** One live replication connection: what `receiver/` calls a `WalSource`. */
 export class Session {
   readonly #link: Link;
-  readonly #openSql: () => Promise<Link>;
+  readonly #openSql: (signal?: AbortSignal) => Promise<Link>;
+  readonly #openAnother: () => Promise<Link>;
   /** As `server_version_num` counts: 150018, 130005. */
   readonly serverVersion: number;
 
-  /** @param openSql makes an ordinary connection to the same server */
   constructor(
     link: Link,
-    options: { readonly serverVersion: number; readonly openSql: () => Promise<Link> },
+    options: {
+      readonly serverVersion: number;
+      /** Makes an ordinary connection to the same server. */
+      readonly openSql: (signal?: AbortSignal) => Promise<Link>;
+      /** Makes another replication connection to it. */
+      readonly openAnother: () => Promise<Link>;
+    },
   ) {
     this.#link = link;
     this.serverVersion = options.serverVersion;
     this.#openSql = options.openSql;
+    this.#openAnother = options.openAnother;
   }
 
   /** For messages: `host:port` or the socket's path. */
@@ -75,6 +82,29 @@ export class Session {
   /** `SHOW name` on the replication connection. */
   async show(name: string): Promise<string> {
     return await this.#query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+  }
+
+  /**
+   * `SHOW name` on a connection of its own to the same address: also while this one streams. Whether the same server
+   * answers there its system identifier tells.
+   */
+  async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    const link = await this.#openAnother();
+    try {
+      const { systemIdentifier } = await link.query({
+        text: IDENTIFY_SYSTEM,
+        doing: "identify",
+        decode: decodeSystemIdentity,
+      });
+      const value = await link.query({
+        text: showCommand(name),
+        doing: `show ${name} of`,
+        decode: decodeSetting,
+      });
+      return { systemIdentifier, value };
+    } finally {
+      await link.close();
+    }
   }
 
   /** `undefined` when there is no such slot. Before PostgreSQL 15 this opens one ordinary SQL connection. */
@@ -100,11 +130,13 @@ export class Session {
   }
 
   /** What its views tell; over an ordinary SQL connection, which the server may refuse. */
-  async replicationViews(): Promise<ReplicationViews> {
+  async replicationViews(signal?: AbortSignal): Promise<ReplicationViews> {
     const doing = "read the slots of";
-    const sql = await this.#openSql().catch((error) => {
+    const sql = await this.#openSql(signal).catch((error) => {
       throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
     });
+    const onAbort = () => void sql.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
     try {
       const version = this.serverVersion;
       return {
@@ -117,6 +149,7 @@ export class Session {
         clockMs: await sql.query({ text: CLOCK_QUERY, doing: "read the clock of", decode: decodeClock }),
       };
     } finally {
+      signal?.removeEventListener("abort", onAbort);
       await sql.close();
     }
   }

@@ -31,6 +31,7 @@ const [FIRST = "", SECOND = "", THIRD = ""] = NAMES;
 const WAL = walOf({ bytes: 3 * MIB });
 const segmentOf = (wal: Uint8Array, index: number) => wal.slice(index * MIB, (index + 1) * MIB);
 const SEGMENT = segmentOf(WAL, 0);
+const SWITCH = { totalBytes: 24, resourceManager: 0, info: 0x40 };
 /** Another server's, which was this one once: the same system identifier, other records. */
 const OTHER_WAL = walOf({ bytes: 3 * MIB, seed: 1 });
 
@@ -696,6 +697,19 @@ for (const options of [{}, ZSTD]) {
       assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
     }));
 }
+
+test("a damaged compressed segment that ended in an XLOG_SWITCH is moved aside for a good one, too", () =>
+  inTemporaryDirectory(async (root) => {
+    const records = [...Array.from({ length: 40 }, () => ({ totalBytes: 5000 })), SWITCH];
+    const switched = buildWal({ startLsn: START, segmentBytes: MIB, records }).segments[0]!;
+    const disk = openDirectDisk(root);
+    await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: switched }, ZSTD);
+    damage(join(root, `${FIRST}.zst`));
+    const accepted = await bring(disk, FIRST, { [FIRST]: switched });
+    assert.equal(accepted.outcome, "archived");
+    assert.equal(fs.readdirSync(join(root, "conflicts")).length, 1);
+  }));
 
 test("a damaged compressed segment stays where the brought one proves less, or contradicts the archive", () =>
   inTemporaryDirectory(async (root) => {

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BUFFER_BYTES, LegSink, type LoanEnd } from "../../lib/archive/leg_sink.ts";
+import { BUFFER_BYTES, LegSink, type LoanEnd, MAXIMUM_UNSYNCED_BYTES } from "../../lib/archive/leg_sink.ts";
+import { RoomGuard } from "../../lib/archive/room_guard.ts";
 import { SegmentWriter, type WriterRoadEnd } from "../../lib/archive/segment_writer.ts";
-import { lsn } from "../../lib/wal/lsn.ts";
+import { SYNC_BYTES } from "../../lib/archive/sync_policy.ts";
+import { type Lsn, lsn } from "../../lib/wal/lsn.ts";
 import { MIB } from "../wal/wal_builder.ts";
 import {
   IDENTITY,
@@ -20,7 +22,7 @@ import {
 const WAL = walOf({ bytes: 14 * MIB });
 const MEMORY = new Uint8Array(BUFFER_BYTES);
 
-async function open(machine: Machine) {
+async function open(machine: Machine, minimumFree?: number) {
   await machine.disk.makeDirectory("inprogress", 0o700);
   const options = {
     modes: MODES,
@@ -29,10 +31,17 @@ async function open(machine: Machine) {
     zeros: SegmentWriter.zeroPiece(machine.disk),
   };
   const writer = new SegmentWriter(machine.disk, IDENTITY, legAt(), options);
+  const guard = minimumFree === undefined ? undefined : new RoomGuard({
+    disk: machine.disk,
+    clock: machine.clock,
+    minimum: { kind: "bytes", bytes: minimumFree },
+    segmentBytes: () => MIB,
+  });
   const told = { progress: 0, full: 0, failures: [] as unknown[] };
   const sink = new LegSink(writer, {
     memory: MEMORY,
     clock: machine.clock,
+    guard,
     listener: {
       onProgress: () => void told.progress++,
       onFailure: (error) => void told.failures.push(error),
@@ -290,3 +299,155 @@ test("a sync that failed while the socket was lent fails the leg, and the socket
     assert.deepEqual(failures, [error]);
     await sink.finish();
   }));
+
+test("with too little room the reader should pause, what was received is durable, and it goes on with enough", () =>
+  onSimDisk(async (machine) => {
+    const { sink, receive, told } = await open(machine, 100 * MIB);
+    receive(0, 1000);
+    await machine.sleep(2000);
+    assert.equal(sink.shortOfRoom, undefined);
+    machine.sim.freeBytes = 99 * MIB;
+    receive(1000, 2000);
+    await machine.sleep(50);
+    assert.deepEqual(sink.shortOfRoom, { freeBytes: 99 * MIB, wantBytes: 110 * MIB });
+    assert.equal(sink.congested, false);
+    machine.operations.length = 0;
+    // What the reader had at hand comes all the same.
+    receive(2000, 3000);
+    await machine.sleep(10_500);
+    assert.equal(sink.flushLsn, at(3000));
+    assert.equal(sink.idle, true);
+    const looks = machine.operations.filter((line) => line.startsWith("space")).length;
+    assert.ok(looks >= 9 && looks <= 11, `${looks} looks`);
+    assert.ok(
+      machine.operations.every((line) => !line.startsWith("create") && !line.includes("+65536")),
+      "zeros are laid out where there is no room",
+    );
+    machine.sim.freeBytes = 109 * MIB;
+    await machine.sleep(1500);
+    assert.deepEqual(sink.shortOfRoom, { freeBytes: 109 * MIB, wantBytes: 110 * MIB });
+    const before = told.progress;
+    machine.sim.freeBytes = 110 * MIB;
+    await machine.sleep(1500);
+    assert.equal(sink.shortOfRoom, undefined);
+    assert.ok(told.progress > before, "nobody was told");
+    receive(3000, 4000);
+    await machine.sleep(50);
+    assert.equal(sink.flushLsn, at(4000));
+    await sink.finish();
+    assert.deepEqual(told.failures, []);
+  }));
+
+for (const end of ["finish", "abandon"] as const) {
+  test(`with too little room ${end}() waits for nothing`, () =>
+    onSimDisk(async (machine) => {
+      const { sink, receive } = await open(machine, 100 * MIB);
+      machine.sim.freeBytes = 0;
+      receive(0, 1000);
+      await machine.sleep(3000);
+      assert.ok(sink.shortOfRoom !== undefined);
+      const beforeMs = machine.clock.nowMs();
+      await sink[end]();
+      assert.ok(machine.clock.nowMs() - beforeMs < 100);
+      assert.equal(sink.flushLsn, at(1000));
+    }));
+}
+
+test("room is looked for after some bytes too, the sooner the less is left", () =>
+  onSimDisk(async (machine) => {
+    machine.sim.slownessMs = 0.01;
+    const looksFor = async (freeBytes: number, start: number) => {
+      machine.sim.freeBytes = freeBytes;
+      await machine.sleep(1500);
+      machine.operations.length = 0;
+      for (let offset = start; offset < start + 6 * MIB; offset += MIB / 4) {
+        receive(offset, offset + MIB / 4);
+        await machine.sleep(1);
+      }
+      return machine.operations.filter((line) => line.startsWith("space")).length;
+    };
+    const { sink, receive } = await open(machine, 100 * MIB);
+    const many = await looksFor(1000 * MIB, 0);
+    assert.ok(many <= 1, `${many} looks`);
+    const few = await looksFor(103 * MIB, 6 * MIB);
+    assert.ok(few >= 3, `${few} looks`);
+    await sink.finish();
+  }));
+
+test("a file system that does not tell its room is not watched", () =>
+  onSimDisk(async (machine) => {
+    machine.fail("space", "EIO", 1e9);
+    const { sink, receive, told } = await open(machine, 100 * MIB);
+    receive(0, 1000);
+    await machine.sleep(3000);
+    receive(1000, 2000);
+    await machine.sleep(3000);
+    assert.equal(sink.flushLsn, at(2000));
+    await sink.finish();
+    assert.deepEqual(told.failures, []);
+  }));
+
+test("however fast it comes, no more is ever unsynced than verify takes for a crash's loss", async () => {
+  const piece = new Uint8Array(200_000);
+  const totalBytes = 64 * MIB;
+  let unsynced = 0;
+  let most = 0;
+  // A segment without an end: nothing else than the policy asks for a sync.
+  const writer = {
+    writeLsn: START as Lsn,
+    get flushLsn() {
+      return lsn(this.writeLsn - BigInt(unsynced));
+    },
+    spent: false,
+    segmentFull: false,
+    roadOpen: false,
+    async append(bytes: Uint8Array, then: "sync" | "leave") {
+      await new Promise((resolve) => setImmediate(resolve));
+      feed();
+      this.writeLsn = lsn(this.writeLsn + BigInt(bytes.length));
+      unsynced += bytes.length;
+      most = Math.max(most, unsynced);
+      if (then === "sync") await this.sync();
+    },
+    async sync() {
+      await new Promise((resolve) => setImmediate(resolve));
+      feed();
+      unsynced = 0;
+    },
+    prepareAhead: () => Promise.resolve(false),
+    close: () => Promise.resolve(),
+  };
+  const failures: unknown[] = [];
+  const sink = new LegSink(writer as unknown as SegmentWriter, {
+    memory: new Uint8Array(BUFFER_BYTES),
+    // It stands still: no sync is due for its time.
+    clock: {
+      nowMs: () => 0,
+      setTimer: (_delayMs, call) => {
+        const timer = setImmediate(call);
+        return () => clearImmediate(timer);
+      },
+    },
+    listener: { onProgress() {}, onFailure: (error) => void failures.push(error), onDiskFull() {} },
+  });
+  sink.setServerEnd(lsn(START + BigInt(10 * totalBytes)));
+  let pushed = 0;
+  /** A reader that does not heed `congested`, up to what is still taken. */
+  function feed(): void {
+    for (; pushed < totalBytes; pushed += piece.length) {
+      try {
+        sink.push(piece);
+      } catch {
+        break;
+      }
+    }
+    sink.drained();
+  }
+  feed();
+  while (pushed < totalBytes && failures.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await sink.finish();
+  assert.deepEqual(failures, []);
+  assert.equal(sink.idle, true);
+  assert.ok(most >= SYNC_BYTES, `${most}`);
+  assert.ok(most <= MAXIMUM_UNSYNCED_BYTES, `${most}`);
+});

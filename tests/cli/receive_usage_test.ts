@@ -88,6 +88,21 @@ const USAGE_ERRORS: readonly (readonly [words: readonly string[], message: RegEx
     /^hint: Give one of them$/m,
   ],
   [["receive", "-c", CONNINFO], /^walvault: No archive is given$/m, /--archive, or in WALVAULT_ARCHIVE$/m],
+  [
+    ["receive", "-c", "x", "--halt-lag=1GB"],
+    /^walvault: --halt-lag needs a slot$/m,
+    /^hint: Name it with --slot$/m,
+  ],
+  [
+    ["receive", "-c", "x", "--halt-after=5"],
+    /^walvault: --halt-after needs a slot$/m,
+    /^hint: Name it with --slot$/m,
+  ],
+  [
+    ["receive", "-c", "x", "-S", "s", "--halt-action=drop-slot"],
+    /^walvault: --halt-action drop-slot needs a limit$/m,
+    /^hint: Give --halt-lag, --halt-after, or both$/m,
+  ],
   [["receive", "--create-slot"], /^walvault: --create-slot needs a slot$/m, /^hint: Name it with --slot$/m],
   [["receive", "--drop-slot"], /^walvault: --drop-slot needs a slot$/m, /^hint: Name it with --slot$/m],
   [
@@ -152,9 +167,12 @@ test("receive's options have the documented defaults", async () => {
   }).parseAsync([], { from: "user" });
   assert.deepEqual(seen, {
     loop: true,
+    gaps: true,
     statusInterval: 10_000,
     receiveTimeout: 60_000,
     stallTimeout: 15_000,
+    minFree: { kind: "default" },
+    haltAction: "warn",
     hardLinks: true,
     index: true,
     logFormat: "text",
@@ -164,8 +182,8 @@ test("receive's options have the documented defaults", async () => {
 test("receive's options are all parsed", async () => {
   let seen: Record<string, unknown> = {};
   const words =
-    "-c x -d /a -S s --create-slot -E 1/0 -n -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
-    "--no-index --json --log-format json -v";
+    "-c x -d /a -S s --create-slot -E 1/0 -n --no-gaps -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
+    "--min-free 10% --halt-lag 2GB --halt-after 60 --halt-action drop-slot --no-index --json --log-format json -v";
   await quietCommand((options) => {
     seen = { ...options };
     return Promise.resolve();
@@ -177,9 +195,14 @@ test("receive's options are all parsed", async () => {
     createSlot: true,
     endpos: 1n << 32n,
     loop: false,
+    gaps: false,
     statusInterval: 500,
     receiveTimeout: 1000,
     stallTimeout: 2000,
+    minFree: { kind: "percent", percent: 10 },
+    haltLag: 2n << 30n,
+    haltAfter: 60_000,
+    haltAction: "drop-slot",
     hardLinks: false,
     index: false,
     json: true,

@@ -5,7 +5,10 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseLsn } from "../../lib/wal/lsn.ts";
+import { type GapRecord, parseLedger } from "../../lib/archive/gaps.ts";
+import { lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { segmentName, segmentNumberAt, segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import {
   ArchiveFiles,
@@ -14,6 +17,7 @@ import {
   checkRecords,
   compareWithServer,
   MIB,
+  programWords,
   runReceiver,
   startReceiver,
   until,
@@ -26,7 +30,13 @@ const segmentBytes = MIB;
 const IMAGE_BYTES = 48 * MIB;
 const BALLAST_BYTES = 36 * MIB;
 const SHUTDOWN_MS = 5000;
-const OPTIONS = ["--slot=walvault", "--create-slot"];
+const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
+
+/** The name of the first timeline's segment that holds this byte. */
+function segmentAt(byte: bigint): string {
+  const size = segmentSize(segmentBytes);
+  return segmentName(timelineId(1), segmentNumberAt(lsn(byte), size), size);
+}
 
 function run(command: string, words: readonly string[]): { readonly ok: boolean; readonly told: string } {
   const { status, stdout, stderr, error } = spawnSync(command, [...words], { encoding: "utf8" });
@@ -53,9 +63,9 @@ class SmallDisk {
     fs.chmodSync(this.path, 0o700);
   }
 
-  fill(): void {
+  fill(bytes = BALLAST_BYTES): void {
     // Blocks, not a sparse file.
-    fs.writeFileSync(join(this.path, ".snapshot"), new Uint8Array(BALLAST_BYTES).fill(1));
+    fs.writeFileSync(join(this.path, ".snapshot"), new Uint8Array(bytes).fill(1));
     must("sync", []);
   }
 
@@ -119,7 +129,11 @@ async function write(cluster: Cluster, mebibytes: number): Promise<void> {
 }
 
 async function streamingReceivers(cluster: Cluster): Promise<number> {
-  return Number(await cluster.value("SELECT count(*) FROM pg_stat_replication"));
+  return Number(
+    await cluster.value(
+      "SELECT count(*) FROM pg_stat_replication WHERE state IN ('catchup', 'streaming')",
+    ),
+  );
 }
 
 test(`receive waits on a full disk, and goes on by itself when there is room${why}`, options, async () => {
@@ -257,3 +271,137 @@ test(`receive says that the file system is read-only${why}`, options, async () =
   compareWithServer(archive, cluster);
   disk.remount("rw");
 });
+
+test(
+  `receive stops reading at --min-free, leaves what is left, and goes on by itself${why}`,
+  options,
+  async () => {
+    using directory = new WorkDirectory();
+    using disk = new SmallDisk(directory);
+    await using cluster = await start();
+    const archive = new ArchiveFiles(disk.path, segmentBytes);
+    const minFree = "--min-free=14MB";
+    await using receiver = startReceiver({
+      connection: cluster.conninfo(),
+      archive: disk.path,
+      options: [...OPTIONS, minFree, "--stall-timeout=6"],
+    });
+    await receiver.next("streaming");
+    disk.fill(30 * MIB);
+    await sleep(1500); // room is looked for each second
+    await using watch = new FlushWatch(cluster);
+    await write(cluster, 12);
+    const line = await receiver.next("archive disk low", { level: "error" });
+    assert.ok(
+      Number(line["freeBytes"]) < 14 * MIB && Number(line["wantBytes"]) > 14 * MIB,
+      JSON.stringify(line),
+    );
+    await sleep(3000);
+    assert.equal(await streamingReceivers(cluster), 1, "it left before its time");
+    const replied = "SELECT count(*) FROM pg_stat_replication WHERE reply_time > now() - interval '2 s'";
+    assert.equal(await cluster.value(replied), "1", "it does not answer");
+    const [program, ...words] = programWords();
+    const told = spawnSync(program!, [
+      ...words,
+      "status",
+      `--archive=${disk.path}`,
+      `--connection=${cluster.conninfo()}`,
+      minFree,
+    ], { encoding: "utf8" });
+    assert.match(told.stdout, /Receiver +reading stops until the archive has room\n/, told.stderr);
+    assert.match(told.stdout, / free, less than the 14[^ ]* ?M?B of --min-free\n/);
+    await until("the receiver leaving", async () => await streamingReceivers(cluster) === 0);
+    await watch.stop();
+    assertHolds(archive, cluster, { flushLsn: watch.highest });
+    const end = parseLsn(await cluster.value("SELECT pg_current_wal_flush_lsn()"));
+    assert.ok(watch.highest < end, "the disk took it all");
+    await sleep(3000);
+    const { bavail, bsize } = fs.statfsSync(disk.path);
+    assert.ok(bavail * bsize > 2 * MIB, `${bavail * bsize} bytes are left`);
+    assert.equal(receiver.linesOf("streaming").length, 1);
+
+    disk.makeRoom();
+    await receiver.next("archive disk has room again");
+    await caughtUp(cluster, receiver);
+    assert.equal(receiver.linesOf("streaming").length, 2);
+    assert.equal(receiver.linesOf("archive disk low").length, 1);
+    assert.equal(receiver.linesOf("archive disk full").length, 0);
+    assert.equal(await receiver.stop(), 0);
+    assert.ok(compareWithServer(archive, cluster).endLsn >= end);
+    checkRecords(archive);
+  },
+);
+
+test(
+  `receive gives its slot up as --halt-action says, after it let go of it, and goes on from there${why}`,
+  options,
+  async () => {
+    using directory = new WorkDirectory();
+    using disk = new SmallDisk(directory);
+    await using cluster = await start();
+    const archive = new ArchiveFiles(disk.path, segmentBytes);
+    const slots = () =>
+      cluster.value("SELECT coalesce(string_agg(slot_name, ','), '') FROM pg_replication_slots");
+    const limits = [...OPTIONS, "--min-free=14MB", "--stall-timeout=60", "--halt-after=4"];
+    const startAnew = (more: readonly string[]) =>
+      startReceiver({ connection: cluster.conninfo(), archive: disk.path, options: [...limits, ...more] });
+
+    let flushLsn = parseLsn("0/0");
+    {
+      await using receiver = startAnew([]);
+      await receiver.next("streaming");
+      await caughtUp(cluster, receiver);
+      disk.fill(30 * MIB);
+      await sleep(1500); // room is looked for each second
+      await write(cluster, 12);
+      await receiver.next("archive disk low");
+      const line = await receiver.next("slot holds up too much wal", { level: "error" });
+      assert.equal(line["action"], "warn");
+      await sleep(2500);
+      assert.equal(receiver.linesOf("slot holds up too much wal").length, 1);
+      assert.equal(await slots(), "walvault");
+      assert.equal(await streamingReceivers(cluster), 1);
+      assert.equal(await receiver.stop(), 0);
+    }
+    {
+      disk.makeRoom();
+      await using receiver = startAnew(["--halt-lag=1MB", "--halt-action=drop-slot"]);
+      await receiver.next("streaming");
+      await caughtUp(cluster, receiver);
+      disk.fill(18 * MIB);
+      await sleep(1500);
+      await using watch = new FlushWatch(cluster);
+      await write(cluster, 12);
+      await receiver.next("archive disk low");
+      assert.equal(await streamingReceivers(cluster), 1);
+      assert.equal(await receiver.ended(), 3);
+      await watch.stop();
+      flushLsn = watch.highest;
+      assert.match(receiver.stderr, /slot is dropped, wal will be missing/);
+      assert.match(
+        receiver.stderr,
+        /"walvault\\?" held up too much WAL, and is dropped as --halt-action says/,
+      );
+      assert.equal(await slots(), "");
+      assertHolds(archive, cluster, { flushLsn });
+      const { records } = parseLedger(fs.readFileSync(`${disk.path}/gaps.jsonl`));
+      assert.equal(records.length, 1);
+      const [{ startLsn, endLsn }] = records as [GapRecord];
+      // The segments that are not complete here, up to the one that the server writes.
+      assert.ok(flushLsn < startLsn + BigInt(segmentBytes));
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn - 1n)}`), true);
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn)}`), false);
+      const serverLsn = parseLsn(await cluster.value("SELECT pg_current_wal_lsn()"));
+      assert.ok(startLsn < endLsn && endLsn <= serverLsn && serverLsn < endLsn + BigInt(segmentBytes));
+    }
+    disk.makeRoom();
+    await using receiver = startAnew([]);
+    await caughtUp(cluster, receiver);
+    assert.equal(await slots(), "walvault");
+    // The server still had it.
+    await receiver.next("gap healed");
+    assert.equal(await receiver.stop(), 0);
+    compareWithServer(archive, cluster);
+    checkRecords(archive);
+  },
+);

@@ -4,7 +4,15 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
-import type { ArchiveContents, LegListener, WalArchive, WalSink } from "../../lib/receiver/wal_archive.ts";
+import type { SegmentRun } from "../../lib/wal/lineage.ts";
+import type {
+  ArchiveContents,
+  GapArchive,
+  LegListener,
+  MissingWal,
+  ShortOfRoom,
+  WalSink,
+} from "../../lib/receiver/wal_archive.ts";
 import type {
   SlotPosition,
   StreamEnd,
@@ -76,6 +84,7 @@ export class FakeSink implements WalSink {
   writeLsn: Lsn;
   flushLsn: Lsn;
   congested = false;
+  shortOfRoom: ShortOfRoom | undefined;
   stalled: boolean;
   released = false;
   #failed = false;
@@ -181,17 +190,21 @@ export class FakeSink implements WalSink {
 }
 
 /** An archive in memory. */
-export class FakeArchive implements WalArchive {
+export class FakeArchive implements GapArchive {
   readonly complete = new Set<string>();
   readonly unfinished = new Set<string>();
   readonly histories = new Map<number, string>();
   readonly sinks: FakeSink[] = [];
+  /** What was written down, and given up. */
+  readonly recorded: SegmentRun[] = [];
+  readonly accepted: SegmentRun[] = [];
+  readonly missing: MissingWal[] = [];
   owner = SYSTEM_IDENTIFIER;
   stalled = false;
   /** Thrown at the next call. */
   error: unknown;
   /** Calls that a stalled disk does not answer before `recover()`. */
-  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg">();
+  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg" | "ledger">();
   readonly #recovered = Promise.withResolvers<void>();
 
   constructor(readonly journal: Journal = []) {}
@@ -228,7 +241,14 @@ export class FakeArchive implements WalArchive {
       })),
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
+      gaps: { recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] },
     });
+  }
+
+  room: ShortOfRoom | undefined;
+
+  shortOfRoom(): Promise<ShortOfRoom | undefined> {
+    return Promise.resolve(this.room);
   }
 
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
@@ -236,6 +256,29 @@ export class FakeArchive implements WalArchive {
     this.histories.set(timeline, new TextDecoder().decode(bytes));
     this.journal.push(`history ${timeline} durable`);
     return this.#answer("store history", "stored");
+  }
+
+  recordGap(missing: MissingWal): Promise<void> {
+    this.missing.push(missing);
+    this.recorded.push(missing.run);
+    return this.#ledger("record", missing.run);
+  }
+
+  confirmGap(run: SegmentRun): Promise<void> {
+    return this.#ledger("confirm", run);
+  }
+
+  gapMark(): Promise<string> {
+    return Promise.resolve(`${this.recorded.length} ${this.accepted.length}`);
+  }
+
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean> {
+    return Promise.resolve(this.complete.has(`${segment.timeline}/${segment.number}`));
+  }
+
+  #ledger(verb: string, { timeline, firstNumber, endNumber }: SegmentRun): Promise<void> {
+    this.journal.push(`${verb} gap ${timeline} ${firstNumber}-${endNumber}`);
+    return this.#answer("ledger", undefined);
   }
 
   openLeg(
@@ -257,7 +300,10 @@ export class FakeArchive implements WalArchive {
     return this.#answer("open leg", sink);
   }
 
-  async #answer<T>(call: "claim" | "contents" | "store history" | "open leg", value: T): Promise<T> {
+  async #answer<T>(
+    call: "claim" | "contents" | "store history" | "open leg" | "ledger",
+    value: T,
+  ): Promise<T> {
     if (this.silent.has(call)) await this.#recovered.promise;
     const { error } = this;
     this.error = undefined;
@@ -295,6 +341,8 @@ export class FakeServer {
   address = "db:5432";
   serverVersion = 150_004;
   systemIdentifier = SYSTEM_IDENTIFIER;
+  /** Who answers at the same address on another connection. */
+  afreshIdentifier = SYSTEM_IDENTIFIER;
   timeline = 1;
   flushLsn = at(3.5);
   readonly settings = new Map([
@@ -304,9 +352,14 @@ export class FakeServer {
   ]);
   readonly histories = new Map<number, string>();
   readonly slots = new Map<string, SlotPosition>();
+  /** Below it WAL is removed; told when the stream has begun, or at once. */
+  removedBelow = at(0);
+  tellsRemoved: "at once" | "in the stream" = "in the stream";
   /** Rejects every connection, or START_REPLICATION, or the creation of a slot. */
   connectError: unknown;
   startError: unknown;
+  /** The slot is refused, whatever is asked for. */
+  slotInvalidated = false;
   createError: unknown;
   /** Commands that get no answer. */
   readonly silent = new Set<string>();
@@ -367,6 +420,13 @@ export class FakeSource implements WalSource {
     return this.#answer(`show ${name}`, () => this.server.settings.get(name) ?? "");
   }
 
+  showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    this.asked.push(`show ${name} afresh`);
+    if (this.server.silent.has("afresh")) return this.#closed.promise;
+    const { afreshIdentifier: systemIdentifier, settings } = this.server;
+    return Promise.resolve({ systemIdentifier, value: settings.get(name) ?? "" });
+  }
+
   readSlot(name: string): Promise<SlotPosition | undefined> {
     return this.#answer("read slot", () => this.server.slots.get(name));
   }
@@ -381,7 +441,11 @@ export class FakeSource implements WalSource {
   }
 
   dropSlot(name: string): Promise<void> {
-    return this.#answer("drop slot", () => void this.server.slots.delete(name));
+    return this.#answer("drop slot", () => {
+      this.server.slots.delete(name);
+      this.server.slotInvalidated = false;
+      this.server.journal.push(`drop slot ${name}`);
+    });
   }
 
   timelineHistory(timeline: TimelineId): Promise<Uint8Array | undefined> {
@@ -401,8 +465,18 @@ export class FakeSource implements WalSource {
     );
     return this.#answer("start", () => {
       if (this.server.startError !== undefined) throw this.server.startError;
+      if (timeline > this.server.timeline) {
+        throw serverError("XX000", `requested timeline ${timeline} is not in this server's history`);
+      }
+      if (slot !== undefined && this.server.slotInvalidated) {
+        throw serverError("55000", `can no longer access replication slot "${slot}"`);
+      }
+      const isRemoved = startLsn < this.server.removedBelow;
+      const removed = serverError("58P01", "requested WAL segment has already been removed");
+      if (isRemoved && this.server.tellsRemoved === "at once") throw removed;
       this.#handler = handler;
       this.nextLsn = startLsn;
+      this.stopSaid = false;
       this.#end = Promise.withResolvers<StreamEnd>();
       this.#end.promise.catch(() => {});
       const stream: WalStream = {
@@ -438,7 +512,8 @@ export class FakeSource implements WalSource {
           if (this.server.confirmsStop) this.#deliver(() => this.#end.resolve({ kind: "stopped" }));
         },
       };
-      this.server.onStart(this);
+      if (isRemoved) this.fail(removed);
+      else this.server.onStart(this);
       return stream;
     });
   }

@@ -60,6 +60,7 @@ async function runLeg(given: Given = {}) {
     onStreaming: () => journal.push("streaming"),
     onPosition: (position) => positions.push(position),
     onDiskFull: () => journal.push("disk full"),
+    onDiskShort: ({ freeBytes, wantBytes }) => journal.push(`disk low: ${freeBytes} of ${wantBytes}`),
     onDiskRoom: () => journal.push("disk has room"),
     onDiskStalled: (error) => stalls.push(error),
   };
@@ -521,6 +522,69 @@ test("streamLeg() tells that the disk is full, and once that it has room again",
   sink.write();
   sink.write();
   assert.equal(journal.filter((line) => line === "disk has room").length, 1);
+});
+
+const LOW = { freeBytes: 5, wantBytes: 10 };
+
+test("streamLeg() with too little room on the disk stops reading, answers, and goes on by itself (P9)", async () => {
+  const { source, sink, clock, journal, outcome } = await runLeg();
+  source.send(4096);
+  await settled();
+  sink.shortOfRoom = LOW;
+  sink.listener.onProgress();
+  assert.equal(source.paused, true);
+  assert.equal(journal.at(-1), "disk low: 5 of 10");
+  const before = source.statuses.length;
+  for (let second = 0; second < 14; second++) {
+    await clock.advance(1000);
+    sink.listener.onProgress();
+  }
+  assert.ok(source.statuses.length >= before + 13, "keepalives are not answered");
+  assert.equal(source.statuses.at(-1)?.flushLsn, at(2) + 4096n);
+  assert.equal(journal.filter((line) => line.startsWith("disk low")).length, 1);
+  assert.equal(outcome.done, false);
+  sink.shortOfRoom = undefined;
+  sink.listener.onProgress();
+  assert.equal(source.paused, false);
+  assert.equal(journal.at(-1), "disk has room");
+  await clock.advance(30_000);
+  assert.equal(outcome.done, false);
+});
+
+test("streamLeg() with too little room for long leaves the server, all received safe and told", async () => {
+  const { source, sink, clock, journal, outcome } = await runLeg();
+  sink.shortOfRoom = LOW;
+  source.send(4096);
+  await settled();
+  await clock.advance(15_500);
+  assert.equal(source.closed, true);
+  assert.equal(source.statuses.at(-1)?.flushLsn, at(2) + 4096n);
+  assert.ok(outcome.error instanceof NotYetError);
+  assert.match(
+    outcome.error.message,
+    /5 bytes free in the archive for 15 s, want 10; disconnecting until there are/,
+  );
+  assert.ok(!journal.includes("disk has room"));
+  assert.equal(sink.released, true);
+  assert.equal(clock.timers, 0);
+});
+
+test("streamLeg() told to stop with too little room ends at once", async () => {
+  const { source, sink, abort, outcome } = await runLeg();
+  source.send(4096);
+  await settled();
+  sink.shortOfRoom = LOW;
+  sink.listener.onProgress();
+  await settled();
+  abort.abort();
+  await settled();
+  assert.equal(source.stopSaid, true);
+  assert.equal(source.paused, false, "the server's end is never read");
+  source.send(100);
+  assert.equal(source.paused, false);
+  source.end({ kind: "stopped" });
+  await settled();
+  assert.deepEqual(outcome.value, { kind: "stopped" });
 });
 
 test("streamLeg() told to stop when the archive already refused stops with that refusal", async () => {

@@ -296,8 +296,8 @@ test("nothing is read ahead where the archive has no next segment, or the disk n
     beginNext(archive, { ...server, wal }, { delivered, suffix: "x1" });
   assert.equal(await next(nameOf(FIRST + 2)), undefined, "it grows");
   assert.equal(await next(nameOf(FIRST + 9)), undefined);
-  const freeBytes = () => Promise.resolve(4 * SEGMENT_SIZE - 1);
-  assert.equal(await next(nameOf(FIRST), { ...server.wal, freeBytes }), undefined);
+  const space = () => Promise.resolve({ freeBytes: 4 * SEGMENT_SIZE - 1, totalBytes: 1e9 });
+  assert.equal(await next(nameOf(FIRST), { ...server.wal, space }), undefined);
   const full = () => Promise.reject(Object.assign(new Error("full"), { code: "ENOSPC" }));
   await assert.rejects(next(nameOf(FIRST), { ...server.wal, create: full }), /full/);
   assert.deepEqual(scene.walNames, ["RECOVERYXLOG"]);

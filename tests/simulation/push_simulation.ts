@@ -5,7 +5,7 @@ import { zstdDecompressSync } from "node:zlib";
 import { acceptFile } from "../../lib/archive/accept.ts";
 import { Archive } from "../../lib/archive/archive.ts";
 import { PieceCompressor } from "../../lib/archive/compression.ts";
-import { publishBytes } from "../../lib/archive/durable.ts";
+import { isOutOfSpace, publishBytes } from "../../lib/archive/durable.ts";
 import { parseSegmentName } from "../../lib/wal/segment.ts";
 import { SegmentWriter } from "../../lib/archive/segment_writer.ts";
 import { emptyHistory } from "../../lib/wal/history.ts";
@@ -25,7 +25,7 @@ import {
 import { MIB } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { Scheduler } from "./sim_clock.ts";
-import { type Inode, sameBytes, SimDisk, type SimProcess } from "./sim_disk.ts";
+import { type Inode, NEEDING_ROOM, sameBytes, SimDisk, type SimProcess } from "./sim_disk.ts";
 
 const WAL = walOf({ bytes: 3 * MIB });
 const HISTORY = new TextEncoder().encode("1\t0/400100\tno recovery target specified\n");
@@ -67,8 +67,8 @@ export interface PushPlan {
   /** The operation, counted from the start of the work; `undefined`: nothing goes wrong. */
   readonly stopAt: number | undefined;
   readonly stopWhen: "before" | "after";
-  /** `one`: kill -9 of one of them. */
-  readonly stop: "one" | "all" | "power cut";
+  /** `one`: kill -9 of one of them. `full disk`: that operation, or the next one that needs room, finds none. */
+  readonly stop: "one" | "all" | "power cut" | "full disk";
 }
 
 /** A single push of each kind, with nobody beside it. */
@@ -97,6 +97,7 @@ export async function sweepOperations(
         await play({ ...quiet, seed: stopAt, stopAt, stop, stopWhen });
       }
     }
+    await play({ ...quiet, seed: stopAt, stopAt, stop: "full disk" });
   }
   return { operations };
 }
@@ -184,6 +185,8 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
         });
         return assertCertain(sim, accepted.path, contentAt(accepted.path, FILES.get(name)!));
       } catch (error) {
+        // The server is told so, and asks again.
+        if (isOutOfSpace(error) && plan.stop === "full disk") return;
         if (attempt >= retries || !TAKEN_AWAY.test((error as Error).message)) throw error;
       }
     }
@@ -224,11 +227,16 @@ export async function simulatePush(plan: PushPlan): Promise<{ readonly operation
   // It is no durable WAL: it may go aside.
   if (damage !== undefined) damage.published = false;
   const before = sim.operations;
-  countdown = plan.stopAt ?? Infinity;
+  if (plan.stop !== "full disk") countdown = plan.stopAt ?? Infinity;
+  else if (plan.stopAt !== undefined) {
+    const fromOperation = before + plan.stopAt;
+    sim.faults.push({ kinds: NEEDING_ROOM, code: "ENOSPC", fromOperation, durationMs: 0 });
+  }
   const works = [...plan.pushes.map((name) => push(name, 20)), ...(plan.receiver ? [receive] : [])];
   await runAll(works);
   const operations = sim.operations - before;
   countdown = Infinity;
+  sim.faults = [];
   for (const { process } of actors) sim.kill(process);
   if (powerCut) sim.cutPower();
   assertPublished(sim, damage);

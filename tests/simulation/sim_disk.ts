@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import type { Disk, DiskEntry, DiskFile, NamedEntry } from "../../lib/archive/disk.ts";
+import type { Disk, DiskEntry, DiskFile, DiskSpace, NamedEntry } from "../../lib/archive/disk.ts";
 import type { Random } from "./random.ts";
 import type { Scheduler } from "./sim_clock.ts";
 
@@ -22,7 +22,7 @@ export type OperationKind =
   | "entry"
   | "makeDirectory"
   | "syncDirectory"
-  | "freeBytes"
+  | "space"
   | "write"
   | "read"
   | "truncate"
@@ -238,6 +238,21 @@ export interface Fault {
   spent?: boolean;
 }
 
+/** What file systems may ask room for. */
+export const NEEDING_ROOM: readonly OperationKind[] = [
+  "write",
+  "create",
+  "link",
+  "rename",
+  "makeDirectory",
+  "unlink",
+  "syncDirectory",
+  "truncate",
+];
+
+/** Free where nothing is wrong. */
+export const ROOMY_BYTES = 1e12;
+
 /** What the disk tells whoever watches; called right after an operation took effect. */
 export interface DiskWatcher {
   /** Called before (`effect` false) and after each operation: the place to stop the process. */
@@ -294,6 +309,8 @@ export class SimDisk {
   /** The operation at which the disk stalls, and for how long. */
   stalls: { readonly fromOperation: number; readonly durationMs: number }[] = [];
   slownessMs = 0.2;
+  /** What the file system says to be free. */
+  freeBytes = ROOMY_BYTES;
   stalledUntilMs = 0;
 
   constructor(
@@ -650,6 +667,15 @@ class ProcessDisk implements Disk {
     return this.#file(await this.#call("create", path, () => this.disk.create(path, mode)), path, "write");
   }
 
+  async append(path: string, mode: number): Promise<DiskFile> {
+    const inode = await this.#call("create", path, () => {
+      const node = this.disk.lookUp(path);
+      if (node instanceof Directory) throw diskError("EISDIR", "open", path);
+      return node ?? this.disk.create(path, mode);
+    });
+    return this.#file(inode, path, "append");
+  }
+
   link(existing: string, added: string): Promise<void> {
     return this.#call("link", `${existing} ${added}`, () => this.disk.link(existing, added));
   }
@@ -682,8 +708,8 @@ class ProcessDisk implements Disk {
     return this.#call("syncDirectory", path, () => this.disk.syncDirectory(path));
   }
 
-  freeBytes(): Promise<number> {
-    return this.#call("freeBytes", "", () => 1e12);
+  space(): Promise<DiskSpace> {
+    return this.#call("space", "", () => ({ freeBytes: this.disk.freeBytes, totalBytes: ROOMY_BYTES }));
   }
 
   close(): Promise<"ended" | "stuck"> {
@@ -699,7 +725,7 @@ class ProcessDisk implements Disk {
     return this.disk.submit(this.process, { kind, label: `${kind} ${label}`, effect });
   }
 
-  #file(inode: Inode, path: string, use: "read" | "write"): DiskFile {
+  #file(inode: Inode, path: string, use: "read" | "write" | "append"): DiskFile {
     const { disk, process } = this;
     let closed = false;
     const call = <T>(kind: OperationKind, label: string, effect: () => T, partly?: (code: string) => void) =>
@@ -719,10 +745,10 @@ class ProcessDisk implements Disk {
       write: (bytes, position) =>
         call("write", ` ${position}+${bytes.length}`, () => {
           writable("write");
-          disk.write(inode, bytes, position, path);
+          disk.write(inode, bytes, use === "append" ? inode.bytes : position, path);
         }, () => {
           const half = Math.floor(bytes.length / 2);
-          disk.write(inode, bytes.subarray(0, half), position, path);
+          disk.write(inode, bytes.subarray(0, half), use === "append" ? inode.bytes : position, path);
         }),
       read: (buffer, position) =>
         call("read", ` ${position}+${buffer.length}`, () => inode.read(buffer, position)),
