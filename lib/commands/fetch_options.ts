@@ -48,8 +48,8 @@ export function fetchCommand(
     )
     .option(
       "--ahead",
-      "after each segment, start a process that copies and checks the next one beside the target: a recovery takes little " +
-        "longer than with cp. Needs room for one segment more, and the executable made with Bun, on Linux",
+      "for a fast recovery: after each segment, start a process that copies and checks the next one while the server is at " +
+        "this one. Needs room for one segment more in pg_wal, and the executable made with Bun, on Linux",
     )
     .addOption(new Option("--prepare <name>", "what --ahead starts").hideHelp())
     .option(
