@@ -2,12 +2,18 @@ import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
 import { DISK_PROTOCOL, type DiskCall, diskOperations, diskRules } from "./disk_executor.ts";
 
+/** A disk that also opens what somebody else has made, to write it. */
+export interface DirectDisk extends Disk {
+  /** Opens for reading and writing, and never makes it; `undefined` when absent. */
+  openToWrite(path: string): Promise<DiskFile | undefined>;
+}
+
 /**
  * The real disk on the calling thread, which stands still for each operation but listings.
  *
  * For a command that does one thing and has nobody to answer meanwhile: it starts sooner than a thread does.
  */
-export function openDirectDisk(root: string): Disk {
+export function openDirectDisk(root: string): DirectDisk {
   const operations = diskOperations(fs, diskRules(fs, { root, pastCache: false, ...DISK_PROTOCOL }));
   /** The listing under way, or the last call behind it: calls take effect in the order they are made. */
   let last: Promise<unknown> | undefined;
@@ -41,13 +47,15 @@ export function openDirectDisk(root: string): Disk {
     state: () => call({ kind: "state", handle }),
     close: () => call({ kind: "close", handle }),
   });
+  const open = async (kind: "open" | "openToWrite", path: string): Promise<DiskFile | undefined> => {
+    const handle = await call<number | undefined>({ kind, path });
+    return handle === undefined ? undefined : fileOf(handle);
+  };
   return {
     root,
     allocate: (bytes) => new Uint8Array(bytes),
-    open: async (path) => {
-      const handle = await call<number | undefined>({ kind: "open", path });
-      return handle === undefined ? undefined : fileOf(handle);
-    },
+    open: (path) => open("open", path),
+    openToWrite: (path) => open("openToWrite", path),
     create: async (path, mode) => fileOf(await call<number>({ kind: "create", path, mode })),
     append: async (path, mode) => fileOf(await call<number>({ kind: "append", path, mode })),
     link: (existing, added) => call({ kind: "link", path: existing, to: added }),

@@ -47,7 +47,7 @@ export interface DiskThreadData {
 /** A call with paths, as JSON text in a slot. */
 export type DiskCall =
   | {
-    readonly kind: "open" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
+    readonly kind: "open" | "openToWrite" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
     readonly path: string;
   }
   | { readonly kind: "create" | "append" | "makeDirectory"; readonly path: string; readonly mode: number }
@@ -87,6 +87,7 @@ export interface DiskOperations {
 export interface DiskRules {
   readonly flags: {
     readonly read: number;
+    readonly write: number;
     readonly create: number;
     readonly append: number;
     /** Also what is absent. */
@@ -137,6 +138,7 @@ export function diskRules(
   return {
     flags: {
       read: O_RDONLY | O_NOFOLLOW,
+      write: O_RDWR | O_NOFOLLOW,
       create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
       append: O_RDWR | O_APPEND | O_NOFOLLOW,
       appendNew: O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW,
@@ -262,6 +264,8 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
     switch (request.kind) {
       case "open":
         return unlessAbsent(() => fs.openSync(at(request.path), flags.read));
+      case "openToWrite":
+        return unlessAbsent(() => fs.openSync(at(request.path), flags.write));
       case "create": {
         const handle = fs.openSync(at(request.path), flags.create, request.mode);
         // The umask took its part; the mode of the archive directory is what decides.

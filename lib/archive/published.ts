@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import type { SegmentSize } from "../wal/segment.ts";
 import { allEnded } from "./all_ended.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
-import type { Disk, DiskFile } from "./disk.ts";
+import type { Disk, DiskFile, FileState } from "./disk.ts";
 import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import { readThrough, type TakeBytes } from "./segment_file.ts";
@@ -27,6 +27,8 @@ export interface PublishedSegment {
    * handed over bytes before it finds that out, and finds nothing out behind an "enough".
    */
   readThrough(take: TakeBytes): Promise<void>;
+  /** Of the file, as it is stored. */
+  state(): Promise<FileState>;
 }
 
 /**
@@ -55,7 +57,7 @@ export async function withPublished<T>(
       const form = forms.find((each) => path === segment.name + each) ?? "";
       const label = `${disk.root}/${path}`;
       const readAll = sourceOf(file, { form, label, segmentSize: segment.segmentSize });
-      return await use({ path, form, readThrough: readAll });
+      return await use({ path, form, readThrough: readAll, state: () => file.state() });
     } finally {
       await file.close();
     }

@@ -13,6 +13,7 @@ import { isStandby, type RestoringServer } from "../restore/server_directory.ts"
 import { type Look, type Trigger, waitForFile } from "../restore/wait_for_file.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type CommandContext, hintOf, UsageError } from "./context.ts";
+import type { Delivered } from "./fetch_ahead.ts";
 import type { FetchCommandOptions } from "./fetch_options.ts";
 
 const POLL_INTERVAL_MS = 1000;
@@ -39,11 +40,22 @@ export async function fetch(
   const file = checkWords(words);
   const absentExit = options.absentExit ?? RESTORE_EXIT.absent;
   const archive = openDirectDisk(checkOptions(options, context));
-  const server: RestoringServer = {
+  const server = {
     data: openDirectDisk("."),
     wal: openDirectDisk(dirname(words.target)),
     targetName: basename(words.target),
-  };
+  } satisfies RestoringServer;
+  const proof = options.verify ? "records" : "pages";
+  const aheadCall = { archive, server, target: words.target, proof } as const;
+  if (options.prepare !== undefined) {
+    const { prepareAhead } = await import("./fetch_ahead.ts");
+    await prepareAhead(aheadCall, { segment: file.name, into: options.prepare });
+    // Nothing was delivered.
+    return RESTORE_EXIT.refused;
+  }
+  const reading = options.ahead ? await import("./fetch_ahead.ts") : undefined;
+  const ahead = reading?.findBoot();
+  let delivered: Delivered | undefined;
   try {
     await checkTarget(server, words.target);
     const look = async ({ how, tail }: Look): Promise<FetchOutcome> => {
@@ -51,7 +63,8 @@ export async function fetch(
         await ArchiveDirectory.open(archive),
         server,
         {
-          proof: options.verify ? "records" : "pages",
+          proof,
+          ahead,
           untilGap: options.untilGap === true,
           pause: async (ms) => {
             await sleep(ms, undefined, { signal: context.signal });
@@ -68,6 +81,9 @@ export async function fetch(
       : file.kind === "history" && await isStandby(server.data)
       ? await outlastOutage(lookOnce, patienceOf(context))
       : await lookOnce();
+    if (outcome.kind === "delivered" && file.kind === "segment") {
+      delivered = { segment: file.name, readAhead: outcome.readAhead === true };
+    }
     if (outcome.kind === "tail") {
       say(
         `${file.name} is delivered up to ${formatLsn(outcome.endLsn)}, where ${
@@ -82,7 +98,7 @@ export async function fetch(
     if (options.verbose) {
       say(
         outcome.kind === "delivered"
-          ? `${file.name} is delivered ("${outcome.path}")`
+          ? `${file.name} is delivered ("${outcome.path}")${outcome.readAhead ? ", read ahead" : ""}`
           : `${file.name} is not delivered: ${outcome.reason}`,
       );
     }
@@ -99,6 +115,8 @@ export async function fetch(
     if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
     if (exitCode === absentExit) say(`${file.name}: the standby goes on and asks again`);
     return exitCode;
+  } finally {
+    if (ahead !== undefined) await reading?.readOn(aheadCall, delivered);
   }
 
   function patienceOf({ signal }: CommandContext) {

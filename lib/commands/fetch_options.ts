@@ -1,4 +1,4 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { absentExitOption, secondsOption } from "./parse_values.ts";
 
 /** Options of `walvault fetch`, checked. */
@@ -10,6 +10,9 @@ export interface FetchCommandOptions {
   readonly pollInterval?: number;
   readonly verify: boolean;
   readonly untilGap?: boolean;
+  readonly ahead?: boolean;
+  /** The file that another call with `ahead` made for this segment. */
+  readonly prepare?: string;
   readonly absentExit?: number;
   readonly verbose?: boolean;
 }
@@ -50,6 +53,12 @@ export function fetchCommand(
         "delivered, and PostgreSQL ends its recovery there. Without it a gap stops recovery, and nothing is promoted",
     )
     .option(
+      "--ahead",
+      "for a fast recovery: after each segment, start a process that copies and checks the next one while the server is at " +
+        "this one. Needs room for one segment more in pg_wal, and the executable made with Bun, on Linux",
+    )
+    .addOption(new Option("--prepare <name>", "what --ahead starts").hideHelp())
+    .option(
       "--absent-exit <code>",
       "exit with this where it would be 1 (1): a script can tell it from a 1 of the runtime or of the shell",
       absentExitOption,
@@ -61,6 +70,9 @@ export function fetchCommand(
 Examples, in postgresql.conf:
   Recover to the last byte that was received:
     restore_command = 'walvault fetch --archive /srv/archive/main %f %p'
+
+  The same, faster, with the next segment read ahead:
+    restore_command = 'walvault fetch --ahead --archive /srv/archive/main %f %p'
 
   A warm standby that waits for its next segment, with recovery.signal (the second line from PostgreSQL 15 on):
     restore_command = 'walvault fetch --archive /srv/archive/main --wait --trigger /srv/promote %f %p'

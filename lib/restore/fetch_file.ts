@@ -1,12 +1,12 @@
 import { crc32 } from "../archive/content_crc.ts";
 import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
-import { openPlain } from "../archive/durable.ts";
+import { openPlain, removeName } from "../archive/durable.ts";
 import { readLedger } from "../archive/gap_ledger_file.ts";
 import { EMPTY_LEDGER } from "../archive/gaps.ts";
 import { readIndexHead } from "../archive/index.ts";
-import { SEGMENT_FORMS } from "../archive/layout.ts";
-import { type SegmentForm, withPublished } from "../archive/published.ts";
+import { SEGMENT_FORMS, temporaryName } from "../archive/layout.ts";
+import { type PublishedSegment, type SegmentForm, withPublished } from "../archive/published.ts";
 import { scanSegmentFile, type TakeBytes } from "../archive/segment_file.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
@@ -29,6 +29,7 @@ import { forkLimit } from "./fork_limit.ts";
 import { decideHistory, type HistoryDecision } from "./history_decision.ts";
 import { checkListing, pathsBeside } from "./listing_check.ts";
 import { OutageError, VanishedError } from "./obstacle.ts";
+import { type Boot, preparationOf, preparedFile } from "./prepared_file.ts";
 import type { RequestedFile } from "./requested_file.ts";
 import { SegmentCheck } from "./segment_check.ts";
 import {
@@ -56,7 +57,13 @@ type FileDamage = DamagedFileError | NotAFileError;
 /** What became of a request. */
 export type FetchOutcome =
   /** `damage`: of another file of that segment, which was looked at first. */
-  | { readonly kind: "delivered"; readonly path: string; readonly damage?: FileDamage }
+  | {
+    readonly kind: "delivered";
+    readonly path: string;
+    readonly damage?: FileDamage;
+    /** It was copied by an earlier call. */
+    readonly readAhead?: true;
+  }
   /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
   | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
   | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
@@ -75,6 +82,8 @@ export interface Restore {
   readonly proof: Proof;
   /** A recorded gap is taken for the end of all WAL: on purpose, as PostgreSQL is promoted there. */
   readonly untilGap?: boolean;
+  /** What an earlier call read ahead is looked for; see `prepared_file.ts`. */
+  readonly ahead?: Boot | undefined;
   pause(ms: number): Promise<void>;
 }
 
@@ -89,7 +98,7 @@ export type Proof = "pages" | "records";
 export async function prepareRestore(
   archive: ArchiveDirectory,
   server: RestoringServer,
-  options: Pick<Restore, "proof" | "pause" | "untilGap">,
+  options: Pick<Restore, "proof" | "pause" | "ahead" | "untilGap">,
 ): Promise<Restore> {
   const systemIdentifier = await readSystemIdentifier(server.data);
   checkCluster(archive, systemIdentifier, archive.identity?.systemIdentifier);
@@ -173,6 +182,7 @@ async function publishedSegment(
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
   const damages = new Map<SegmentForm, FileDamage>();
+  let readAhead = false;
   // As for any reader: a compressed form takes the plain one's place while we look.
   for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
     if (damages.has(form)) continue;
@@ -180,10 +190,13 @@ async function publishedSegment(
     try {
       const path = await withPublished(archive.disk, segment, async (published) => {
         await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
-        await deliverSegment(restore, published, wanted);
+        readAhead = await deliverPrepared(restore, published, wanted);
+        if (!readAhead) await deliverSegment(restore, published, wanted);
         return published.path;
       });
-      if (path !== undefined) return deliveredFrom(path, damages);
+      if (path !== undefined) {
+        return { ...deliveredFrom(path, damages), ...(readAhead ? { readAhead } : {}) };
+      }
     } catch (error) {
       if (!(error instanceof DamagedFileError || error instanceof NotAFileError)) throw error;
       damages.set(form, error);
@@ -202,7 +215,10 @@ async function publishedSegment(
   throw damage;
 }
 
-function deliveredFrom(path: string, damages: ReadonlyMap<SegmentForm, FileDamage>): FetchOutcome {
+function deliveredFrom(
+  path: string,
+  damages: ReadonlyMap<SegmentForm, FileDamage>,
+): FetchOutcome & { readonly kind: "delivered" } {
   const [damage] = damages.values();
   return { kind: "delivered", path, ...(damage === undefined ? {} : { damage }) };
 }
@@ -260,30 +276,89 @@ async function deliverSegment(
   source: Source,
   wanted: WantedSegment & NamedSegment,
 ): Promise<void> {
-  const { archive, server } = restore;
+  const { wal, targetName } = restore.server;
+  await writeTarget(wal, targetName, (target) => copySegment(restore, { source, target }, wanted));
+}
+
+async function copySegment(
+  { archive, proof }: Restore,
+  { source, target }: { readonly source: Source; readonly target: DiskFile },
+  wanted: WantedSegment & NamedSegment,
+): Promise<void> {
   const check = new SegmentCheck(wanted);
-  const known = restore.proof === "records" ? await provenContent(archive, wanted) : undefined;
-  await writeTarget(server.wal, server.targetName, async (target) => {
-    try {
-      let crc = 0;
-      await source.readThrough(async (bytes, position): Promise<"more"> => {
-        check.take(bytes);
-        if (known !== undefined) crc = crc32()(bytes, crc);
-        await target.write(bytes, position);
-        return "more";
-      });
-      check.end();
-      await checkPageTimeline(archive, check.pageTimeline, wanted);
-      if (known?.contentCrc === crc) return;
-      if (restore.proof === "records" || check.emptyFrom !== undefined) {
-        const scan = await checkRecords(target, check.emptyFrom, wanted);
-        if (known !== undefined) refuseUnproven(scan, wanted);
-      }
-    } catch (cause) {
-      if (!(cause instanceof CorruptWalError)) throw cause;
-      throw new DamagedFileError(`Cannot deliver "${archive.disk.root}/${source.path}"`, { cause });
+  const known = proof === "records" ? await provenContent(archive, wanted) : undefined;
+  try {
+    let crc = 0;
+    await source.readThrough(async (bytes, position): Promise<"more"> => {
+      check.take(bytes);
+      if (known !== undefined) crc = crc32()(bytes, crc);
+      await target.write(bytes, position);
+      return "more";
+    });
+    check.end();
+    await checkPageTimeline(archive, check.pageTimeline, wanted);
+    if (known?.contentCrc === crc) return;
+    if (proof === "records" || check.emptyFrom !== undefined) {
+      const scan = await checkRecords(target, check.emptyFrom, wanted);
+      if (known !== undefined) refuseUnproven(scan, wanted);
     }
+  } catch (cause) {
+    if (!(cause instanceof CorruptWalError)) throw cause;
+    throw new DamagedFileError(`Cannot deliver "${archive.disk.root}/${source.path}"`, { cause });
+  }
+}
+
+/**
+ * Copies a published segment into a file that is open, checked as one that is delivered; resolves to the name under which
+ * `deliverPrepared` looks for it, or `undefined` when there is nothing to copy, or it changed meanwhile.
+ *
+ * @throws whatever is wrong with it.
+ */
+export async function copyAhead(
+  restore: Restore & { readonly ahead: Boot },
+  name: string,
+  target: DiskFile,
+): Promise<string | undefined> {
+  const { archive } = restore;
+  const size = archive.identity?.segmentSize ?? (await foreignOrigin(restore, name))?.segmentSize;
+  if (size === undefined) return undefined;
+  const wanted = wantedSegment(restore, name, size);
+  const segment = { name, segmentSize: size, open: openPlain };
+  return await withPublished(archive.disk, segment, async (published) => {
+    const before = await preparationOf(restore, name, published);
+    await copySegment(restore, { source: published, target }, wanted);
+    return await preparationOf(restore, name, published) === before ? before : undefined;
   });
+}
+
+/**
+ * Gives the server what an earlier call read ahead of this very file: only the copying was done before it was asked for.
+ *
+ * False when there is nothing such, or whatever is wrong with it: then the segment is copied now.
+ */
+async function deliverPrepared(
+  { ahead, ...restore }: Restore,
+  published: PublishedSegment,
+  wanted: WantedSegment & NamedSegment,
+): Promise<boolean> {
+  if (ahead === undefined) return false;
+  const { archive, server: { wal, targetName } } = restore;
+  const name = segmentName(wanted.timeline, wanted.number, wanted.segmentSize);
+  try {
+    const prepared = await preparationOf({ ...restore, ahead }, name, published);
+    const start = await preparedFile(wal, prepared, { bytes: wanted.segmentSize, ownerId: ahead.userId });
+    if (start === undefined) return false;
+    const check = new SegmentCheck(wanted);
+    check.take(start);
+    await checkPageTimeline(archive, check.pageTimeline, wanted);
+    // What a killed call left, as in `writeTarget`.
+    await removeName(wal, temporaryName(targetName));
+    await wal.rename(prepared, targetName);
+    return true;
+  } catch {
+    // The other road tells what is wrong, if it is wrong there too.
+    return false;
+  }
 }
 
 /**

@@ -4,7 +4,7 @@ import { temporaryName } from "../archive/layout.ts";
 import { OutageError } from "./obstacle.ts";
 
 /** As the server makes its own. */
-const FILE_MODE = 0o600;
+export const FILE_MODE = 0o600;
 const ZERO_BYTES = 256 * 1024;
 
 /**

@@ -239,8 +239,11 @@ export async function benchRecovery(parts: readonly string[]): Promise<void> {
   const contenders: readonly (readonly [name: string, restoreCommand: string])[] = [
     ["cp", `cp "${paths.plain}/%f" "%p"`],
     ...(["plain", "zstd"] as const).filter((form) => parts.length === 0 || parts.includes(form)).map(
-      (form) => [`walvault fetch, ${form}`, `${program} fetch --archive=${paths[form]} %f %p`] as const,
-    ),
+      (form) =>
+        ["fetch", "fetch --ahead"].map((command) =>
+          [`walvault ${command}, ${form}`, `${program} ${command} --archive=${paths[form]} %f %p`] as const
+        ),
+    ).flat(),
   ];
   const times = new Map<string, number[]>(contenders.map(([name]) => [name, []]));
   for (let pair = 0; pair < RECOVERY_PAIRS; pair++) {

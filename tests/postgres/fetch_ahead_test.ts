@@ -1,0 +1,226 @@
+import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { formatLsn, type Lsn } from "../../lib/wal/lsn.ts";
+import { isPrepared } from "../../lib/restore/prepared_file.ts";
+import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
+import { ArchiveFiles, caughtUp, MIB, startReceiver, until, WorkDirectory } from "./receiver.ts";
+import { readableArchive, RecoveringServer, type Recovery, restoreCommand } from "./restorer.ts";
+import { contentOf, TABLE } from "./workload.ts";
+
+const timeout = 240_000;
+/** As servers have them: a reader needs as long for a small one, and a server does not. */
+const segmentBytes = 16 * MIB;
+const settings = { wal_keep_size: "1GB", checkpoint_timeout: "1h", max_wal_size: "2GB" };
+const SEGMENTS = 12;
+const skip = fs.existsSync("/proc/sys/kernel/random/boot_id") ? false : "needs /proc";
+
+interface Received {
+  readonly path: string;
+  readonly backup: BackupCopy;
+  /** Where the last received record ends. */
+  readonly endLsn: Lsn;
+  readonly content: string;
+  /** Where the first half of the rows is committed, and what was there then. */
+  readonly half: { readonly lsn: string; readonly content: string };
+}
+
+/** A base copy, and an archive of `SEGMENTS` behind it that goes on to somewhere inside a segment. */
+async function receive(primary: Cluster, directory: WorkDirectory): Promise<Received> {
+  await primary.sql(TABLE);
+  const path = readableArchive(directory);
+  const archive = new ArchiveFiles(path, segmentBytes);
+  await using receiver = startReceiver({ connection: primary.conninfo(), archive: path });
+  await receiver.next("streaming");
+  const backup = await primary.backup(directory.file("backup"));
+  let rows = 0;
+  const write = async (segments: number) => {
+    const wanted = archive.complete().length + segments;
+    while (archive.complete().length < wanted) {
+      await primary.sql(
+        `INSERT INTO work SELECT n, repeat(md5(n::text), 100) FROM generate_series(${rows}, ${
+          rows + 2999
+        }) n`,
+      );
+      rows += 3000;
+      await caughtUp(primary, receiver);
+    }
+  };
+  await write(SEGMENTS / 2);
+  const half = {
+    lsn: await primary.value("SELECT pg_current_wal_insert_lsn()"),
+    content: await contentOf(primary),
+  };
+  await write(SEGMENTS / 2);
+  await caughtUp(primary, receiver);
+  assert.equal(await receiver.stop(), 0);
+  const ends = archive.growing().map((file) => archive.scan(file).endLsn);
+  return {
+    path,
+    backup,
+    endLsn: ends.reduce((a, b) => a > b ? a : b),
+    content: await contentOf(primary),
+    half,
+  };
+}
+
+function start({ backup, path }: Received, more: Partial<Recovery> = {}): Promise<RecoveringServer> {
+  return RecoveringServer.start({
+    backup,
+    restoreCommand: restoreCommand(path, ["--ahead", "--verbose"]),
+    ...more,
+  });
+}
+
+function filesAhead(server: RecoveringServer): readonly string[] {
+  return fs.readdirSync(join(server.cluster.dataDirectory, "pg_wal")).filter(isPrepared);
+}
+
+/** All that was read ahead is used or gone, also what another process may still have been at. */
+async function assertNothingLeft(server: RecoveringServer): Promise<void> {
+  server.assertClean();
+  await until("the end of whatever reads ahead", () => readers(server).length === 0);
+  assert.deepEqual(filesAhead(server), []);
+}
+
+function readers(server: RecoveringServer): readonly number[] {
+  return fs.readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).map(Number).filter((pid) => {
+    try {
+      return fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("\0--prepare=walvault-ahead-") &&
+        fs.readlinkSync(`/proc/${pid}/cwd`) === server.cluster.dataDirectory;
+    } catch {
+      return false;
+    }
+  });
+}
+
+test("recovery through fetch --ahead: to the end, to a target, stopped on the way, its readers killed", {
+  timeout,
+  skip,
+}, async () => {
+  using directory = new WorkDirectory();
+  await using primary = await startCluster({ segmentBytes, settings });
+  const received = await receive(primary, directory);
+  const { content, endLsn, half } = received;
+
+  // To the end.
+  {
+    await using server = await start(received);
+    await server.recovered();
+    assert.equal(await contentOf(server.cluster), content);
+    assert.equal(formatLsn(server.switchPoint(2)), formatLsn(endLsn), server.log);
+    assert.ok(server.countInLog("read ahead") > 0, server.log);
+    await assertNothingLeft(server);
+  }
+  // To a target.
+  {
+    await using server = await start(received, {
+      settings: { recovery_target_lsn: half.lsn, recovery_target_action: "promote" },
+    });
+    await server.recovered();
+    assert.equal(await contentOf(server.cluster), half.content);
+    await assertNothingLeft(server);
+  }
+  // To a target, with a look around there.
+  {
+    await using server = await start(received, {
+      settings: { recovery_target_lsn: half.lsn, recovery_target_action: "pause", hot_standby: "on" },
+    });
+    await until(
+      "the pause",
+      async () => await server.cluster.value("SELECT pg_is_wal_replay_paused()::text") === "true",
+    );
+    assert.equal(await contentOf(server.cluster), half.content);
+    await server.cluster.promote();
+    await server.recovered();
+    await assertNothingLeft(server);
+  }
+  // Its readers killed.
+  {
+    let killing = true;
+    let killed = 0;
+    // From another process's view: any moment of theirs is as good as another.
+    const starting = start(received);
+    let server: RecoveringServer | undefined;
+    const killer = (async () => {
+      while (killing) {
+        for (const pid of fs.readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
+          try {
+            const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+            if (!words.includes(`--archive=${received.path}`)) continue;
+            if (!words.some((word) => word.startsWith("--prepare=walvault-ahead-"))) continue;
+            await sleep(Math.random() * 40);
+            process.kill(Number(pid), "SIGKILL");
+            killed++;
+          } catch {
+            // It has ended.
+          }
+        }
+        await sleep(5);
+      }
+    })();
+    try {
+      server = await starting;
+      await server.recovered();
+      assert.equal(await contentOf(server.cluster), content);
+      assert.equal(formatLsn(server.switchPoint(2)), formatLsn(endLsn));
+      assert.ok(killed > 3, `${killed} killed`);
+      await assertNothingLeft(server);
+    } finally {
+      killing = false;
+      await killer;
+      await (server ?? await starting)[Symbol.asyncDispose]();
+    }
+  }
+  // Stopped on the way.
+  {
+    await using server = await start(received, {
+      settings: { recovery_target_lsn: half.lsn, recovery_target_action: "shutdown" },
+    });
+    await server.ended();
+    server.assertNotPromoted();
+    await until("the end of whatever reads ahead", () => readers(server).length === 0);
+    assert.ok(filesAhead(server).length <= 1);
+    // What such a server may find when it comes again, and what a start of the machine makes of it.
+    const wal = join(server.cluster.dataDirectory, "pg_wal");
+    const name = `walvault-ahead-${received.backup.startLsn.length}`;
+    fs.writeFileSync(join(wal, name), "not ours");
+    for (const left of filesAhead(server)) {
+      fs.copyFileSync(join(wal, left), join(wal, left.replace(/-[0-9a-f]{32}-/, `-${"0".repeat(32)}-`)));
+    }
+    const lines = "recovery_target_lsn = ''\nrecovery_target_action = 'promote'\n";
+    server.cluster.writeDataFile("postgresql.auto.conf", lines);
+    await server.cluster.start();
+    await server.recovered();
+    assert.equal(await contentOf(server.cluster), content);
+    await assertNothingLeft(server);
+    assert.ok(fs.existsSync(join(wal, name)), "a stranger's file");
+  }
+});
+
+test(
+  "a standby through fetch --ahead follows, and is promoted with nothing left",
+  { timeout, skip },
+  async () => {
+    using directory = new WorkDirectory();
+    await using primary = await startCluster({ segmentBytes, settings });
+    const received = await receive(primary, directory);
+    await using server = await start(received, { signal: "standby.signal" });
+    await until(
+      "the standby having replayed it",
+      async () =>
+        await server.cluster.value(`SELECT pg_last_wal_replay_lsn() >= '${formatLsn(received.endLsn)}'`) ===
+          "true",
+    );
+    assert.equal(await contentOf(server.cluster), received.content);
+    // It asks for more every now and then: what is not there ends all reading ahead.
+    await assertNothingLeft(server);
+    await server.cluster.promote();
+    assert.equal(await contentOf(server.cluster), received.content);
+    assert.equal(formatLsn(server.switchPoint(2)), formatLsn(received.endLsn));
+    await assertNothingLeft(server);
+  },
+);
