@@ -108,6 +108,16 @@ test("fetch --ahead: the next segment is there when it is asked for, and nothing
   }
 });
 
+/** Where a link leads to; nowhere when it is gone: not all threads stop at once. */
+function leadsTo(path: string): string {
+  try {
+    return fs.readlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  }
+}
+
 test(
   "fetch --ahead: what is read ahead holds up nobody, and is not waited for",
   { timeout, skip },
@@ -115,11 +125,16 @@ test(
     using scene = new Scene();
     scene.fill(segments, COUNT - 1);
     // Its own start takes longer than the caller's end.
-    assert.equal(fetch(scene, nameOf(FIRST)).code, 0);
-    for (let looks = 0; looks < 20 && readers(scene).length === 0; looks++) await sleep(1);
-    const [pid] = readers(scene);
-    if (pid !== undefined) signal([pid], "SIGSTOP");
-    assert.ok(pid !== undefined, "it ended before it could be stopped");
+    let pid: number | undefined;
+    for (let tries = 0; tries < 20 && pid === undefined; tries++) {
+      assert.equal(fetch(scene, nameOf(FIRST)).code, 0);
+      for (let looks = 0; looks < 20 && readers(scene).length === 0; looks++) await sleep(1);
+      [pid] = readers(scene);
+      if (pid !== undefined) signal([pid], "SIGSTOP");
+      // A busy machine may let it end first.
+      if (!scene.walNames.some((name) => name.endsWith(".tmp"))) pid = undefined;
+    }
+    assert.ok(pid !== undefined, "it always ended before it could be stopped");
     const { stdin, session } = {
       stdin: fs.readlinkSync(`/proc/${pid}/fd/0`),
       session: Number(fs.readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /, "").split(" ")[3]),
@@ -127,7 +142,7 @@ test(
     assert.equal(stdin, "/dev/null");
     assert.equal(session, pid, "a server that ends its restore_command by its group does not mean this one");
     for (const name of fs.readdirSync(`/proc/${pid}/fd`)) {
-      assert.doesNotMatch(fs.readlinkSync(`/proc/${pid}/fd/${name}`), /^pipe:/, "nobody's end is waited for");
+      assert.doesNotMatch(leadsTo(`/proc/${pid}/fd/${name}`), /^pipe:/, "nobody's end is waited for");
     }
     assert.ok(scene.walNames.some((name) => name.endsWith(".tmp")));
     const next = fetch(scene, nameOf(FIRST + 1));
@@ -156,13 +171,14 @@ test(
     scene.fill(segments, COUNT - 1);
     let ready = 0;
     for (let round = 0; round < 12; round++) {
-      const index = round % 5;
+      const index = round % 6;
       const { code, stderr } = fetch(scene, nameOf(FIRST + index));
       assert.equal(code, 0, stderr);
       if (stderr.includes("read ahead")) ready++;
       assertTarget(scene, index);
       await sleep(round * 12);
-      signal(readers(scene), "SIGKILL");
+      // How much time it needs is the machine's affair; the last ones get all of it.
+      if (round < 9) signal(readers(scene), "SIGKILL");
       await readersEnded(scene);
       assert.ok(scene.walNames.filter(isPrepared).length <= 1, scene.walNames.join(" "));
     }
