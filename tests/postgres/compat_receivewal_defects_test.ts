@@ -45,6 +45,13 @@ async function caughtUp(cluster: Cluster, end: string): Promise<void> {
   await until(`writing up to ${end}`, async () => await cluster.value(query) === "1");
 }
 
+/** What is written before the first run streams is not its own. */
+async function streaming(cluster: Cluster): Promise<void> {
+  const query = "SELECT count(*) FROM pg_stat_replication WHERE application_name = '" + NAME +
+    "' AND state = 'streaming'";
+  await until("streaming", async () => await cluster.value(query) === "1");
+}
+
 function names(directory: string): readonly string[] {
   return fs.readdirSync(directory).sort();
 }
@@ -62,6 +69,7 @@ test(`${NAME} follows a fork at exactly a segment's boundary`, { timeout }, asyn
   await using standby = await primary.createStandby();
   using directory = temporaryDirectory();
   const first = running(["-D", directory.path, ...connection(primary)]);
+  await streaming(primary);
   await write(primary);
   await primary.sql("SELECT pg_switch_wal()");
   const boundary = await primary.value("SELECT pg_current_wal_flush_lsn()");
@@ -88,6 +96,7 @@ test(`${NAME} leaves the old timeline when its directory is ahead of the fork`, 
   await using standby = await primary.createStandby();
   using directory = temporaryDirectory();
   const first = running(["-D", directory.path, ...connection(primary)]);
+  await streaming(primary);
   await write(primary);
   const shared = await primary.value("SELECT pg_current_wal_flush_lsn()");
   await until(
@@ -116,6 +125,7 @@ test(`${NAME} keeps what is durable when it receives a segment again`, { timeout
   using directory = temporaryDirectory();
   const end = await write(cluster);
   const first = running(["-D", directory.path, ...connection(cluster)]);
+  await streaming(cluster);
   await caughtUp(cluster, end);
   await first.stop();
   const partial = names(directory.path).find((name) => name.endsWith(".partial"))!;
@@ -143,6 +153,7 @@ test(`${NAME} refuses another cluster's directory, and an archive`, { timeout },
   using directory = temporaryDirectory();
   const end = await write(one);
   const first = running(["-D", directory.path, ...connection(one)]);
+  await streaming(one);
   await caughtUp(one, end);
   await first.stop();
   await write(other, 8);
@@ -169,6 +180,7 @@ test(`${NAME} is the only one in its directory`, { timeout }, async () => {
   using directory = temporaryDirectory();
   const end = await write(cluster);
   const first = running(["-D", directory.path, ...connection(cluster)]);
+  await streaming(cluster);
   await caughtUp(cluster, end);
   const second = await runOurs(NAME, ["-D", directory.path, ...connection(cluster)]);
   assert.equal(second.code, 1);
@@ -180,10 +192,7 @@ test(`${NAME} tells a hole that nobody can fill, and goes on behind it`, { timeo
   await using cluster = await start({ max_wal_size: "2MB", min_wal_size: "2MB" });
   using directory = temporaryDirectory();
   const first = running(["-D", directory.path, ...connection(cluster)]);
-  await until(
-    "streaming",
-    async () => await cluster.value("SELECT count(*) FROM pg_stat_replication") === "1",
-  );
+  await streaming(cluster);
   await caughtUp(cluster, await write(cluster, 6));
   await first.stop();
   const complete = names(directory.path).filter((name) => /^[0-9A-F]{24}$/.test(name));
