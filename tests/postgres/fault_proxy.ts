@@ -138,7 +138,7 @@ export class FaultProxy {
         await this.#spoken;
         if (this.#delayMs > 0) await sleep(this.#delayMs);
         const { bytes, isLast } = this.#harmed(piece, sender);
-        if (!to.write(bytes)) await Promise.race([once(to, "drain"), once(to, "close")]);
+        if (!to.write(bytes)) await drained(to);
         if (isLast) {
           to.end();
           from.destroy();
@@ -170,5 +170,16 @@ export class FaultProxy {
     const bytes = piece.slice();
     bytes[at]! ^= 1 << (at % 8);
     return { bytes, isLast: false };
+  }
+}
+
+/** Waits until it takes more, or nothing any more. */
+async function drained(socket: Socket): Promise<void> {
+  const enough = new AbortController();
+  const { signal } = enough;
+  try {
+    await Promise.race([once(socket, "drain", { signal }), once(socket, "close", { signal })]);
+  } finally {
+    enough.abort();
   }
 }

@@ -40,11 +40,14 @@ export class SmallDisk {
     must("sync", []);
   }
 
-  /** As `fill`, but for what is to be left, and without writing what fills it. */
+  /** As `fill`, but at most so much is left, and what fills it is not written. */
   fillUpTo(leftBytes: number): void {
     const { bavail, bsize } = fs.statfsSync(this.path);
     const bytes = Math.max(bsize, bavail * bsize - leftBytes);
-    must("fallocate", ["-l", String(bytes), join(this.path, ".snapshot")]);
+    // The file system takes some blocks for itself: then this fails when all are taken.
+    run("fallocate", ["-l", String(bytes), join(this.path, ".snapshot")]);
+    const left = fs.statfsSync(this.path);
+    if (left.bavail * left.bsize > leftBytes) throw new Error(`Cannot fill ${this.path}`);
   }
 
   makeRoom(): void {
