@@ -140,7 +140,9 @@ export class FaultScene {
     this.archive = round.archive === "shared" ? this.#shared : this.#newArchive(`archive-${this.#rounds}`);
     this.launch();
     await this.receiver.next("streaming");
-    this.#backup ??= await this.primary.backup(this.#directory.file("backup"));
+    if (round.archive === "shared") {
+      this.#backup ??= await this.primary.backup(this.#directory.file("backup"));
+    }
     await caughtUp(this.primary, this.receiver);
     await this.beSynchronous();
     this.#startedMs = performance.now();
