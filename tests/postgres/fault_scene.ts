@@ -254,9 +254,18 @@ export class FaultScene {
     const { timeline, startLsn } = this.#works.at(-1)!;
     compareWithServer(this.archive, this.primary, { timeline, fromLsn: startLsn });
     assert.deepEqual(this.archive.saved(), [], "saved copies stay behind");
-    const names = fs.readdirSync(this.archive.directory, { recursive: true, encoding: "utf8" });
-    assert.deepEqual(names.filter((name) => !KNOWN_FILES.test(name)), [], "other files stay behind");
+    assert.deepEqual(this.#strangeFiles(), [], "other files stay behind");
     assert.deepEqual(this.archive.conflicts(), []);
+  }
+
+  #strangeFiles(): readonly string[] {
+    const names = fs.readdirSync(this.archive.directory, { recursive: true, encoding: "utf8" });
+    // The end of a receiver cuts an index short; the next one makes it anew, by way of the same name.
+    const isDue = (name: string) =>
+      name.endsWith(".idx.tmp") && !names.includes(name.slice(0, -".tmp".length));
+    const due = names.filter(isDue);
+    assert.ok(due.length <= 1, `${due.join(", ")} are left`);
+    return names.filter((name) => !KNOWN_FILES.test(name) && !isDue(name));
   }
 
   /** Ends a round, whatever became of it. */
