@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
 import { fetchCommand } from "./lib/commands/fetch_options.ts";
 import { findCommand } from "./lib/commands/find_options.ts";
+import { gapCommand } from "./lib/commands/gap_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
 import { initCommand } from "./lib/commands/init_options.ts";
@@ -122,6 +123,21 @@ function commands(settle: (exitCode: number) => void): readonly Command[] {
       const { status } = await import("./lib/commands/status.ts");
       settle(await status(files, options, context));
     }),
+    gapCommand({
+      async list(options) {
+        const { gapList } = await import("./lib/commands/gap.ts");
+        settle(await gapList(options, context));
+      },
+      async accept(options) {
+        const { gapAccept } = await import("./lib/commands/gap.ts");
+        settle(await gapAccept(options, context));
+      },
+      async heal(options) {
+        stopBySignals();
+        const { gapHeal } = await import("./lib/commands/gap.ts");
+        settle(await gapHeal(options, context));
+      },
+    }),
     asCommand(),
   ];
 }
@@ -142,6 +158,8 @@ async function main(failureExits: FailureExits): Promise<number> {
     .version(`walvault ${VERSION}`, "-V, --version", "print the version");
   for (const command of commands((code) => exitCode = code)) {
     program.addCommand(configure(command, `walvault ${command.name()} --help`));
+    // They inherit nothing of it.
+    for (const each of command.commands) configure(each, `walvault ${command.name()} ${each.name()} --help`);
   }
   try {
     if (process.argv.length <= 2) program.help({ error: true });

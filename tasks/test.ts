@@ -11,8 +11,8 @@
  * - `image`: builds the container image and starts it.
  */
 import { spawn } from "node:child_process";
-import { readdirSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { chmodSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { stripVTControlCharacters } from "node:util";
@@ -35,6 +35,9 @@ const TIME_LIMITS_MS: Readonly<Record<Tier, number>> = {
   alone: 15 * MINUTE_MS,
   image: 15 * MINUTE_MS,
 };
+
+/** So many files run at the same time: most of them wait for servers. */
+const JOBS = Math.max(2, availableParallelism());
 
 /** Bun's own limit of 5 s for one test is too short; a test that wants less says so itself. */
 const BUN_TEST_TIMEOUT_MS = 5 * MINUTE_MS;
@@ -66,7 +69,8 @@ function testFiles(ending: string, parts: readonly string[]): readonly string[] 
 
 /** What compares with the programs of one PostgreSQL, or takes long and does not depend on the version: the fast tier has it. */
 function isForOneMajor(path: string): boolean {
-  return /\/(cluster|compat_|adopt_|archive_rounds|receive_compress|receive_disk|verify_flips)/.test(path);
+  return /\/(cluster|compat_|adopt_|archive_rounds|gap_|receive_compress|receive_disk|receive_gaps_away|verify_flips)/
+    .test(path);
 }
 
 function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
@@ -95,7 +99,7 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
       options: ["test", "--allow-all", "--parallel", ...paths],
       environment: {
         WALVAULT_TEST_MAJOR: String(major),
-        DENO_JOBS: String(Math.max(2, availableParallelism())),
+        DENO_JOBS: String(JOBS),
       },
       timeLimitMs,
       count: countDenoTests,
@@ -106,7 +110,7 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
     yield {
       title: "the same files under Bun",
       command: bunPath(),
-      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), ...files],
+      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS}`, ...files],
       environment: { WALVAULT_DENO: process.execPath },
       timeLimitMs,
       count: countBunTests,
@@ -130,6 +134,8 @@ async function perform(run: Run): Promise<TestCounts> {
     env: {
       ...inherited,
       ...(process.stdout.isTTY ? { FORCE_COLOR: "1" } : { NO_COLOR: "1" }),
+      // The first test that needs it builds it, once for all files.
+      WALVAULT_TEST_BUILD: build,
       ...run.environment,
     },
     stdio: ["ignore", "pipe", "pipe"],
@@ -169,6 +175,9 @@ const parts = words.filter((word) => !isTier(word));
 let passed = 0;
 let failed = 0;
 if (tiers.length === 0) throw new Error(`Cannot test: no tier, want one or more of ${TIERS.join(", ")}`);
+const build = mkdtempSync(join(tmpdir(), "wv-build-"));
+// The servers' account runs what is in it.
+chmodSync(build, 0o755);
 for (const tier of tiers) {
   try {
     for (const run of runsOf(tier, parts)) {
@@ -181,5 +190,6 @@ for (const tier of tiers) {
     failed++;
   }
 }
+rmSync(build, { recursive: true, force: true });
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exitCode = failed > 0 ? 1 : 0;

@@ -1,6 +1,6 @@
 import { WrongClusterError } from "../wal/errors.ts";
 import { cutHistoryProblem, parseHistory } from "../wal/history.ts";
-import { advance } from "../wal/lsn.ts";
+import { advance, formatLsn } from "../wal/lsn.ts";
 import { decodePageHeader, LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { formatSegmentSize, parseSegmentName, segmentStart } from "../wal/segment.ts";
@@ -10,6 +10,7 @@ import {
   type Accepted,
   BroughtFileError,
   type DamagedForm,
+  IncompleteSegmentError,
   linkTemporary,
   surveyInProgress,
   withTemporary,
@@ -38,6 +39,7 @@ import {
   refusePublished,
 } from "./refuse_segment.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 import { compressAndScan, writeAndScan } from "./write_brought.ts";
 
 /**
@@ -157,6 +159,9 @@ async function acceptChecked(found: BroughtSegment, forms: PublishedForms): Prom
   return await withTemporary(acceptance, async (file) => {
     const quick = await writeAndScan(found, file);
     const written = { ...found, file, form: "" } as const;
+    if (acceptance.options.only === "proven") {
+      return await publish({ ...written, scan: await proveWritten(written, quick) }, forms);
+    }
     const isComplete = (scan: SegmentScan) => !found.partial && isCompleteSegment(scan, scan.segmentSize);
     if (isComplete(quick)) return await publish({ ...written, scan: quick }, forms);
     // Now it counts where exactly its valid WAL ends.
@@ -165,6 +170,19 @@ async function acceptChecked(found: BroughtSegment, forms: PublishedForms): Prom
       ? await publish({ ...written, scan }, forms)
       : await keepUnfinished({ ...written, scan }, published);
   });
+}
+
+/** @throws {IncompleteSegmentError} when not every record holds, to the segment's end. */
+async function proveWritten(
+  { acceptance: { brought }, file }: Pick<WrittenSegment, "acceptance" | "file">,
+  quick: SegmentScan,
+): Promise<SegmentScan> {
+  const scan = await proveSegmentFile(file, quick);
+  if (isWholeAndRight(scan)) return scan;
+  throw new IncompleteSegmentError(
+    `Cannot archive ${brought.name}: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +
+      `${scan.problem === undefined ? "" : ` (${scan.problem})`}, want all of the segment`,
+  );
 }
 
 /** Gives a complete segment its name. */

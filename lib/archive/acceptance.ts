@@ -7,10 +7,13 @@ import type { ArchiveIdentity } from "./identity.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName } from "./layout.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 
+/** The directory that a file comes from. */
+export type BroughtDirectory = Pick<Disk, "root" | "open">;
+
 /** A file that a server hands over. */
 export interface BroughtFile {
   /** The directory that it is in: the history of its timeline may be there too. */
-  readonly disk: Disk;
+  readonly disk: BroughtDirectory;
   readonly name: string;
 }
 
@@ -22,6 +25,11 @@ export interface AcceptOptions {
   readonly suffix: string;
   /** Wall clock, before anything of the file was read. */
   readonly startedMs: number;
+  /**
+   * Take nothing but a complete segment of which every record holds. What a server hands over itself is taken at its
+   * word, and kept also when it is not complete: there is no better copy.
+   */
+  readonly only?: "proven";
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */
@@ -66,6 +74,9 @@ export class BroughtFileError extends Error {
     super(message);
   }
 }
+
+/** A file that does not hold all of its segment, as far as its records tell. */
+export class IncompleteSegmentError extends BroughtFileError {}
 
 /** One file on its way into an archive. */
 export interface Acceptance {

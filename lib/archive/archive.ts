@@ -1,9 +1,10 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import type { LineageStock } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
 import { isAllZero } from "../wal/scanner.ts";
-import { formatSegmentSize, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import { formatSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
 import { allEnded } from "./all_ended.ts";
@@ -12,7 +13,9 @@ import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
-import { type SegmentRun, takeInventory } from "./inventory.ts";
+import { EMPTY_LEDGER, type GapLedger, missingByLedger } from "./gaps.ts";
+import { appendToLedger, readLedger } from "./gap_ledger_file.ts";
+import { takeInventory } from "./inventory.ts";
 import {
   classifyOther,
   CONFLICTS_DIRECTORY,
@@ -39,15 +42,20 @@ export class ArchiveError extends Error {
 }
 
 /** What an archive holds, as far as a receiver has to know. */
-export interface ArchiveContents {
-  /** Complete segments, by timeline and number. */
-  readonly runs: readonly SegmentRun[];
+export interface ArchiveContents extends LineageStock {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
-  /** Segments of which something was received, but not all. */
-  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   /** Names of complete segments under which something else stands: no file, or one of another size. */
   readonly incomplete: readonly string[];
 }
+
+/** Of an archive that is not made yet. */
+export const EMPTY_CONTENTS: ArchiveContents = {
+  runs: [],
+  histories: [],
+  unfinished: [],
+  incomplete: [],
+  gaps: { recorded: [], accepted: [] },
+};
 
 /** How the archive is used. */
 export interface ArchiveOptions {
@@ -159,7 +167,9 @@ export class Archive {
     if (own?.systemIdentifier !== server.systemIdentifier) {
       throw new WrongClusterError(
         `Cannot archive into "${this.disk.root}": it belongs to the cluster with system identifier ${own?.systemIdentifier}, ` +
-          `the server has ${server.systemIdentifier}; use a new directory for the new cluster`,
+          `the server has ${server.systemIdentifier}; ${
+            this.#adviseDirectory(String(server.systemIdentifier))
+          }`,
       );
     }
     if (own.segmentSize !== server.segmentSize) {
@@ -167,10 +177,18 @@ export class Archive {
         `Cannot archive into "${this.disk.root}": its segments are of ${
           formatSegmentSize(own.segmentSize)
         }, ` +
-          `the server's of ${formatSegmentSize(server.segmentSize)}; use a new directory`,
+          `the server's of ${formatSegmentSize(server.segmentSize)}; ${
+            this.#adviseDirectory(formatSegmentSize(server.segmentSize))
+          }`,
       );
     }
     return own;
+  }
+
+  /** After initdb, pg_upgrade or pg_resetwal --wal-segsize: what is here stays good for the old cluster's backups. */
+  #adviseDirectory(suffix: string): string {
+    const directory = `${this.disk.root.replace(/\/+$/, "")}-${suffix}`;
+    return `use a new directory for the new cluster, and keep this one with its backups: mkdir -m 700 "${directory}"`;
   }
 
   /**
@@ -260,7 +278,7 @@ export class Archive {
    */
   async contents(): Promise<ArchiveContents> {
     const identity = this.#identity;
-    if (identity === undefined) return { runs: [], histories: [], unfinished: [], incomplete: [] };
+    if (identity === undefined) return EMPTY_CONTENTS;
     await this.disk.syncDirectory(".");
     // A process that died while it made the archive leaves none; the next `claim` makes it.
     if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {
@@ -281,7 +299,23 @@ export class Archive {
       histories,
       unfinished: inventory.unfinished,
       incomplete: inventory.incomplete,
+      gaps: missingByLedger(await this.ledger(), identity.segmentSize),
     };
+  }
+
+  /**
+   * What is known of WAL that is missing.
+   *
+   * A line that an earlier process wrote may not survive a power cut: see `appendToLedger`.
+   * @throws {SyntaxError} when a newer program wrote in it.
+   */
+  async ledger(): Promise<GapLedger> {
+    return await readLedger(this.disk) ?? EMPTY_LEDGER;
+  }
+
+  /** Adds a line to the ledger, beside whoever else does; durable when it resolves. */
+  async appendToLedger(line: Uint8Array): Promise<void> {
+    await appendToLedger(this.disk, line, this.modes.file);
   }
 
   /**

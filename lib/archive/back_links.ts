@@ -33,7 +33,8 @@ export async function backLinksBefore(
   return [scan.openRecordLsn, scan.lastRecordLsn].filter((each) => each !== undefined);
 }
 
-async function scanPublished(
+/** How the records of a published segment go; `undefined` when it is not there, or can't be read. */
+export async function scanPublished(
   disk: Disk,
   { name, number, segmentSize }: {
     readonly name: string;

@@ -1,4 +1,3 @@
-import { isCompleteSegment, type SegmentScan } from "../wal/scanner.ts";
 import { type Acceptance, BroughtFileError, type DamagedForm } from "./acceptance.ts";
 import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
@@ -6,7 +5,7 @@ import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile } from "./disk.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
-import { scanSegmentFile } from "./segment_file.ts";
+import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
 
 /** A published form that can't be read. */
 export interface FoundDamage {
@@ -53,12 +52,10 @@ export async function compareForms(
 
 /** Whether every record of a segment that was written holds, to its end. */
 export async function isProven({ file, scan }: WrittenSegment): Promise<boolean> {
-  const whole: SegmentScan = await scanSegmentFile(file, scan);
-  return isCompleteSegment(whole, whole.segmentSize) &&
-    (whole.end === "segment-end" || whole.end === "switch");
+  return isWholeAndRight(await proveSegmentFile(file, scan));
 }
 
-/** Moves forms that can't be read out of the way: they are no durable WAL, and their bytes are kept. The caller syncs the root. */
+/** Moves forms that can't be read out of the way, durably: they are no durable WAL, and their bytes are kept. */
 export async function moveDamagedAside(
   { archive: { disk, modes }, brought }: Acceptance,
   damaged: readonly FoundDamage[],
@@ -74,5 +71,7 @@ export async function moveDamagedAside(
     const options = { modes, naming: { hardLinks: true } };
     moved.push({ path, keptPath: await keepConflict(disk, { from: path, name: path }, options) });
   }
+  // Before a good one gets its name: a power cut that kept both would leave the damaged one beside it for ever.
+  if (moved.length > 0) await disk.syncDirectory(".");
   return moved;
 }

@@ -49,6 +49,7 @@ export function openDirectDisk(root: string): Disk {
       return handle === undefined ? undefined : fileOf(handle);
     },
     create: async (path, mode) => fileOf(await call<number>({ kind: "create", path, mode })),
+    append: async (path, mode) => fileOf(await call<number>({ kind: "append", path, mode })),
     link: (existing, added) => call({ kind: "link", path: existing, to: added }),
     rename: (from, to) => call({ kind: "rename", path: from, to }),
     unlink: (path) => call({ kind: "unlink", path }),

@@ -101,6 +101,8 @@ export interface Disk {
   open(path: string): Promise<DiskFile | undefined>;
   /** Creates for reading and writing; EEXIST when the name is taken. */
   create(path: string, mode: number): Promise<DiskFile>;
+  /** Opens for reading and for writing at the end, wherever a write says; creates what is absent. */
+  append(path: string, mode: number): Promise<DiskFile>;
   /** A second name for a file; EEXIST when the name is taken. */
   link(existing: string, added: string): Promise<void>;
   /** Replaces `to` when it exists. */

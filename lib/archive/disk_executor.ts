@@ -50,7 +50,7 @@ export type DiskCall =
     readonly kind: "open" | "unlink" | "list" | "entries" | "entry" | "syncDirectory";
     readonly path: string;
   }
-  | { readonly kind: "create" | "makeDirectory"; readonly path: string; readonly mode: number }
+  | { readonly kind: "create" | "append" | "makeDirectory"; readonly path: string; readonly mode: number }
   | { readonly kind: "link" | "rename"; readonly path: string; readonly to: string }
   | { readonly kind: "truncate"; readonly handle: number; readonly bytes: number }
   | { readonly kind: "bytes" | "inode" | "state" | "close"; readonly handle: number }
@@ -88,6 +88,9 @@ export interface DiskRules {
   readonly flags: {
     readonly read: number;
     readonly create: number;
+    readonly append: number;
+    /** Also what is absent. */
+    readonly appendNew: number;
     readonly directory: number;
     /** Written past the page cache; `undefined` where the system or the use has no such thing. */
     readonly direct: number | undefined;
@@ -128,13 +131,15 @@ export function diskRules(
     readonly cachedBytes: number;
   },
 ): DiskRules {
-  const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
+  const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
   // Absent on systems without it.
   const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
   return {
     flags: {
       read: O_RDONLY | O_NOFOLLOW,
       create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
+      append: O_RDWR | O_APPEND | O_NOFOLLOW,
+      appendNew: O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW,
       directory: O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
       direct: pastCache && O_DIRECT !== undefined ? O_WRONLY | O_DIRECT | O_NOFOLLOW : undefined,
     },
@@ -262,6 +267,13 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
         // The umask took its part; the mode of the archive directory is what decides.
         fs.fchmodSync(handle, request.mode);
         openDirect(handle, at(request.path));
+        return handle;
+      }
+      case "append": {
+        const known = unlessAbsent(() => fs.openSync(at(request.path), flags.append));
+        if (known !== undefined) return known;
+        const handle = fs.openSync(at(request.path), flags.appendNew, request.mode);
+        fs.fchmodSync(handle, request.mode);
         return handle;
       }
       case "link":

@@ -150,6 +150,10 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
     return this.#file(await this.#call({ kind: "create", path, mode }) as number);
   }
 
+  async append(path: string, mode: number): Promise<DiskFile> {
+    return this.#file(await this.#call({ kind: "append", path, mode }) as number);
+  }
+
   async link(existing: string, added: string): Promise<void> {
     await this.#call({ kind: "link", path: existing, to: added });
   }

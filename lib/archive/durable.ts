@@ -4,6 +4,7 @@
  * Each function says what stands on the disk if the power goes between any two of its steps.
  */
 import { allEnded } from "./all_ended.ts";
+import { formatKind, NotAFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile } from "./disk.ts";
 import { temporaryName } from "./layout.ts";
 
@@ -69,12 +70,19 @@ export async function removeName(disk: Disk, path: string): Promise<void> {
 }
 
 /** Opens a file for the time of `use`; `undefined` when it is absent. */
-export async function withFile<T>(
-  disk: Disk,
+export function withFile<T>(
+  disk: Pick<Disk, "open">,
   path: string,
   use: (file: DiskFile) => Promise<T>,
 ): Promise<T | undefined> {
-  const file = await disk.open(path);
+  return whileOpen(disk.open(path), use);
+}
+
+async function whileOpen<T>(
+  opening: Promise<DiskFile | undefined>,
+  use: (file: DiskFile) => Promise<T>,
+): Promise<T | undefined> {
+  const file = await opening;
   if (file === undefined) return undefined;
   try {
     return await use(file);
@@ -83,11 +91,42 @@ export async function withFile<T>(
   }
 }
 
+/**
+ * Opens a file that others may have put there; `undefined` when it is absent.
+ *
+ * @throws {NotAFileError} when something else than a file stands there.
+ */
+export async function openPlain(disk: Disk, path: string): Promise<DiskFile | undefined> {
+  const entry = await disk.entry(path);
+  if (entry === undefined) return undefined;
+  if (entry.kind === "file") return await disk.open(path);
+  throw new NotAFileError(`Cannot read "${disk.root}/${path}": it is ${formatKind(entry.kind)}, want a file`);
+}
+
+/**
+ * As `withFile`, of a file that others may have put there.
+ *
+ * @throws {NotAFileError} when something else than a file stands there.
+ */
+export function withPlainFile<T>(
+  disk: Disk,
+  path: string,
+  use: (file: DiskFile) => Promise<T>,
+): Promise<T | undefined> {
+  return whileOpen(openPlain(disk, path), use);
+}
+
 const START_BYTES = 4096;
 
-/** Reads a small file whole; `undefined` when absent. */
-export function readWhole(disk: Disk, path: string, maximumBytes: number): Promise<Uint8Array | undefined> {
-  return withFile(disk, path, async (file) => {
+/** Reads a small file whole, opened by `open`; `undefined` when absent. */
+export function readWhole<Files extends Pick<Disk, "root" | "open">>(
+  disk: Files,
+  path: string,
+  maximumBytes: number,
+  open: <T>(disk: Files, path: string, use: (file: DiskFile) => Promise<T>) => Promise<T | undefined> =
+    withFile,
+): Promise<Uint8Array | undefined> {
+  return open(disk, path, async (file) => {
     const start = new Uint8Array(Math.min(maximumBytes, START_BYTES));
     // The usual one ends in there.
     const [size, read] = await allEnded([file.bytes(), file.read(start, 0)]);

@@ -2,7 +2,7 @@ import type { Lsn } from "../wal/lsn.ts";
 import { parseSegmentName, segmentStart } from "../wal/segment.ts";
 import { isFilesFault } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
-import { errorCode, readWhole, removeName, withFile } from "./durable.ts";
+import { errorCode, openPlain, readWhole, removeName, withFile } from "./durable.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { INDEX_DIRECTORY, indexPath, temporaryName } from "./layout.ts";
 import { withPublished } from "./published.ts";
@@ -172,17 +172,25 @@ export async function buildPublishedIndex(
   following: readonly string[],
 ): Promise<SegmentIndex | undefined> {
   const { segmentSize } = segment.identity;
-  return await withPublished(disk, { name: segment.name, segmentSize }, async ({ readThrough }) => {
-    const names = [...following];
-    const next = (): ReadSegment | undefined => {
-      const name = names.shift();
-      if (name === undefined) return undefined;
-      return async (take) => {
-        await withPublished(disk, { name, segmentSize }, (published) => published.readThrough(take));
+  return await withPublished(
+    disk,
+    { name: segment.name, segmentSize, open: openPlain },
+    async ({ readThrough }) => {
+      const names = [...following];
+      const next = (): ReadSegment | undefined => {
+        const name = names.shift();
+        if (name === undefined) return undefined;
+        return async (take) => {
+          await withPublished(
+            disk,
+            { name, segmentSize, open: openPlain },
+            (published) => published.readThrough(take),
+          );
+        };
       };
-    };
-    return await buildIndex(segment, readThrough, { next });
-  });
+      return await buildIndex(segment, readThrough, { next });
+    },
+  );
 }
 
 function startOf(name: string, { segmentSize }: ArchiveIdentity): Lsn {

@@ -1,5 +1,5 @@
 import type { Clock } from "./clock.ts";
-import { DamagedFileError } from "./damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "./damaged_file.ts";
 import type { IndexWorker } from "./index_worker.ts";
 
 /** So many names are known at a time; the others are found by looking. */
@@ -187,5 +187,6 @@ export class IndexKeeper {
 
 /** Whether it is the segment that can't be indexed, and not the disk or the thread that fails. */
 function isOfSegment(error: unknown): error is Error {
-  return error instanceof DamagedFileError || error instanceof RangeError || error instanceof SyntaxError;
+  return error instanceof DamagedFileError || error instanceof NotAFileError || error instanceof RangeError ||
+    error instanceof SyntaxError;
 }

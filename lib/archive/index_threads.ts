@@ -1,5 +1,5 @@
 import { Worker } from "node:worker_threads";
-import { DamagedFileError } from "./damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "./damaged_file.ts";
 import { endThread } from "./end_thread.ts";
 import type { IndexedArchive, IndexWorker } from "./index_worker.ts";
 import type { OpenRecordState } from "./segment_index.ts";
@@ -85,6 +85,7 @@ const ERROR_CLASSES: ReadonlyMap<string, new (message: string) => Error> = new M
   new (message: string) => Error
 >([
   ["DamagedFileError", DamagedFileError],
+  ["NotAFileError", NotAFileError],
   ["RangeError", RangeError],
   ["SyntaxError", SyntaxError],
 ]);

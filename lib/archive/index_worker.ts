@@ -1,5 +1,6 @@
+import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
-import { buildPublishedIndex, mayReplaceIndex, readIndexHead, writeIndex } from "./index.ts";
+import { buildPublishedIndex, readIndexHead, writeIndex } from "./index.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { INDEX_DIRECTORY, indexPath } from "./layout.ts";
 import type { OpenRecordState, SegmentIndex } from "./segment_index.ts";
@@ -11,7 +12,11 @@ const FOLLOWING = 2;
 
 /** Makes indexes of published segments, wherever that is done. One call at a time. */
 export interface IndexWorker {
-  /** Makes and writes one, unless the one that is there shows damage; "gone" when there is no such segment. */
+  /**
+   * Makes and writes one; "gone" when there is no such segment.
+   *
+   * @throws {DamagedFileError} when the one that is there was made of other bytes: it shows damage, and stays.
+   */
   index(name: string): Promise<OpenRecordState | "gone">;
   /** Segments that have no index, oldest first, `limit` at most. */
   missing(limit: number): Promise<readonly string[]>;
@@ -33,7 +38,13 @@ export function directIndexWorker(disk: Disk, { identity, modes }: IndexedArchiv
       const index = await indexOf(disk, name, identity);
       if (index === undefined) return "gone";
       const stored = await readIndexHead(disk, { name, identity });
-      if (mayReplaceIndex(stored, index)) await writeIndex(disk, index, modes);
+      if (stored !== undefined && stored.contentCrc !== index.contentCrc) {
+        throw new DamagedFileError(
+          `Cannot index "${disk.root}/${name}": it holds other bytes than when its index was made, and the index stays; ` +
+            `if it was exchanged on purpose, remove "${indexPath(name)}"`,
+        );
+      }
+      await writeIndex(disk, index, modes);
       return index.openRecord;
     },
     async missing(limit) {

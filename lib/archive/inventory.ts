@@ -1,14 +1,10 @@
+import type { SegmentRun } from "../wal/lineage.ts";
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { NamedEntry } from "./disk.ts";
 import { parseArchiveName, parseInProgressName } from "./layout.ts";
 
-/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
-export interface SegmentRun {
-  readonly timeline: TimelineId;
-  readonly firstNumber: SegmentNumber;
-  readonly endNumber: SegmentNumber;
-}
+export type { SegmentRun } from "../wal/lineage.ts";
 
 /** What the names in an archive say. */
 export interface Inventory {

@@ -8,6 +8,8 @@ export const IDENTITY_FILE = "archive.json";
 export const LOCK_FILE = "lock";
 export const IN_PROGRESS_DIRECTORY = "inprogress";
 export const CONFLICTS_DIRECTORY = "conflicts";
+/** What is known of WAL that is missing. */
+export const GAP_LEDGER_FILE = "gaps.jsonl";
 /** A cache: what the segments hold, for `find`, `status` and `verify`. May be removed at will. */
 export const INDEX_DIRECTORY = "index";
 
@@ -27,7 +29,7 @@ const OWN_NAMES: ReadonlySet<string> = new Set([
   CONFLICTS_DIRECTORY,
   "backups",
   INDEX_DIRECTORY,
-  "gaps.jsonl",
+  GAP_LEDGER_FILE,
 ]);
 
 /** A temporary name beside `name`: a crash may leave it behind, and the next opening removes it. */

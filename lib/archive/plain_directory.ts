@@ -3,7 +3,7 @@ import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { formatSegmentSize, parseSegmentName, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
-import { type ArchiveContents, ArchiveError } from "./archive.ts";
+import { type ArchiveContents, ArchiveError, EMPTY_CONTENTS } from "./archive.ts";
 import { backLinksBefore } from "./back_links.ts";
 import {
   type CompressionFormat,
@@ -167,7 +167,7 @@ export class PlainDirectory {
   /** What the directory holds. All of it survives a power cut, since the directory is synced before it is believed. */
   async contents(): Promise<ArchiveContents> {
     const identity = this.#identity;
-    if (identity === undefined) return { runs: [], histories: [], unfinished: [], incomplete: [] };
+    if (identity === undefined) return EMPTY_CONTENTS;
     await this.disk.syncDirectory(".");
     const files = newestFirst(await this.#files(identity.segmentSize));
     const complete: PlainFile[] = [];
@@ -190,6 +190,7 @@ export class PlainDirectory {
       histories,
       unfinished: files.filter((file) => file.isPartial),
       incomplete: [],
+      gaps: EMPTY_CONTENTS.gaps,
     };
   }
 

@@ -34,6 +34,7 @@ export function plainLayout(
       return file === undefined ? undefined : wrap(file);
     },
     create: async (path, mode) => wrap(await disk.create(real(path), mode)),
+    append: async (path, mode) => wrap(await disk.append(real(path), mode)),
     link: (existing, added) => disk.link(real(existing), real(added)),
     rename: (from, to) => disk.rename(real(from), real(to)),
     unlink: (path) => disk.unlink(real(path)),

@@ -68,6 +68,17 @@ class PooledDisk implements Disk {
     });
   }
 
+  append(path: string, mode: number): Promise<DiskFile> {
+    return this.#turns.change(async () => {
+      const { append, appendNew } = this.#rules.flags;
+      const known = await unlessAbsent(this.#open(path, append));
+      if (known !== undefined) return this.#file(known, undefined);
+      const handle = await this.#open(path, appendNew, mode);
+      await tell((done) => fs.fchmod(handle, mode, done));
+      return this.#file(handle, undefined);
+    });
+  }
+
   link(existing: string, added: string): Promise<void> {
     return this.#turns.change(() =>
       tell((done) => fs.link(this.#rules.at(existing), this.#rules.at(added), done))

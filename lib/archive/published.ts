@@ -12,6 +12,9 @@ const COMPARE_BYTES = 256 * 1024;
 /** The end of the name that tells how a published segment is stored; "" when as the server wrote it. */
 export type SegmentForm = typeof SEGMENT_FORMS[number];
 
+/** Opens a file; `undefined` when it is absent. */
+export type OpenFile = (disk: Disk, path: string) => Promise<DiskFile | undefined>;
+
 /** A complete segment in the archive, open, whatever its form. */
 export interface PublishedSegment {
   /** Below the archive's root. */
@@ -38,11 +41,14 @@ export async function withPublished<T>(
     readonly segmentSize: SegmentSize;
     /** All, if it is not given; in this order. */
     readonly forms?: readonly SegmentForm[];
+    /** `openPlain` where nobody must wait for what is no file; the disk's own, if it is not given. */
+    readonly open?: OpenFile;
   },
   use: (published: PublishedSegment) => Promise<T>,
 ): Promise<T | undefined> {
   for (const forms of looksFor(segment.forms ?? [...SEGMENT_FORMS, ""])) {
-    const found = await openFirst(disk, forms.map((form) => segment.name + form));
+    const open = segment.open ?? ((disk: Disk, path: string) => disk.open(path));
+    const found = await openFirst(forms.map((form) => segment.name + form), (path) => open(disk, path));
     if (found === undefined) continue;
     const { file, path } = found;
     try {
@@ -70,10 +76,10 @@ function looksFor(forms: readonly SegmentForm[]): readonly (readonly SegmentForm
 
 /** Opens the first of some files that is there, all looked for at once; what is wrong with a later one does not count. */
 async function openFirst(
-  disk: Disk,
   paths: readonly string[],
+  open: (path: string) => Promise<DiskFile | undefined>,
 ): Promise<{ readonly path: string; readonly file: DiskFile } | undefined> {
-  const looks = await Promise.allSettled(paths.map((path) => disk.open(path)));
+  const looks = await Promise.allSettled(paths.map(open));
   const first = looks.findIndex((look) => look.status === "rejected" || look.value !== undefined);
   const later = looks.slice(first + 1).map((look) => look.status === "rejected" ? undefined : look.value);
   // Nothing was done with them.

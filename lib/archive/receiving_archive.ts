@@ -6,6 +6,7 @@ import type { Clock } from "./clock.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
 import type { MinimumFree, ShortOfRoom } from "./minimum_free.ts";
+import { compareOverlap, type Overlap, planOverlap, type SentOverlap } from "./overlap.ts";
 import { RoomGuard } from "./room_guard.ts";
 import { SegmentWriter, type WriterEvents } from "./segment_writer.ts";
 
@@ -21,6 +22,16 @@ export type ReceivingDirectory = Pick<
   "disk" | "identity" | "modes" | "naming" | "claim" | "contents" | "storeHistory" | "planLeg"
 >;
 
+/** How a receiver uses it. */
+export interface ReceivingOptions {
+  readonly clock: Clock;
+  readonly events: WriterEvents;
+  /** `false` where a segment must not be there before its first byte. */
+  readonly prepareNext?: boolean;
+  /** Without it a disk is filled to its last byte. */
+  readonly minimumFree?: MinimumFree | undefined;
+}
+
 /** An archive as a receiver uses it: one leg at a time. */
 export class ReceivingArchive {
   readonly #memory: Uint8Array;
@@ -29,14 +40,7 @@ export class ReceivingArchive {
 
   constructor(
     private readonly archive: ReceivingDirectory,
-    private readonly options: {
-      readonly clock: Clock;
-      readonly events: WriterEvents;
-      /** `false` where a segment must not be there before its first byte. */
-      readonly prepareNext?: boolean;
-      /** Without it a disk is filled to its last byte. */
-      readonly minimumFree?: MinimumFree | undefined;
-    },
+    private readonly options: ReceivingOptions,
   ) {
     this.#memory = archive.disk.allocate(BUFFER_BYTES);
     this.#zeros = SegmentWriter.zeroPiece(archive.disk);
@@ -58,6 +62,22 @@ export class ReceivingArchive {
     return this.archive.storeHistory(timeline, bytes);
   }
 
+  /** What a server has to show before it is followed; `undefined` when there is no need, or nothing to compare. */
+  async planOverlap(
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+  ): Promise<Overlap | undefined> {
+    const { disk, identity } = this.archive;
+    if (identity === undefined) return undefined;
+    return await planOverlap(disk, { ...leg, segmentSize: identity.segmentSize });
+  }
+
+  /** @throws {ArchiveConflictError} when a server sent other bytes than the archive has. */
+  async compareOverlap(sent: SentOverlap): Promise<void> {
+    const { disk, identity, modes, naming } = this.archive;
+    if (identity === undefined) return;
+    await compareOverlap(disk, sent, { segmentSize: identity.segmentSize, modes, naming });
+  }
+
   /** How much room is missing to go on; `undefined` when there is enough. */
   async shortOfRoom(): Promise<ShortOfRoom | undefined> {
     return await this.#guard?.look();
@@ -65,12 +85,12 @@ export class ReceivingArchive {
 
   /** Begins to write at `startLsn`. The leg before it must be finished or abandoned. */
   async openLeg(
-    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory; readonly server?: string },
     listener: LegListener,
   ): Promise<LegSink> {
     const { disk, identity, modes, naming } = this.archive;
     if (identity === undefined) throw new Error("Cannot write WAL: the archive is not claimed");
-    const plan = await this.archive.planLeg(leg.startLsn, leg.lineage);
+    const plan = { ...await this.archive.planLeg(leg.startLsn, leg.lineage), server: leg.server };
     const { clock, events, prepareNext } = this.options;
     const zeros = this.#zeros;
     const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros, prepareNext });

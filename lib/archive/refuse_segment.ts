@@ -17,7 +17,7 @@ import { withFile } from "./durable.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
-import { explainConflict, recordStartAt, seeRecord } from "./segment_conflict.ts";
+import { type DifferingSide, explainConflict, seeDifference } from "./segment_conflict.ts";
 
 /** What the archive has around a segment; each was looked for on its own, and may have failed. */
 export interface Surroundings {
@@ -140,11 +140,12 @@ async function explain(
   const { segmentSize, startLsn } = written.scan;
   const { disk } = written.acceptance.archive;
   const { differenceLsn } = other;
-  // Up to the difference both are the same.
-  const recordLsn = await recordStartAt(own.bytes, { lsn: differenceLsn, segmentSize });
-  const sideOf = async (label: string, linked: LinkedSegment) => ({
-    label,
-    record: recordLsn === undefined ? undefined : await seeRecord(linked.bytes, { recordLsn, segmentSize }),
+  const { sides: [theirs, pushed] } = await seeDifference(
+    [other, { label: "the pushed file", bytes: own.bytes }],
+    { differenceLsn, segmentSize },
+  );
+  const sideOf = async (seen: DifferingSide, linked: LinkedSegment) => ({
+    ...seen,
     backLink: await checkBackLink(disk, linked),
     isContinued: await isContinuedByArchive(disk, linked),
   });
@@ -156,8 +157,8 @@ async function explain(
   return explainConflict({
     differenceLsn,
     sides: [
-      await sideOf(other.label, { ...own, scan: scanner.result(), bytes: other.bytes }),
-      await sideOf("the pushed file", own),
+      await sideOf(theirs, { ...own, scan: scanner.result(), bytes: other.bytes }),
+      await sideOf(pushed, own),
     ],
   });
 }

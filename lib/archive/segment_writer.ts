@@ -25,6 +25,7 @@ import {
   nameOf,
   parseInProgressName,
   savedPath,
+  SEGMENT_FORMS,
 } from "./layout.ts";
 import {
   firstDifferenceFrom,
@@ -34,6 +35,8 @@ import {
 } from "./published.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { keepConflict } from "./conflict.ts";
+import { bytesOfFile, withPublishedBytes } from "./segment_bytes.ts";
+import { DIVERGED_ADVICE, explainDifference, seeDifference, type SideBytes } from "./segment_conflict.ts";
 
 /** Bytes of the long page header that stands at a segment's start. */
 const LONG_HEADER_BYTES = 40;
@@ -58,6 +61,8 @@ export interface Leg {
    * one before it.
    */
   readonly backLinks: readonly Lsn[];
+  /** Who sends it, for messages. */
+  readonly server?: string | undefined;
 }
 
 /** What the writer tells while it works; all are facts that are durable when they are told. */
@@ -523,20 +528,37 @@ export class SegmentWriter {
       const difference = await firstDifference(this.disk, [saved.path, growing], range);
       if (difference !== undefined) {
         const at = (bytes: number) => formatLsn(advance(segment.startLsn, bytes));
+        const text = await withFile(
+          this.disk,
+          saved.path,
+          (file) =>
+            this.#explain(segment, difference, { label: "what came before", bytes: bytesOfFile(file) }),
+        );
         await this.#refuseServer(segment, (kept) =>
           new ArchiveConflictError(
-            `Cannot go on with ${segment.name}: the server sends other bytes than were received before, first at ${
-              at(difference)
-            }; both are kept: what came before, valid to ${
-              at(saved.validBytes)
-            }, as "${this.disk.root}/${saved.path}", what comes now as "${kept}"; ` +
-              "if this server is the right one, move the first away and start again; if not, correct the connection string",
+            `Cannot go on with ${segment.name}: ${this.#server} sends other bytes than were received before; ${text}; ` +
+              `both are kept: what came before, valid to ${
+                at(saved.validBytes)
+              }, as "${this.disk.root}/${saved.path}", what comes now as "${kept}"; ${DIVERGED_ADVICE}, or, if what came before is ` +
+              "of no use to anybody, move that file away and start again",
           ));
       }
       await removeName(this.disk, saved.path);
       segment.saved = segment.saved.filter((other) => other !== saved);
       this.options.events.savedCopyPassed({ path: saved.path });
     }
+  }
+
+  /** What two contents of a segment have at their first difference. */
+  async #explain(segment: OpenSegment, difference: number, other: SideBytes): Promise<string> {
+    const own = { label: "what comes now", bytes: bytesOfFile(segment.file) };
+    const { segmentSize } = this.identity;
+    const differenceLsn = advance(segment.startLsn, difference);
+    return explainDifference(await seeDifference([other, own], { differenceLsn, segmentSize }));
+  }
+
+  get #server(): string {
+    return this.leg.server === undefined ? "the server" : `the server at ${this.leg.server}`;
   }
 
   async #check(segment: OpenSegment): Promise<void> {
@@ -589,7 +611,7 @@ export class SegmentWriter {
       if (this.leg.backLinks.includes(firstRecordPrevLsn)) return;
       await this.#refuseServer(segment, (kept) =>
         new ArchiveConflictError(
-          `Cannot go on with ${segment.name}: its first record at ${
+          `Cannot go on with ${segment.name} from ${this.#server}: its first record at ${
             formatLsn(firstRecordLsn)
           } follows one at ${formatLsn(firstRecordPrevLsn)}, but the archive's last record before it is at ${
             this.leg.backLinks.map(formatLsn).join(" or ")
@@ -653,6 +675,7 @@ export class SegmentWriter {
       await withFile(this.disk, path, (published) => published.sync());
       return;
     }
+    const text = await this.#explainPublished(segment, { path, difference });
     const growing = inProgressPath(segment.name);
     // Without hard links it may stand under its own name already, beside the other form.
     const stands = path !== segment.name && await this.disk.entry(growing) === undefined;
@@ -663,11 +686,29 @@ export class SegmentWriter {
       new ArchiveConflictError(
         `Cannot publish ${segment.name}: the archive has other bytes under this name${
           path === segment.name ? "" : `, compressed as "${path}"`
-        }, first at ${
-          formatLsn(advance(segment.startLsn, difference))
-        }; the archive's file is unchanged, the server's is kept as "${this.disk.root}/${kept}"`,
+        }; ${text}; the archive's file is unchanged, the server's is kept as "${this.disk.root}/${kept}"`,
       ),
     );
+  }
+
+  async #explainPublished(
+    segment: OpenSegment,
+    { path, difference }: { readonly path: string; readonly difference: number },
+  ): Promise<string> {
+    const published = {
+      name: segment.name,
+      segmentSize: this.identity.segmentSize,
+      forms: SEGMENT_FORMS.filter((form) => path === segment.name + form),
+    };
+    const text = await withPublishedBytes(
+      this.disk,
+      published,
+      (bytes) => this.#explain(segment, difference, { label: "the archive's file", bytes }),
+    ).catch((error) => {
+      // Behind the difference it may be damaged too: then there is less to tell.
+      if (!(error instanceof DamagedFileError)) throw error;
+    });
+    return text ?? `they differ first at ${formatLsn(advance(segment.startLsn, difference))}`;
   }
 
   /** What does not belong here goes out of the way of what does: the right server must not find it in its place. */

@@ -7,7 +7,7 @@ import type { UnfinishedFile } from "../restore/stock.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import { advance, type Lsn, lsn, maxLsn, minLsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
-import { isAllZero, type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
+import { isAllZero, isWholeScan, type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 
 /** What was received of a segment that is not complete. */
@@ -123,7 +123,7 @@ async function follow(
     }
     const tail = await bestTail(archive, unfinished.filter(({ file }) => file.number === number), size);
     modifiedMs = tail?.modifiedMs ?? modifiedMs;
-    if (tail !== undefined && isWhole(tail.scan) && tail.endLsn === wholeEnd(tail, size)) {
+    if (tail !== undefined && isWholeScan(tail.scan) && tail.endLsn === wholeEnd(tail, size)) {
       whole.push(tail.file);
       continue;
     }
@@ -156,11 +156,6 @@ async function firstBeyond(
     if (await archive.hasContent(file)) return file.number;
   }
   return undefined;
-}
-
-/** Nothing is left to come of it: all that keeps it from its own name is a sync. */
-function isWhole(scan: SegmentScan): boolean {
-  return scan.end === "segment-end" || (scan.end === "switch" && scan.restIsZero === true);
 }
 
 function wholeEnd({ startLsn }: Tail, size: SegmentSize): Lsn {
@@ -222,7 +217,7 @@ async function readTail(
   if (modifiedMs === undefined) throw new VanishedError(`"${archive.disk.root}/${file.path}" is gone`);
   if (writtenBytes === 0) return undefined;
   const scan = scanner.result();
-  const isFilled = isWhole(scan);
+  const isFilled = isWholeScan(scan);
   // Of the last page's part of an open record the scanner believes nothing, as no page follows; it has come all the same.
   const cut = minLsn(lsn(startLsn + BigInt(writtenBytes)), advance(scan.contentEndLsn, PAGE_BYTES));
   const limit = (position: Lsn) => place.limitLsn === undefined ? position : minLsn(position, place.limitLsn);
@@ -247,6 +242,8 @@ async function lastModified(
   const number = endNumber - 1n as SegmentNumber;
   const path = await publishedPath(archive, tailPlaces(lineage, number, size)[0]!, number, size);
   if (path === undefined) return undefined;
+  // What else stands there is told elsewhere; opening it may take for ever.
+  if ((await archive.disk.entry(path))?.kind !== "file") return undefined;
   return await withFile(archive.disk, path, async (file) => (await file.state()).modifiedMs);
 }
 

@@ -1,5 +1,6 @@
 import { isFilesFault } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
+import { openPlain } from "../archive/durable.ts";
 import type { ArchiveIdentity } from "../archive/identity.ts";
 import {
   buildIndex,
@@ -278,10 +279,14 @@ export class ArchiveRoad implements RoadReader {
     const { name, unfinished } = segment;
     return async (take) => {
       if (unfinished !== undefined && await this.#readUnfinished(segment, take)) return;
-      const found = await withPublished(this.#disk, { name, segmentSize }, async ({ readThrough }) => {
-        await readThrough(take);
-        return true;
-      });
+      const found = await withPublished(
+        this.#disk,
+        { name, segmentSize, open: openPlain },
+        async ({ readThrough }) => {
+          await readThrough(take);
+          return true;
+        },
+      );
       if (found === undefined) throw new VanishedError(`"${this.#disk.root}/${name}" is gone`);
     };
   }

@@ -1,8 +1,14 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, formatKind } from "../archive/damaged_file.ts";
 import type { SegmentRun } from "../archive/inventory.ts";
-import type { DiskEntry, DiskSpace } from "../archive/disk.ts";
+import type { Disk, DiskEntry, DiskSpace } from "../archive/disk.ts";
 import { withFile } from "../archive/durable.ts";
-import { CONFLICTS_DIRECTORY, IDENTITY_FILE, nameOf, parseBroughtName } from "../archive/layout.ts";
+import {
+  CONFLICTS_DIRECTORY,
+  IDENTITY_FILE,
+  nameOf,
+  parseBroughtName,
+  SEGMENT_FORMS,
+} from "../archive/layout.ts";
 import { messageChain } from "../log.ts";
 import { type TimelineHoldings, timelineHoldings } from "../observe/timeline_holdings.ts";
 import { type Hole, holesBetween, type Stretch, stretchesOf } from "../observe/lineage_cover.ts";
@@ -78,14 +84,9 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
   const { segmentSize } = origin;
   const defects: string[] = [];
   const histories = await readHistories(directory, names, defects);
-  let runs = segmentRuns(names.root, segmentSize);
-  if (hasHole(runs)) {
-    // A segment whose compressed form takes the plain one's place may be in neither where one listing looks.
-    const again = await directory.names();
-    runs = segmentRuns([...names.root, ...again.root], segmentSize);
-  }
-  defects.push(...await shortSegments(directory, runs, segmentSize));
   const unfinished = await directory.unfinishedFiles(segmentSize);
+  const runs = await steadyRuns(directory, { names: names.root, unfinished, segmentSize });
+  defects.push(...await shortSegments(directory, runs, segmentSize));
   const newestTimeline = maximum([...runs, ...histories, ...unfinished].map(({ timeline }) => timeline));
   return {
     directory,
@@ -189,8 +190,42 @@ function* sampleOf(
   }
 }
 
-function hasHole(runs: readonly SegmentRun[]): boolean {
-  return runs.some((run, index) => runs[index - 1]?.timeline === run.timeline);
+/**
+ * The runs of a listing, with what it missed below each, and below what is not complete yet: a segment whose compressed
+ * form takes the plain one's place may be in neither where the listing looks, and one that was published since is in none.
+ */
+async function steadyRuns(
+  { disk }: ArchiveDirectory,
+  { names, unfinished, segmentSize: size }: {
+    readonly names: readonly string[];
+    readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+    readonly segmentSize: SegmentSize;
+  },
+): Promise<readonly SegmentRun[]> {
+  const listed = segmentRuns(names, size);
+  const isListed = (timeline: TimelineId, number: bigint) =>
+    listed.some((run) => run.timeline === timeline && run.firstNumber <= number && number < run.endNumber);
+  const begins = [
+    ...listed.slice(-MAXIMUM_SEGMENTS_LOOKED_AT).map((run) => ({ ...run, number: run.firstNumber })),
+    ...unfinished,
+  ];
+  const missed: string[] = [];
+  for (const { timeline, number: begin } of begins) {
+    for (let number = begin - 1n; number >= 0n && !isListed(timeline, number); number--) {
+      const name = nameOf({ timeline, number: number as SegmentNumber }, size);
+      if (!await isInSomeForm(disk, name)) break;
+      missed.push(name);
+    }
+  }
+  return missed.length === 0 ? listed : segmentRuns([...names, ...missed], size);
+}
+
+async function isInSomeForm(disk: Disk, name: string): Promise<boolean> {
+  // The plain one once more: a push puts it in the place of a compressed one that is damaged.
+  for (const form of [...SEGMENT_FORMS, ""]) {
+    if (await disk.entry(name + form) !== undefined) return true;
+  }
+  return false;
 }
 
 function lineageOf(
@@ -214,7 +249,7 @@ async function isFile(directory: ArchiveDirectory, name: string, defects: string
 }
 
 function notAFile(name: string, { kind }: DiskEntry): string {
-  return `"${name}" is ${kind === "other" ? "something else" : `a ${kind}`}, want a file`;
+  return `"${name}" is ${formatKind(kind)}, want a file`;
 }
 
 async function readHistories(

@@ -1,4 +1,5 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { isFilesFault } from "../archive/damaged_file.ts";
+import { openPlain } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
@@ -59,7 +60,7 @@ export async function commitsFrom(
 
 /** What can't be read tells nothing; what it means for the archive is for verify to say. */
 function untold(error: unknown): undefined {
-  if (error instanceof DamagedFileError || error instanceof VanishedError) return undefined;
+  if (isFilesFault(error) || error instanceof VanishedError) return undefined;
   throw error;
 }
 
@@ -74,7 +75,8 @@ async function indexedCommits(
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
   const index = await readIndexHead(directory.disk, { name, identity: { systemIdentifier, segmentSize } });
   if (index === undefined || index.openRecord === "unresolved") return undefined;
-  return { first: index.transactions.firstCommit, last: index.transactions.lastCommit };
+  const { commitCount: count, firstCommit: first, lastCommit: last } = index.transactions;
+  return { count, first, last };
 }
 
 async function readCommits(
@@ -98,6 +100,7 @@ async function readCommits(
 
 /** Takes a segment's bytes, and the next one's, and keeps the first and the last commit that begin in the first. */
 class CommitFinder {
+  #count = 0;
   #first: TransactionMark | undefined;
   #last: TransactionMark | undefined;
   readonly #reader: RecordReader;
@@ -122,6 +125,7 @@ class CommitFinder {
           if (lsn >= limitLsn || version === undefined) return;
           const end = decodeIndexed(record, version);
           if (end?.kind !== "commit") return;
+          this.#count++;
           this.#last = { lsn, xid: end.xid, time: end.time };
           this.#first ??= this.#last;
         },
@@ -130,7 +134,7 @@ class CommitFinder {
   }
 
   get commits(): SegmentCommits {
-    return { first: this.#first, last: this.#last };
+    return { count: this.#count, first: this.#first, last: this.#last };
   }
 
   take(number: SegmentNumber, bytes: Uint8Array, position: number): "more" | "enough" {
@@ -171,9 +175,13 @@ async function readPublished(
   take: TakeBytes,
 ): Promise<boolean> {
   const name = nameOf({ timeline: timelineOfSegment(lineage, number, segmentSize), number }, segmentSize);
-  const found = await withPublished(directory.disk, { name, segmentSize }, async ({ readThrough }) => {
-    await readThrough(take);
-    return true;
-  });
+  const found = await withPublished(
+    directory.disk,
+    { name, segmentSize, open: openPlain },
+    async ({ readThrough }) => {
+      await readThrough(take);
+      return true;
+    },
+  );
   return found === true;
 }

@@ -48,3 +48,16 @@ export function commandConnection(conninfo: string | undefined, context: Command
     throw new UsageError(error.message, error.hint ?? "See --connection in: walvault receive --help");
   }
 }
+
+/** What names a server where no connection string does. */
+const SERVER_VARIABLES = ["PGHOST", "PGHOSTADDR", "PGSERVICE"] as const;
+
+/** As `commandConnection`, where a server is a choice; `undefined` when neither the words nor the environment name one. */
+export function namedConnection(
+  conninfo: string | undefined,
+  context: CommandContext,
+): ResolvedConnection | undefined {
+  const isNamed = conninfo !== undefined ||
+    SERVER_VARIABLES.some((name) => (context.env[name] ?? "") !== "");
+  return isNamed ? commandConnection(conninfo, context) : undefined;
+}

@@ -90,7 +90,10 @@ export async function fetch(
     if (error instanceof UsageError) throw error;
     const obstacle = obstacleOf(error);
     const exitCode = exitCodeOf(obstacle, { standby: await isStandby(server.data), absentExit });
-    say(messageChain(error));
+    const note = obstacle === "hole" && file.kind === "segment"
+      ? await (await import("./fetch_gap.ts")).gapNote(archive, file.name)
+      : undefined;
+    say(messageChain(error) + (note === undefined ? "" : `; ${note}`));
     const hint = hintOf(error) ?? HINTS[obstacle];
     if (hint !== undefined) context.stderr.write(`hint: ${hint}\n`);
     if (exitCode === absentExit) say(`${file.name}: the standby goes on and asks again`);

@@ -150,6 +150,10 @@ function noteLine(note: FindNote): string {
       }; recovery stops at the first one that it meets`;
     case "also before a hole":
       return `note: the clock showed this time before ${formatLsn(note.holeLsn)} too, where WAL is missing`;
+    case "epoch unknown":
+      return `note: a transaction of the same lower 32 bits ended at ${
+        note.lsns.map(formatLsn).join(", ")
+      }, and no checkpoint near tells its upper ones; ask for it by the lower ones alone`;
     case "damage":
       return `note: ${note.segment.name} is damaged at ${
         formatLsn(note.lsn)

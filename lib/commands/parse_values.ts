@@ -104,3 +104,9 @@ export function jobsOption(text: string): number {
   }
   return jobs;
 }
+
+/** For commander: an option that may be given several times. */
+export function listOption(text: string, before: readonly string[] = []): readonly string[] {
+  if (text === "") throw new InvalidArgumentError("want a directory.");
+  return [...before, text];
+}

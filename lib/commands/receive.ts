@@ -6,22 +6,28 @@ import { openDiskThread } from "../archive/disk_thread.ts";
 import { errorCode } from "../archive/durable.ts";
 import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
+import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
 import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
-import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../archive/receiving_archive.ts";
+import { firstWanted } from "../archive/gaps.ts";
+import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
-import type { SlotSample } from "../observe/slot_forecast.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
+import { type StandbyHost, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
-import { connect } from "../session/connect.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { askHosts, connect } from "../session/connect.ts";
+import { formatAddress } from "../session/socket.ts";
+import { formatLsn, type Lsn, minLsn } from "../wal/lsn.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { giveSlotUp } from "./giving_up.ts";
+import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
@@ -32,6 +38,9 @@ import { SlotGuardian } from "./slot_guardian.ts";
 
 /** undefined_object: there is no such slot. */
 const NO_SUCH_OBJECT = "42704";
+
+/** What looks after the slots on standbys is called so in `pg_stat_activity`. */
+const SLOT_KEEPER_NAME = "walvault slots";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -65,7 +74,11 @@ function checkUsage(options: ReceiveCommandOptions): void {
     throw new UsageError("--verbose and --quiet exclude each other", "Give one of them");
   }
   for (
-    const [flag, given] of [["--create-slot", options.createSlot], ["--drop-slot", options.dropSlot]] as const
+    const [flag, given] of [
+      ["--create-slot", options.createSlot],
+      ["--drop-slot", options.dropSlot],
+      ["--slot-on-standbys", options.slotOnStandbys],
+    ] as const
   ) {
     if (given && options.slot === undefined) {
       throw new UsageError(`${flag} needs a slot`, "Name it with --slot");
@@ -86,6 +99,12 @@ function checkUsage(options: ReceiveCommandOptions): void {
     options.haltAction === "drop-slot" && options.haltLag === undefined && options.haltAfter === undefined
   ) {
     throw new UsageError("--halt-action drop-slot needs a limit", "Give --halt-lag, --halt-after, or both");
+  }
+  if (options.peer !== undefined && !options.hardLinks) {
+    throw new UsageError(
+      "--peer needs hard links: what comes from there is given its name beside the receiver",
+      "Leave out --peer, or put the archive on a file system with hard links and leave out --no-hard-links",
+    );
   }
   if (options.createSlot && options.dropSlot) {
     throw new UsageError("--create-slot and --drop-slot exclude each other", "Give one of them");
@@ -122,6 +141,7 @@ interface Streaming extends Receiving {
   readonly live: LiveLine;
   readonly compressing: Compressing | undefined;
   readonly indexing: Indexing | undefined;
+  readonly healing: Healing | undefined;
 }
 
 async function receiveInto(
@@ -134,6 +154,7 @@ async function receiveInto(
   let lock: FileLock | undefined;
   let compressing: Compressing | undefined;
   let indexing: Indexing | undefined;
+  let healing: Healing | undefined;
   const live = new LiveLine(context.stderr, realClock, {
     enabled: options.quiet !== true && options.logFormat === "text",
   });
@@ -154,9 +175,22 @@ async function receiveInto(
       const { Indexing } = await import("./indexing.ts");
       indexing = new Indexing(claimed, log);
     }
-    return await stream(claimed, { ...receiving, log, live, compressing, indexing }, context);
+    if (options.hardLinks) {
+      healing = new Healing({
+        directory,
+        peers: options.peer ?? [],
+        settings: receiving.settings,
+        timeoutMs: options.receiveTimeout,
+        log,
+        onBrought: (segment) => {
+          compressing?.published(segment);
+          indexing?.published(segment);
+        },
+      });
+    }
+    return await stream(claimed, { ...receiving, log, live, compressing, indexing, healing }, context);
   } finally {
-    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close()]);
+    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close(), healing?.close()]);
     // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
     if (!ends.includes("stuck")) lock?.release();
   }
@@ -206,7 +240,7 @@ function lockArchive(directory: string, mode: number): FileLock {
 }
 
 async function stream(archive: Archive, receiving: Streaming, context: CommandContext): Promise<number> {
-  const { options, settings, log, live, compressing, indexing } = receiving;
+  const { options, settings, log, live, compressing, indexing, healing } = receiving;
   let position: LegPosition | undefined;
   const unknownMagics = new Set<number>();
   const events = {
@@ -227,7 +261,15 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const dependencies = {
     connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
       connect(settings, { log, accept, signal }),
-    archive: new ReceivingArchive(archive, { clock: realClock, events, minimumFree: options.minFree }),
+    askHosts: <T>(ask: (source: WalSource) => Promise<T>, signal: AbortSignal) =>
+      askHosts(settings, { log, signal }, ask),
+    archive: new GapReceivingArchive(archive, {
+      clock: realClock,
+      events,
+      minimumFree: options.minFree,
+      now: () => new Date(),
+    }),
+    healer: healing,
     clock: realClock,
     log,
     random: Math.random,
@@ -248,22 +290,38 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     stopTimeoutMs: STOP_TIMEOUT_MS,
   };
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
-  const guardian = slot === undefined ? undefined : guardianOf(slot, receiving);
+  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
+  const policy = { lagBytes, afterMs, action };
+  const guardian = slot === undefined
+    ? undefined
+    : new SlotGuardian(settings, { slot, policy, clock: realClock, log });
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
+  const slots = slot === undefined || !options.slotOnStandbys ? undefined : new StandbySlots({
+    hosts: standbyHosts(settings, log),
+    slot,
+    clock: realClock,
+    log,
+    systemIdentifier: () => archive.identity?.systemIdentifier,
+    flushed: () => flushedOf(archive, position),
+  });
+  const keeping = slots?.run(ended.signal);
   try {
     const end = await receiveWal(dependencies, {
       slot,
       createSlot,
       endLsn,
       loop,
+      // A run that is to end says with its exit code that all is here.
+      gaps: options.gaps && loop && endLsn === undefined ? "record" : "stop",
       timing,
       applicationName: settings.applicationName ?? "walvault",
     }, signal);
     live.clear();
     if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
-      await giveSlotUp(guardian, receiving, position);
+      const segmentSize = archive.identity?.segmentSize;
+      await giveSlotUp(guardian, { slot: slot ?? "", archive: dependencies.archive, segmentSize, log });
     }
     log.info("stopped", {
       reason: end,
@@ -273,45 +331,39 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     return EXIT.done;
   } finally {
     ended.abort();
-    await watching;
+    await Promise.all([watching, keeping]);
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
 }
 
-function guardianOf(slot: string, { options, settings, log }: Receiving): SlotGuardian {
-  const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
-  return new SlotGuardian(settings, { slot, policy: { lagBytes, afterMs, action }, clock: realClock, log });
+/** No slot is moved past WAL that is missing here: a host that nobody could reach may still have it. */
+async function flushedOf(
+  archive: Archive,
+  position: LegPosition | undefined,
+): Promise<{ readonly timeline: TimelineId; readonly flushLsn: Lsn } | undefined> {
+  if (position === undefined) return undefined;
+  const { timeline, flushLsn, segmentSize } = position;
+  const ledger = await archive.ledger();
+  // Mostly: then the archive need not be looked through.
+  if (ledger.records.length === 0) return { timeline, flushLsn };
+  const wantedLsn = firstWanted({ contents: await archive.contents(), ledger, segmentSize });
+  return { timeline, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn) };
 }
 
-/** @throws {PermanentError} always: what comes next is a person's decision. */
-async function giveSlotUp(
-  guardian: SlotGuardian,
-  { options: { slot }, log }: Receiving,
-  position: LegPosition | undefined,
-): Promise<never> {
-  /** What is written down before the slot goes: the server will not have it for long. */
-  const beforeDrop = (last: SlotSample | undefined) => {
-    const startLsn = position?.flushLsn ?? last?.restartLsn;
-    log.error("slot is dropped, wal will be missing", {
-      slot,
-      ...(startLsn === undefined ? {} : { startLsn: formatLsn(startLsn) }),
-      ...(last === undefined ? {} : { serverLsn: formatLsn(last.serverLsn) }),
-    });
-    return Promise.resolve();
-  };
-  try {
-    await guardian.dropSlot(beforeDrop);
-  } catch (cause) {
-    throw new PermanentError(
-      `Cannot drop replication slot "${slot}", which holds up too much WAL; drop it by hand: walvault receive --drop-slot`,
-      { cause },
-    );
-  }
-  throw new PermanentError(
-    `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says; ` +
-      "find out why, then receive with --create-slot: what the server still has by then comes",
-  );
+/** Each host of the connection string by itself, while it is a standby. */
+function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyHost[] {
+  return settings.hosts.map((host) => ({
+    name: formatAddress(host),
+    connect: (signal) =>
+      // Under the receiver's own name it would be taken for it, by synchronous_standby_names too.
+      connect({
+        ...settings,
+        hosts: [host],
+        targetSessionAttrs: "standby",
+        applicationName: SLOT_KEEPER_NAME,
+      }, { log, signal }),
+  }));
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

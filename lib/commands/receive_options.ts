@@ -6,6 +6,7 @@ import type { Verbosity } from "./context.ts";
 import {
   bytesOption,
   compressionOption,
+  listOption,
   lsnOption,
   minimumFreeOption,
   secondsOption,
@@ -19,8 +20,14 @@ export interface ReceiveCommandOptions extends Verbosity {
   readonly slot?: string;
   readonly createSlot?: boolean;
   readonly dropSlot?: boolean;
+  /** Keep the slot on the standbys of the connection string too. */
+  readonly slotOnStandbys?: boolean;
   readonly endpos?: Lsn;
   readonly loop: boolean;
+  /** Write down WAL that no server has any more, and go on behind it. */
+  readonly gaps: boolean;
+  /** Directories where missing WAL may be. */
+  readonly peer?: readonly string[];
   readonly statusInterval: number;
   readonly receiveTimeout: number;
   readonly stallTimeout: number;
@@ -46,6 +53,7 @@ export function receiveDefaults(): ReceiveCommandOptions {
   const { statusInterval, receiveTimeout, stallTimeout } = DEFAULT_SECONDS;
   return {
     loop: true,
+    gaps: true,
     statusInterval: statusInterval * 1000,
     receiveTimeout: receiveTimeout * 1000,
     stallTimeout: stallTimeout * 1000,
@@ -79,8 +87,24 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     )
     .option("--create-slot", "make the slot if it is not there, and reserve WAL at once")
     .option("--drop-slot", "drop the slot and exit")
+    .option(
+      "--slot-on-standbys",
+      "keep the slot on each standby of the connection string too, and move it along: after a failover the new " +
+        "primary then still has all that is missing here",
+    )
     .option("-E, --endpos <lsn>", "exit when all WAL below this LSN is safe", lsnOption)
     .option("-n, --no-loop", "exit at the first disconnect")
+    .option(
+      "--no-gaps",
+      "exit when no server has the WAL that is missing, as with --endpos and --no-loop; without it the gap is recorded " +
+        "and receiving goes on behind it",
+    )
+    .option(
+      "--peer <directory>",
+      "look here for WAL that is missing, and only read: another archive, a directory of pg_receivewal, or a server's " +
+        "pg_wal (may be repeated)",
+      listOption,
+    )
     .addOption(
       seconds(
         "-s, --status-interval <seconds>",
@@ -123,8 +147,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     .addOption(
       new Option(
         "--halt-action <action>",
-        "warn, or drop-slot: give up the slot before it fills the server's disk, and exit with 3; WAL that the server " +
-          "then throws away is missing here",
+        "warn, or drop-slot: record the gap, drop the slot before it fills the server's disk, and exit with 3",
       ).choices(["warn", "drop-slot"]).default("warn"),
     )
     .option(
@@ -156,7 +179,11 @@ Examples:
 
   Follow the primary through failovers:
     walvault receive --connection 'host=db1,db2 target_session_attrs=primary user=replicator' \\
-      --archive /srv/archive/main --slot walvault --create-slot
+      --archive /srv/archive/main --slot walvault --create-slot --slot-on-standbys
+
+  --slot-on-standbys needs PostgreSQL 13 or newer, and an ordinary connection for the same role (a line of pg_hba.conf
+  for the database that dbname= names, else postgres): where a slot can't be moved along none is made, as it would
+  keep all WAL. Before a host is taken out of the connection string for good, drop the slot there.
 
 Exit codes:
   0 told to stop, or --endpos reached   2 usage   3 failed`,

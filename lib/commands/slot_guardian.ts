@@ -54,6 +54,11 @@ export class SlotGuardian {
     return this.#halt.signal;
   }
 
+  /** The server that streamed last; `undefined` before one did. */
+  get address(): string | undefined {
+    return this.#address;
+  }
+
   /** The server that streams; of others the slot says nothing. Before that, the only host will do. */
   streamingFrom(address: string): void {
     this.#address = address;
@@ -82,6 +87,8 @@ export class SlotGuardian {
     const source = await connect(this.settings, {
       log: SILENT,
       signal: AbortSignal.timeout(DROP_PATIENCE_MS),
+      // One of the same name on another host does no harm.
+      accept: ({ address }) => Promise.resolve(this.#address === undefined || address === this.#address),
     });
     const cancel = clock.setTimer(DROP_PATIENCE_MS + LOOK_TIMEOUT_MS, () => void source.close());
     try {

@@ -16,11 +16,14 @@ import { segmentStart } from "../wal/segment.ts";
 import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
+import { gapsOfSurvey } from "./archive_gaps.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
 import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_survey.ts";
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
-import { commandConnection } from "./connection.ts";
+import { namedConnection } from "./connection.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { indexDefects } from "./index_look.ts";
+import { findLostTails } from "./lost_tails.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import { lookAtServer, type ServerLook } from "./server_look.ts";
@@ -29,9 +32,6 @@ import type { StatusCommandOptions } from "./status_options.ts";
 import type { JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import { checkLine, statusText, walFilesText } from "./status_text.ts";
 import { readWalFile, type WalFile } from "./wal_file.ts";
-
-/** What names a server where no connection string does. */
-const SERVER_VARIABLES = ["PGHOST", "PGHOSTADDR", "PGSERVICE"] as const;
 
 /** Tells about an archive, its server, and WAL files; resolves to the exit code. */
 export async function status(
@@ -42,10 +42,8 @@ export async function status(
   checkUsage(files, options);
   if (files.length > 0) return await tellFiles(files, options, context);
   const path = archiveDirectory(options.archive, context);
-  const asksServer = options.connection !== undefined ||
-    SERVER_VARIABLES.some((name) => (context.env[name] ?? "") !== "");
   // A connection string that can't be right is refused before anything is looked at.
-  const connection = asksServer ? commandConnection(options.connection, context) : undefined;
+  const connection = namedConnection(options.connection, context);
   const log = commandLog(context, { ...options, logFormat: "text" });
   for (const warning of connection?.warnings ?? []) log.warn("connection string", { warning });
   let report: StatusReport;
@@ -149,6 +147,7 @@ async function makeReport(
   });
   const defects = [
     ...survey.defects,
+    ...await indexDefects(survey),
     ...(mismatch === undefined ? [] : [mismatch]),
     ...(asked?.error === undefined ? [] : [maskSecrets(messageChain(asked.error))]),
   ];
@@ -156,9 +155,11 @@ async function makeReport(
     totalBytes: survey.space.totalBytes,
     segmentBytes: survey.segmentSize,
   });
+  const gaps = await gapsOfSurvey(survey);
   const problems = problemsOf({
     timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],
+    gaps,
     backups,
     defects,
     conflicts: survey.conflicts,
@@ -171,8 +172,10 @@ async function makeReport(
     path,
     survey,
     minFreeBytes,
+    gaps,
     sinceChangeMs,
     window,
+    lostTails: await findLostTails(survey),
     backups,
     recoverable: await recoverableWindow(survey, backups),
     server,

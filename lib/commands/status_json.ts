@@ -7,6 +7,8 @@ import type { SenderView, SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { formatTimestamp } from "../wal/timestamp.ts";
 import { messageChain } from "../log.ts";
+import { gapJson } from "./gap_answer.ts";
+import type { LostTail } from "./lost_tails.ts";
 import { maskSecrets } from "./mask_secrets.ts";
 import type { CommitWindow, JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import type { WalFile } from "./wal_file.ts";
@@ -21,7 +23,9 @@ export function statusJson(report: StatusReport, { check }: { readonly check: bo
     timelines: survey.timelines.map(timelineJson),
     ...latestJson(report),
     holes: (survey.newest?.holes ?? []).map(holeJson),
+    gaps: report.gaps.map((gap) => gapJson(gap, survey.segmentSize)),
     ...(window === undefined ? {} : { window: windowJson(window) }),
+    lostTails: report.lostTails.map(lostTailJson),
     backups: backups.map(backupJson),
     ...(recoverable === undefined
       ? { ...(window === undefined ? {} : { needsBackupFromLsn: formatLsn(window.startLsn) }) }
@@ -108,6 +112,20 @@ function commitField(name: string, look: CommitLook): object {
 
 function commitJson({ lsn, xid, time }: TransactionMark) {
   return { lsn: formatLsn(lsn), xid, time: formatTimestamp(time) };
+}
+
+function lostTailJson({ timeline, forkLsn, endLsn, commits }: LostTail) {
+  return {
+    timeline,
+    forkLsn: formatLsn(forkLsn),
+    endLsn: formatLsn(endLsn),
+    ...(commits === undefined ? {} : {
+      commits: commits.count,
+      allCounted: commits.isAll,
+      ...commitField("firstCommit", commits.first ?? "none"),
+      ...commitField("lastCommit", commits.last ?? "none"),
+    }),
+  };
 }
 
 function backupJson(

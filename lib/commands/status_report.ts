@@ -1,9 +1,11 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { BackupJudgement } from "../observe/backup_judgement.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import type { Lag } from "../observe/lag.ts";
 import type { SenderView, SlotView } from "../protocol/replication_views.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { ArchiveSurvey, KnownBackup } from "./archive_survey.ts";
+import type { LostTail } from "./lost_tails.ts";
 import type { ServerLook } from "./server_look.ts";
 
 /** WAL without a hole, and its commits. */
@@ -44,10 +46,14 @@ export interface StatusReport {
   readonly survey: ArchiveSurvey;
   /** With less than this free, receive stops reading. */
   readonly minFreeBytes: number;
+  /** What is missing, on all timelines, with what the ledger tells of it. */
+  readonly gaps: readonly Gap[];
   /** Since WAL last came, by this machine's clock; negative when the newest file's time lies in the future. */
   readonly sinceChangeMs: number | undefined;
   /** The newest WAL without a hole; `undefined` when there is none yet. */
   readonly window: CommitWindow | undefined;
+  /** Of timelines that nobody went on from. */
+  readonly lostTails: readonly LostTail[];
   readonly backups: readonly JudgedBackup[];
   readonly recoverable: RecoverableWindow | undefined;
   /** `undefined`: no server was asked for. */

@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { CommitLook } from "../observe/commit_window.ts";
 import { leadsToEnd } from "../observe/health.ts";
 import type { Hole } from "../observe/lineage_cover.ts";
@@ -6,6 +7,7 @@ import type { TimelineHoldings } from "../observe/timeline_holdings.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { formatSegmentSize } from "../wal/segment.ts";
 import { formatTimestamp } from "../wal/timestamp.ts";
+import { formatTime } from "./gap_answer.ts";
 import { formatBytes } from "./live_line.ts";
 import type { CommitWindow, JudgedBackup, ServerStatus, StatusReport } from "./status_report.ts";
 import type { WalFile } from "./wal_file.ts";
@@ -21,8 +23,10 @@ export function statusText(report: StatusReport): string {
     ...archiveLines(report),
     ...(survey.timelines.length === 0 ? [] : ["", ...timelineTable(survey.timelines), ""]),
     ...holeLines(survey.newest?.holes ?? []),
+    ...gapLines(report.gaps),
     ...latestLines(report),
     ...windowLines(report),
+    ...lostLines(report),
     ...recoverableLines(report),
     ...(server === undefined ? [] : serverLines(server, isShortOfRoom(report))),
     ...problems.map((problem) => item("Problem", problem)),
@@ -78,6 +82,19 @@ function holeLines(holes: readonly Hole[]): readonly string[] {
   return left === 0 ? shown : [...shown, INDENT + `and ${left} more`];
 }
 
+/** Of what the ledger tells something; the others are holes as any. */
+function gapLines(gaps: readonly Gap[]): readonly string[] {
+  const known = gaps.filter(({ state }) => state !== "unrecorded");
+  const shown = known.slice(0, MAXIMUM_LINES).map(({ timeline, startLsn, endLsn, record, acceptance }) => {
+    const state = acceptance !== undefined
+      ? `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`
+      : `open, recorded ${formatTime(record?.recordedAt ?? "")}: ${record?.reason}`;
+    return item("Gap", `${formatLsn(startLsn)} to ${formatLsn(endLsn)} on timeline ${timeline}: ${state}`);
+  });
+  const left = known.length - shown.length;
+  return left === 0 ? shown : [...shown, INDENT + `and ${left} more: walvault gap list`];
+}
+
 function latestLines({ survey, sinceChangeMs }: StatusReport): readonly string[] {
   const { newest } = survey;
   const end = newest?.end;
@@ -112,6 +129,24 @@ function commitLines({ firstCommit, lastCommit }: CommitWindow): readonly string
 function formatCommit(look: CommitLook): string {
   if (look === "none" || look === "unknown") return "not known: walvault verify reads all of it";
   return `${formatTimestamp(look.time)} at ${formatLsn(look.lsn)} (transaction ${look.xid})`;
+}
+
+function lostLines({ lostTails, survey }: StatusReport): readonly string[] {
+  const newest = survey.newest?.lineage.timeline;
+  return lostTails.slice(-MAXIMUM_LINES).flatMap(({ timeline, forkLsn, endLsn, commits }) => [
+    item(
+      "Beyond fork",
+      `${formatLsn(forkLsn)} to ${formatLsn(endLsn)} of timeline ${timeline}: ${
+        commits === undefined
+          ? "commits not known"
+          : `${commits.isAll ? "" : "at least "}${
+            commits.count === 1 ? "1 commit" : `${commits.count} commits`
+          }`
+      }, not on timeline ${newest}`,
+    ),
+    ...(commits?.first === undefined ? [] : [INDENT + `first commit ${formatCommit(commits.first)}`]),
+    ...(commits?.last === undefined ? [] : [INDENT + `last commit  ${formatCommit(commits.last)}`]),
+  ]);
 }
 
 function recoverableLines({ recoverable, window, backups, survey }: StatusReport): readonly string[] {

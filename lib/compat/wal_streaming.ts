@@ -92,6 +92,9 @@ export class WalStreaming {
       claim: (server) => this.#archive.claim(server),
       contents: async () => this.#withoutGivenUp(await this.#archive.contents()),
       storeHistory: (timeline, bytes) => this.#archive.storeHistory(timeline, bytes),
+      // The original compares nothing with the server.
+      planOverlap: () => Promise.resolve(undefined),
+      compareOverlap: () => Promise.resolve(),
       openLeg: (leg, listener) => this.#archive.openLeg(leg, listener),
     };
     const preparationLog = new PreparationLog(log);
@@ -101,6 +104,7 @@ export class WalStreaming {
       reporter: new Reporter(preparationLog),
       createSlot: false,
       applicationName: "pg_receivewal",
+      overlap: { clock: realClock, timeoutMs: RECEIVE_TIMEOUT_MS, statusIntervalMs: NEVER_MS },
     };
     this.#preparation = new Preparation({ ...parts, slot: undefined });
     this.#firstPreparation = new Preparation({ ...parts, slot: options.slot });
@@ -383,6 +387,7 @@ function asOriginal(
     serverVersion: source.serverVersion,
     identifySystem: () => source.identifySystem(),
     show: (name) => source.show(name),
+    showAfresh: (name) => source.showAfresh(name),
     readSlot: (name) => source.readSlot(name),
     createSlot: (name) => source.createSlot(name),
     dropSlot: (name) => source.dropSlot(name),

@@ -1,8 +1,9 @@
 import type { TransactionMark } from "../archive/segment_index.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
 
-/** The first and the last commit of one segment, by LSN. */
+/** The commits of one segment: how many, and the first and the last by LSN. */
 export interface SegmentCommits {
+  readonly count: number;
   readonly first: TransactionMark | undefined;
   readonly last: TransactionMark | undefined;
 }

@@ -5,7 +5,8 @@ import type {
   TransactionMark,
 } from "../archive/segment_index.ts";
 import type { PlacedTransactionEnd } from "../archive/segment_indexer.ts";
-import { type Lsn, maxLsn } from "../wal/lsn.ts";
+import { advance, type Lsn, maxLsn } from "../wal/lsn.ts";
+import { isWholeScan } from "../wal/scanner.ts";
 import type { Timestamp } from "../wal/timestamp.ts";
 import type { RecoveryTarget } from "./recovery_lines.ts";
 import type { RoadRun, RoadSegment } from "./wal_road.ts";
@@ -63,6 +64,8 @@ export type FindNote =
   | { readonly kind: "also at"; readonly lsns: readonly Lsn[] }
   /** The timeline has a place of that time in earlier WAL too, before a hole. */
   | { readonly kind: "also before a hole"; readonly holeLsn: Lsn }
+  /** Transactions of that number of 32 bits ended there, and no checkpoint near tells of which epoch they are. */
+  | { readonly kind: "epoch unknown"; readonly lsns: readonly Lsn[] }
   /** Records before it are damaged: recovery ends there. */
   | { readonly kind: "damage"; readonly segment: RoadSegment; readonly lsn: Lsn };
 
@@ -109,6 +112,8 @@ export interface NotFound {
 export type FindAnswer = FoundPlace | NotFound;
 
 const MAXIMUM_NAMES = 10;
+/** Records begin at multiples of this. */
+const RECORD_ALIGNMENT = 8;
 
 /**
  * Looks for a target along a road.
@@ -144,8 +149,7 @@ async function lastDamageBefore(
     const damaged = run.segments[index]!;
     const scan = (await headOf(damaged))?.scan;
     if (scan === undefined) continue;
-    const goesOn = scan.end === "segment-end" || scan.end === "switch" && scan.restIsZero === true;
-    if (goesOn) continue;
+    if (isWholeScan(scan)) continue;
     const behindLsn = run.segments[index + 1]!.startLsn;
     return { note: { kind: "damage", segment: damaged, lsn: scan.endLsn }, behindLsn };
   }
@@ -340,15 +344,26 @@ async function findXid(
       if (end !== undefined) hits.push({ step, end });
     }
   }
-  const hit = epoch === undefined ? hits.at(-1) : await ofEpoch(road, hits, epoch);
-  if (hit === undefined) return await absent(road);
+  const { hit, unknown } = epoch === undefined
+    ? { hit: hits.at(-1), unknown: [] }
+    : await ofEpoch(road, hits, epoch);
+  if (hit === undefined) {
+    const notes: FindNote[] = unknown.length === 0
+      ? []
+      : [{ kind: "epoch unknown", lsns: unknown.map(({ end }) => end.lsn) }];
+    return { ...await absent(road), notes };
+  }
   const { step, end } = hit;
   const others = hits.filter((other) => other !== hit).map((other) => other.end.lsn);
+  // Recovery from before stops at the earlier one, whatever of that number was meant.
+  const earlier = hits.findLast((other) =>
+    other.step.run === step.run && other.end.lsn < end.lsn && other.end.xid === end.xid
+  );
   return {
     found: true,
     run: step.run,
     segment: step.segment,
-    backupFromLsn: step.run.startLsn,
+    backupFromLsn: earlier === undefined ? step.run.startLsn : behindRecord(earlier.end.lsn),
     stop: { kind: end.kind, subxid: end.xid === xid ? undefined : xid, ...markOf(end) },
     ...await commitsAround(road, step, { lsn: end.lsn, inclusive }),
     // Recovery looks for the number of the whole transaction only.
@@ -357,17 +372,28 @@ async function findXid(
   };
 }
 
-/** The hit whose number has these high 32 bits, as the nearest checkpoint before or after it tells. */
+/** Where another record can begin after the one that begins at `lsn`, at the earliest. */
+function behindRecord(lsn: Lsn): Lsn {
+  return advance(lsn, RECORD_ALIGNMENT);
+}
+
+/**
+ * The hit whose number has these high 32 bits, as the nearest checkpoint before or after it tells.
+ *
+ * `unknown`: those of which no checkpoint tells.
+ */
 async function ofEpoch<T extends { readonly step: Step; readonly end: PlacedTransactionEnd }>(
   road: RoadReader,
   hits: readonly T[],
   epoch: number,
-): Promise<T | undefined> {
+): Promise<{ readonly hit: T | undefined; readonly unknown: readonly T[] }> {
+  const unknown: T[] = [];
   for (const hit of hits) {
     const nextXid = await nextXidNear(road, hit.step);
-    if (nextXid === undefined || fullXid(hit.end.xid, nextXid) >> 32n === BigInt(epoch)) return hit;
+    if (nextXid === undefined) unknown.push(hit);
+    else if (fullXid(hit.end.xid, nextXid) >> 32n === BigInt(epoch)) return { hit, unknown };
   }
-  return undefined;
+  return { hit: undefined, unknown };
 }
 
 async function nextXidNear(road: RoadReader, { run, index }: Step): Promise<bigint | undefined> {

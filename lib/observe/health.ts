@@ -1,3 +1,4 @@
+import type { Gap } from "../archive/gaps.ts";
 import type { BackupJudgement } from "./backup_judgement.ts";
 import type { Lag } from "./lag.ts";
 import type { Hole } from "./lineage_cover.ts";
@@ -22,6 +23,8 @@ export interface HealthFacts {
   readonly timeline: TimelineId | undefined;
   /** Of the newest lineage. */
   readonly holes: readonly Hole[];
+  /** Of all timelines. */
+  readonly gaps: readonly Gap[];
   readonly backups: readonly { readonly startLsn: Lsn; readonly judgement: BackupJudgement }[];
   /** Of the archive itself, in words: what can't be read, what stands where a segment should. */
   readonly defects: readonly string[];
@@ -39,6 +42,7 @@ export function problemsOf(facts: HealthFacts, thresholds: Thresholds): readonly
   return [
     ...facts.defects,
     ...holeProblems(facts),
+    ...gapProblems(facts),
     ...conflictProblems(facts),
     ...lagProblems(facts, thresholds),
     ...slotProblems(facts, thresholds),
@@ -52,13 +56,36 @@ export function leadsToEnd(judgement: BackupJudgement, newest: TimelineId | unde
   return judgement.kind === "recoverable" && judgement.toEnd && judgement.timeline === newest;
 }
 
-/** A hole before the newest base backup that can be recovered to the end is in nobody's way. */
+/** A hole before the newest base backup that can be recovered to the end is in nobody's way; one that was accepted is known. */
 export function holesThatMatter(
-  { holes, backups, timeline }: Pick<HealthFacts, "holes" | "backups" | "timeline">,
+  { holes, gaps, backups, timeline }: Pick<HealthFacts, "holes" | "gaps" | "backups" | "timeline">,
 ): readonly Hole[] {
   const starts = backups.filter(({ judgement }) => leadsToEnd(judgement, timeline))
     .map(({ startLsn }) => startLsn);
-  return holes.filter((hole) => !starts.some((startLsn) => startLsn >= hole.endLsn));
+  return holes.filter((hole) =>
+    !starts.some((startLsn) => startLsn >= hole.endLsn) && !isGivenUp(hole, gaps)
+  );
+}
+
+/** Whether all of a hole lies in gaps that somebody accepted; on a lineage, each in the files of its own timeline. */
+function isGivenUp({ startLsn, endLsn }: Hole, gaps: readonly Gap[]): boolean {
+  let next = startLsn;
+  const accepted = gaps.filter(({ state }) => state === "accepted")
+    .toSorted((a, b) => a.startLsn < b.startLsn ? -1 : 1);
+  for (const gap of accepted) {
+    if (gap.startLsn <= next && gap.endLsn > next) next = gap.endLsn;
+  }
+  return next >= endLsn;
+}
+
+/** One that is recorded waits for somebody, wherever the base backups began: commits may wait for it, too. */
+function gapProblems({ gaps }: HealthFacts): readonly string[] {
+  const open = gaps.filter(({ state }) => state === "open");
+  const [first] = open;
+  if (first === undefined) return [];
+  const where = `${formatLsn(first.startLsn)} to ${formatLsn(first.endLsn)} on timeline ${first.timeline}`;
+  const many = open.length === 1 ? "1 recorded gap is" : `${open.length} recorded gaps are`;
+  return [`${many} open (${where}): walvault gap list`];
 }
 
 function holeProblems(facts: HealthFacts): readonly string[] {

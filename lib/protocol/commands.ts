@@ -54,6 +54,16 @@ export function readSlotQuery(name: string): string {
     `WHERE slot_name = '${checkSlotName(name)}'`;
 }
 
+/**
+ * Moves a physical slot, in SQL: from PostgreSQL 11 on, on a standby too. No further than to what that server has.
+ *
+ * Throws as `checkSlotName()` does.
+ */
+export function advanceSlotQuery(name: string, toLsn: Lsn): string {
+  return "SELECT end_lsn AS restart_lsn FROM pg_catalog.pg_replication_slot_advance(" +
+    `'${checkSlotName(name)}', '${formatLsn(toLsn)}')`;
+}
+
 /** A physical slot that reserves WAL from now on, not only from its first use. Throws as `checkSlotName()` does. */
 export function createReplicationSlotCommand(name: string, serverVersion: number): string {
   const option = serverVersion >= VERSION_15 ? "(RESERVE_WAL)" : "RESERVE_WAL";

@@ -17,6 +17,9 @@ const ALWAYS_RETRIED: ReadonlySet<string> = new Set(["55006", "57P03", "53300"])
 /** undefined_file: the server no longer has a segment it was asked for. */
 export const WAL_REMOVED = "58P01";
 
+/** object_not_in_prerequisite_state: PostgreSQL 18 on a slot that it has invalidated, whether the WAL is there or not. */
+export const SLOT_INVALIDATED = "55000";
+
 /** By class: authentication, wrong names and rights, wrong state, unsupported, bad value, missing database. */
 const PERMANENT_CLASSES: ReadonlySet<string> = new Set(["28", "42", "55", "0A", "22", "3D"]);
 

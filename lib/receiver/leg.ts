@@ -6,6 +6,7 @@ import type { SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
 import { NotYetError } from "./failure.ts";
+import type { FlushGate } from "./flush_gate.ts";
 import { judgeSilence, PAUSED_STATUS_INTERVAL_MS, statusDue } from "./progress.ts";
 import { StopTimeout, withinStop } from "./stopping.ts";
 import type { LegListener, ShortOfRoom, WalArchive, WalSink } from "./wal_archive.ts";
@@ -44,6 +45,8 @@ export interface LegOptions {
   readonly slot: string | undefined;
   /** Stop when everything below it is received. */
   readonly endLsn: Lsn | undefined;
+  /** Says what the server may be told to be flushed; all that is, without it. */
+  readonly flushGate?: FlushGate | undefined;
   /** The server has begun to send. */
   onStreaming(): void;
   onPosition(position: LegPosition): void;
@@ -111,7 +114,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
   async run(signal: AbortSignal): Promise<LegEnd> {
     const { archive, source, startLsn, lineage, slot } = this.options;
     const { clock, timing } = this.options;
-    const opening = archive.openLeg({ startLsn, lineage }, this);
+    const opening = archive.openLeg({ startLsn, lineage, server: source.address }, this);
     const sink = await withinStop(opening, { clock, timeoutMs: timing.stopTimeoutMs }, signal).catch(
       (error) => {
         // What a stalled disk opens when nobody waits any more must not stay open.
@@ -132,6 +135,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
         // Raced below; it may also fail later, when nobody waits for it any more.
       });
       this.options.onStreaming();
+      this.options.flushGate?.subscribe(() => this.#report());
       this.#heardAtMs = this.options.clock.nowMs();
       this.#report();
       this.#tick();
@@ -154,6 +158,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
       throw error;
     } finally {
       this.#cancelTick?.();
+      this.options.flushGate?.subscribe(() => {});
       this.#tellPosition();
       signal.removeEventListener("abort", onAbort);
     }
@@ -227,6 +232,8 @@ class RunningLeg implements WalStreamHandler, LegListener {
     const { endLsn } = this.options;
     // Where every message may be the last one, each has to be looked at here.
     if (this.#paused || this.#ended !== undefined || endLsn !== undefined) return undefined;
+    // Whoever has the socket tells all that is flushed.
+    if (this.options.flushGate?.isOpen === false) return undefined;
     const loan = this.#stream?.lend?.();
     if (loan === undefined) return undefined;
     return {
@@ -398,7 +405,12 @@ class RunningLeg implements WalStreamHandler, LegListener {
     // Two that send at the same time may write into each other's messages.
     sink.loan?.end();
     const { writeLsn, flushLsn } = sink;
-    this.#stream?.sendStatus({ writeLsn, flushLsn, replyRequested: options.replyRequested });
+    const { flushGate } = this.options;
+    this.#stream?.sendStatus({
+      writeLsn,
+      flushLsn: flushGate === undefined ? flushLsn : flushGate.flushToTell(flushLsn),
+      replyRequested: options.replyRequested,
+    });
     this.#reportedFlushLsn = flushLsn;
     this.#reportedAtMs = this.options.clock.nowMs();
     this.#replyOwed = false;

@@ -9,18 +9,21 @@ import {
   parseHistory,
   type TimelineHistory,
 } from "../wal/history.ts";
+import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
+import { compareOverlap, type OverlapTiming } from "./overlap.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
-  firstMissingSegment,
+  holesBelow,
   newestTimeline,
   planStart,
   type StartFacts,
   type StartPlan,
+  unprovenGaps,
 } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -47,6 +50,13 @@ export interface Prepared {
   /** The history of the timeline to stream. */
   readonly lineage: TimelineHistory;
   readonly segmentSize: SegmentSize;
+  /** The server's own. */
+  readonly serverLineage: TimelineHistory;
+  readonly systemIdentifier: bigint;
+  /** Missing below where streaming begins, and not given up. */
+  readonly openGaps: readonly SegmentRun[];
+  /** Recorded right below where streaming begins, with nothing behind that would prove the record to be durable. */
+  readonly unprovenGaps: readonly SegmentRun[];
 }
 
 /** What a preparation works with. */
@@ -59,6 +69,8 @@ export interface PreparationOptions {
   readonly createSlot: boolean;
   /** The name that the server sees, for `synchronous_standby_names`. */
   readonly applicationName: string;
+  /** For the server to send WAL that the archive has already. */
+  readonly overlap: OverlapTiming;
 }
 
 /**
@@ -89,7 +101,8 @@ export class Preparation {
     const { lineage, received } = await this.#lineage(source, system.timeline, contents.histories);
     const facts = { contents, lineage, segmentSize, serverFlushLsn: system.flushLsn };
     // Before the slot: none is left behind on a server that will not do.
-    startOf({ ...facts, slot: undefined }, source);
+    const wanted = startOf({ ...facts, slot: undefined }, source);
+    if (wanted.origin === "archive") await this.#refuseDiverged(source, wanted, lineage);
     const slot = await this.#slot(source, firstMissingSegment(facts) === undefined);
     const plan = startOf({ ...facts, slot }, source);
     if (plan.origin === "server") {
@@ -112,12 +125,20 @@ export class Preparation {
         forkLsn: formatLsn(beyond.forkLsn),
         archiveEndLsn: formatLsn(beyond.archiveEndLsn),
         hint:
-          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline",
+          "the promoted server never saw these transactions; their WAL stays in the archive, on the old timeline; walvault status counts their commits",
       });
     }
     // Last: a server that will not do must not leave its history behind. And before the first byte of its timeline.
     for (const { timeline, bytes } of received) await this.#storeHistory(timeline, bytes);
-    return { plan, lineage: ancestorHistory(lineage, plan.timeline), segmentSize };
+    return {
+      plan,
+      lineage: ancestorHistory(lineage, plan.timeline),
+      segmentSize,
+      serverLineage: lineage,
+      systemIdentifier: system.systemIdentifier,
+      openGaps: holesBelow(facts, plan.startLsn, "open"),
+      unprovenGaps: unprovenGaps(facts, plan.startLsn),
+    };
   }
 
   /** Tells once what the server's settings for synchronous replication mean for this standby. */
@@ -128,6 +149,29 @@ export class Preparation {
     for (const { event, hint } of synchronousWarnings({ standbyNames, commit, applicationName })) {
       reporter.warnOnce(event, { synchronousStandbyNames: standbyNames, hint });
     }
+  }
+
+  /**
+   * Before anything of a server is taken over, its histories too: the right one would be refused because of them.
+   *
+   * @throws {ArchiveConflictError} when it went another way than the archive.
+   */
+  async #refuseDiverged(
+    source: WalSource,
+    { timeline, startLsn }: StartPlan & { readonly kind: "start" },
+    lineage: TimelineHistory,
+  ): Promise<void> {
+    const { archive, overlap: timing, log } = this.options;
+    const beganMs = timing.clock.nowMs();
+    const leg = { startLsn, lineage: ancestorHistory(lineage, timeline) };
+    const bytes = await compareOverlap(source, archive, leg, timing);
+    if (bytes === 0) return;
+    log.debug("server has the archive's last wal", {
+      server: source.address,
+      endLsn: formatLsn(startLsn),
+      bytes,
+      durationMs: Math.round(timing.clock.nowMs() - beganMs),
+    });
   }
 
   #checkVersion({ serverVersion, address }: WalSource): void {
@@ -205,6 +249,25 @@ export class Preparation {
       );
     }
     return position;
+  }
+
+  /**
+   * Makes a slot anew that the server has invalidated, if slots are ours to make: nothing can use it any more, and it keeps
+   * no WAL.
+   *
+   * @returns whether it did.
+   */
+  async remakeSlot(source: WalSource): Promise<boolean> {
+    const { slot: name, createSlot, log } = this.options;
+    if (name === undefined || !createSlot || this.#slotCreated.has(source)) return false;
+    // A logical one is refused with the same SQLSTATE, and is somebody else's.
+    if ((await source.readSlot(name))?.kind !== "physical") return false;
+    await source.dropSlot(name);
+    log.warn("invalidated slot dropped", {
+      slot: name,
+      hint: "it is made anew; look at max_slot_wal_keep_size",
+    });
+    return await this.#createSlot(source, name);
   }
 
   async #createSlot(source: WalSource, name: string): Promise<boolean> {

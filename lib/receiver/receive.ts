@@ -1,17 +1,24 @@
 import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import { WalGapError } from "../wal/errors.ts";
+import type { SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
+import { segmentNumberAt, segmentStart } from "../wal/segment.ts";
 import { backoffMs } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
-import { afterFailure, NotYetError, PermanentError, WAL_REMOVED } from "./failure.ts";
+import { afterFailure, NotYetError, PermanentError, SLOT_INVALIDATED, WAL_REMOVED } from "./failure.ts";
+import { removalOf } from "./first_available.ts";
+import { FlushGate } from "./flush_gate.ts";
+import { GapPassing, lackError } from "./gap_passing.ts";
+import { gapFields, GapWatch, waitFor } from "./gap_watch.ts";
+import type { HostReply } from "./lack.ts";
 import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.ts";
 import { Preparation, type Prepared } from "./preparation.ts";
 import { Reporter } from "./reporter.ts";
 import { RoomWatch } from "./room_watch.ts";
-import type { StartPlan } from "./start.ts";
+import { holesBelow, type StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
-import type { WalArchive } from "./wal_archive.ts";
+import type { GapArchive, GapHealer } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
 /** After a server's orderly end: it needs a moment, and reconnecting at once would hold up its shutdown. */
@@ -29,6 +36,8 @@ export interface ReceiveOptions {
   readonly endLsn: Lsn | undefined;
   /** `false`: the first disconnect ends it. */
   readonly loop: boolean;
+  /** What to do about WAL that no server has any more: write that down and go on behind it, or end. */
+  readonly gaps: "record" | "stop";
   /** The name that the server sees. */
   readonly applicationName: string;
   readonly timing: LegTiming;
@@ -38,7 +47,14 @@ export interface ReceiveOptions {
 export interface ReceiveDependencies {
   /** Opens a connection to the first server that `accept` takes; it throws when there is another reason than `false`. */
   connect(accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal): Promise<WalSource>;
-  readonly archive: WalArchive;
+  /** Asks every host of the connection string, also those that `connect` would not take. */
+  askHosts<T>(
+    ask: (source: WalSource) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<readonly HostReply<T>[]>;
+  readonly archive: GapArchive;
+  /** Who brings in what is missing; nobody without it. */
+  readonly healer?: GapHealer | undefined;
   readonly clock: Clock;
   readonly log: Log;
   /** From 0 up to, not including, 1. */
@@ -73,21 +89,62 @@ class Receiver {
   #streamed = false;
   #failures = 0;
   #streamingSinceMs: number | undefined;
-  /** Servers that do not have the WAL that is missing here: the next host may. By address. */
-  readonly #gaps = new Map<string, { readonly startLsn: Lsn; readonly error: WalGapError }>();
+  /** How far the running stream has come. */
+  #receivedLsn: Lsn | undefined;
+  /** One round at a time, whatever connections come and go meanwhile. */
+  #healing: Promise<void> | undefined;
+  /** A slot that its server has invalidated, and whether anything was done about it. */
+  #slotError:
+    | { readonly address: string; readonly error: ServerError; readonly isSettled: boolean }
+    | undefined;
+  /** Ends what runs beside the connections. */
+  readonly #ending = new AbortController();
+  readonly #gaps: GapPassing;
   readonly #reporter: Reporter;
   readonly #preparation: Preparation;
   readonly #room: RoomWatch;
 
   constructor(private readonly dependencies: ReceiveDependencies, private readonly options: ReceiveOptions) {
-    const { archive, log } = dependencies;
-    const { slot, createSlot, applicationName } = options;
+    const { archive, clock, log } = dependencies;
+    const { slot, createSlot, applicationName, timing } = options;
+    const { receiveTimeoutMs, statusIntervalMs } = timing;
     const reporter = this.#reporter = new Reporter(log);
     this.#room = new RoomWatch(dependencies, reporter, options.timing);
-    this.#preparation = new Preparation({ archive, log, reporter, slot, createSlot, applicationName });
+    const overlap = { clock, timeoutMs: receiveTimeoutMs, statusIntervalMs };
+    this.#preparation = new Preparation({
+      archive,
+      log,
+      reporter,
+      slot,
+      createSlot,
+      applicationName,
+      overlap,
+    });
+    this.#gaps = new GapPassing({
+      askHosts: (ask, signal) => dependencies.askHosts(ask, signal),
+      heal: (gaps, signal) => this.#heal(gaps, signal),
+      archive,
+      clock,
+      log,
+      reporter,
+      receiveTimeoutMs,
+    });
   }
 
   async run(signal: AbortSignal): Promise<ReceiveEnd> {
+    try {
+      return await this.#run(signal);
+    } finally {
+      // It writes to the archive, and soon nobody may any more.
+      this.#ending.abort(new Error("Receiving has ended"));
+      const limits = { clock: this.dependencies.clock, timeoutMs: this.options.timing.stopTimeoutMs };
+      await withinStop(this.#healing ?? Promise.resolve(), limits, AbortSignal.abort()).catch(() => {
+        // It is stuck, as its disk is: whoever closes that says so.
+      });
+    }
+  }
+
+  async #run(signal: AbortSignal): Promise<ReceiveEnd> {
     for (;;) {
       await this.#room.waitForRoom(signal);
       if (signal.aborted) return "stopped";
@@ -95,6 +152,7 @@ class Receiver {
       try {
         const end = await this.#connection(signal);
         if (end.kind === "stopped" || end.kind === "end-reached") return end.kind;
+        if (end.kind === "nobody-waits") continue;
         this.dependencies.log.info("server shut down");
         if (!this.options.loop) {
           throw new ConnectionError("closed", SERVER_SHUTDOWN);
@@ -119,14 +177,20 @@ class Receiver {
   }
 
   /** One connection, from login to its end; a timeline that ends leads to the next one on the same connection. */
-  async #connection(signal: AbortSignal): Promise<LegEnd> {
+  async #connection(signal: AbortSignal): Promise<ConnectionEnd> {
     const { source, first } = await this.#connect(signal);
     try {
       await this.#untilStopped(source, signal, () => this.#preparation.warnOfSynchronousSettings(source));
-      for (let prepared = first;;) {
+      const passed = await this.#untilStopped(source, signal, () => this.#gaps.record(source, first));
+      let prepared = passed
+        ? await this.#untilStopped(source, signal, () => this.#preparation.prepare(source))
+        : first;
+      for (;;) {
         const { plan } = prepared;
-        if (this.#endReached(plan)) return { kind: "end-reached" };
+        await this.#untilStopped(source, signal, () => this.#settleSlot(source, prepared));
+        if (this.#endReached(plan)) return await this.#endedWith(source, prepared, signal);
         const end = await this.#leg(source, prepared, signal);
+        if (end.kind === "end-reached") return await this.#endedWith(source, prepared, signal);
         if (end.kind !== "timeline") return end;
         this.dependencies.log.info("timeline ended", {
           timeline: plan.timeline,
@@ -150,22 +214,50 @@ class Receiver {
   /** The first host that is of the right cluster, is not behind, and is not known to lack what is missing. */
   async #connect(signal: AbortSignal): Promise<{ readonly source: WalSource; readonly first: Prepared }> {
     let first: Prepared | undefined;
+    let lacking: Prepared | undefined;
     const accept = (candidate: WalSource) =>
       this.#untilStopped(candidate, signal, async () => {
         first = await this.#preparation.prepare(candidate);
-        const gap = this.#gaps.get(candidate.address);
-        if (gap?.startLsn === first.plan.startLsn) throw gap.error;
-        return true;
+        const refusal = this.#gaps.refusal(candidate.address, first);
+        if (refusal === undefined) return true;
+        if (lacking === undefined || first.serverLineage.timeline > lacking.serverLineage.timeline) {
+          lacking = first;
+        }
+        throw refusal;
       });
     try {
       const source = await this.dependencies.connect(accept, signal);
       if (first === undefined) throw new Error("Cannot stream: the server was not checked");
       return { source, first };
     } catch (error) {
-      // Next time every host is asked again: what is missing there may have been brought back.
-      this.#gaps.clear();
-      throw error;
+      // An archive that has nothing yet has no gap either: it would begin later than it was told to.
+      const mayPass = this.options.gaps === "record" && lacking?.plan.origin === "archive";
+      if (lacking === undefined || !mayPass || signal.aborted) {
+        // Next time every host is asked again: what is missing there may have been brought back.
+        this.#gaps.forget();
+        throw error;
+      }
+      const { clock } = this.dependencies;
+      const limits = { clock, timeoutMs: this.options.timing.stopTimeoutMs };
+      await withinStop(this.#gaps.askAll(lacking, signal), limits, signal);
+      throw new OtherHostError("What is missing came from elsewhere, or comes from nowhere", {
+        cause: error,
+      });
     }
+  }
+
+  /** @throws {WalGapError} when not all below the end is here. */
+  async #endedWith(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
+    const { plan, segmentSize, serverLineage: lineage } = prepared;
+    const contents = await this.#untilStopped(source, signal, () => this.dependencies.archive.contents());
+    const gap = holesBelow({ contents, lineage, segmentSize }, plan.startLsn, "open")
+      .find(({ firstNumber }) => segmentStart(firstNumber, segmentSize) < this.options.endLsn!);
+    if (gap === undefined) return { kind: "end-reached" };
+    const { startLsn, endLsn, timeline } = gapFields(gap, segmentSize);
+    throw new WalGapError(
+      `Cannot say that all WAL up to the end position is safe: from ${startLsn} to ${endLsn} on timeline ${timeline} it ` +
+        "is missing; see: walvault gap list",
+    );
   }
 
   /** @throws {PermanentError} when receiving would begin beyond the end: what lies below was never received. */
@@ -180,10 +272,99 @@ class Receiver {
     );
   }
 
-  async #leg(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<LegEnd> {
+  /** One leg; what is missing before it is watched. */
+  async #leg(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
+    await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared));
+    if (prepared.openGaps.length === 0) return await this.#stream(source, prepared, undefined, signal);
+    // What is missing is written down, and nothing streams yet: when nobody waits now, nobody ever waits for what is
+    // missing, since whoever begins to wait later waits for what comes behind it.
+    const standbyNames = await this.#untilStopped(
+      source,
+      signal,
+      () => source.show("synchronous_standby_names"),
+    );
+    const gate = standbyNames === "" ? undefined : new FlushGate();
+    this.#warnOfGaps(prepared, gate);
+    const [ended, nobodyWaits] = [new AbortController(), new AbortController()];
+    const watch = this.#watchOf(source, prepared, { gate, onNobodyWaits: () => nobodyWaits.abort(), signal });
+    const watching = watch.run(ended.signal);
+    try {
+      const end = await this.#stream(source, prepared, gate, AbortSignal.any([signal, nobodyWaits.signal]));
+      return end.kind === "stopped" && !signal.aborted ? { kind: "nobody-waits" } : end;
+    } finally {
+      ended.abort();
+      await watching;
+    }
+  }
+
+  #watchOf(
+    source: WalSource,
+    prepared: Prepared,
+    { gate, onNobodyWaits, signal }: {
+      readonly gate: FlushGate | undefined;
+      onNobodyWaits(): void;
+      readonly signal: AbortSignal;
+    },
+  ): GapWatch {
+    const { archive, clock, log } = this.dependencies;
+    const { serverLineage: lineage, segmentSize, systemIdentifier, openGaps, plan: { startLsn } } = prepared;
+    const heal = (gaps: readonly SegmentRun[]) => {
+      if (this.#healing !== undefined) return;
+      this.#heal(gaps, signal).catch((error) => {
+        if (!signal.aborted && !this.#ending.signal.aborted) {
+          log.warn("missing wal not brought in", { error: messageChain(error) });
+        }
+      });
+    };
+    return new GapWatch({
+      source,
+      systemIdentifier,
+      archive,
+      clock,
+      log,
+      gate,
+      lineage,
+      segmentSize,
+      startLsn,
+      openGaps,
+      heal,
+      onNobodyWaits,
+    });
+  }
+
+  /** Joins the round that is under way, if one is. */
+  #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
+    const { healer } = this.dependencies;
+    if (healer === undefined) return Promise.resolve();
+    const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
+    this.#healing ??= round().finally(() => this.#healing = undefined);
+    return this.#healing;
+  }
+
+  #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {
+    const [first] = openGaps;
+    if (first === undefined) return;
+    const bytes = openGaps.reduce((sum, gap) => sum + gapFields(gap, segmentSize).bytes, 0n);
+    this.#reporter.warnOnce("archive has open gaps", {
+      gaps: openGaps.length,
+      bytes: String(bytes),
+      firstLsn: gapFields(first, segmentSize).startLsn,
+      hint: gate === undefined
+        ? "a restore can't go across them; see: walvault gap list"
+        : "commits that wait for this standby go on waiting until they are healed, or accepted: walvault gap list",
+    });
+  }
+
+  async #stream(
+    source: WalSource,
+    prepared: Prepared,
+    gate: FlushGate | undefined,
+    signal: AbortSignal,
+  ): Promise<LegEnd> {
     const { plan, lineage, segmentSize } = prepared;
     const { archive, clock, log } = this.dependencies;
     const where = { timeline: plan.timeline, startLsn: formatLsn(plan.startLsn) };
+    this.#receivedLsn = undefined;
     try {
       return await streamLeg({
         source,
@@ -195,14 +376,20 @@ class Receiver {
         timing: this.options.timing,
         slot: this.options.slot,
         endLsn: this.options.endLsn,
+        flushGate: gate,
         onStreaming: () => {
           log.info("streaming", { server: source.address, ...where });
           this.#streamed = true;
+          this.#slotError = undefined;
           this.#streamingSinceMs = clock.nowMs();
           this.#reporter.recovered();
           this.dependencies.onStreaming(source.address);
         },
-        onPosition: this.dependencies.onPosition,
+        onPosition: (position) => {
+          this.#receivedLsn = position.receivedLsn;
+          if (position.receivedLsn > plan.startLsn) this.#gaps.forget();
+          this.dependencies.onPosition(position);
+        },
         onDiskFull: () =>
           this.#reporter.problem("archive disk full", {
             hint: "reading stops until there is room; nothing acknowledged is lost",
@@ -212,12 +399,51 @@ class Receiver {
         onDiskStalled: (error) => this.#reporter.disconnected(error),
       }, signal);
     } catch (error) {
-      if (!(error instanceof ServerError) || error.sqlState !== WAL_REMOVED) throw error;
-      const gap = missingWal(source, plan, error);
-      if (!this.options.loop) throw gap;
-      this.#gaps.set(source.address, { startLsn: plan.startLsn, error: gap });
-      throw new OtherHostError(gap.message, { cause: gap });
+      throw this.#afterRefusal(source, prepared, error);
     }
+  }
+
+  /** What a stream's failure means: another host may have what this one has removed. */
+  #afterRefusal(source: WalSource, prepared: Prepared, error: unknown): unknown {
+    const { plan } = prepared;
+    const { loop, slot } = this.options;
+    // What it said of a later segment it says again when it is asked for that.
+    if (!(error instanceof ServerError) || (this.#receivedLsn ?? plan.startLsn) > plan.startLsn) return error;
+    if (error.sqlState === WAL_REMOVED) {
+      const lack = lackError(source.address, prepared, { words: error.serverMessage, cause: error });
+      if (loop) this.#gaps.hostLacks(source.address, prepared, lack);
+      return loop ? new OtherHostError(lack.message, { cause: lack }) : lack;
+    }
+    if (error.sqlState === SLOT_INVALIDATED && slot !== undefined && loop && this.#slotError === undefined) {
+      this.#slotError = { address: source.address, error, isSettled: false };
+      return new OtherHostError(error.message, { cause: error });
+    }
+    return error;
+  }
+
+  /**
+   * A slot was refused as invalidated, which says nothing of the WAL: without it the server tells.
+   *
+   * @throws {OtherHostError} when the WAL is gone.
+   * @throws {ServerError} when it is there, and nothing can be done about the slot.
+   */
+  async #settleSlot(source: WalSource, prepared: Prepared): Promise<void> {
+    const slotError = this.#slotError;
+    if (slotError?.address !== source.address || slotError.isSettled) return;
+    const { plan, segmentSize, serverLineage: lineage } = prepared;
+    const { error } = slotError;
+    const { clock } = this.dependencies;
+    const search = { lineage, segmentSize, clock, timeoutMs: this.options.timing.receiveTimeoutMs };
+    const words = await removalOf(source, segmentNumberAt(plan.startLsn, segmentSize), search);
+    if (words !== undefined) {
+      this.#slotError = undefined;
+      const lack = lackError(source.address, prepared, { words, cause: error });
+      this.#gaps.hostLacks(source.address, prepared, lack);
+      throw new OtherHostError(lack.message, { cause: lack });
+    }
+    // Once: if it is refused again, something else is wrong with it.
+    this.#slotError = { ...slotError, isSettled: true };
+    if (!await this.#preparation.remakeSlot(source)) throw error;
   }
 
   /** Until a server streams there is nothing to settle: neither it nor the disk may hold up the stop. */
@@ -240,33 +466,16 @@ class Receiver {
   }
 
   #sleep(delayMs: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        cancel();
-        signal.removeEventListener("abort", done);
-        resolve();
-      };
-      const cancel = this.dependencies.clock.setTimer(delayMs, done);
-      if (signal.aborted) done();
-      else signal.addEventListener("abort", done, { once: true });
-    });
+    return waitFor(delayMs, this.dependencies.clock, signal);
   }
 }
 
-/** This server does not have what is missing; another one is tried at once, if the connection string names one. */
+/** How a connection ended; with `nobody-waits` the next one shall decide what may be told of WAL behind a gap. */
+type ConnectionEnd = LegEnd | { readonly kind: "nobody-waits" };
+
+/** Another connection is to be made at once: this server does not have what is missing, the next one may. */
 class OtherHostError extends Error {
   override readonly name = "OtherHostError";
-}
-
-function missingWal(source: WalSource, plan: StartPlan & { kind: "start" }, error: ServerError): WalGapError {
-  return new WalGapError(
-    `Cannot go on from ${
-      formatLsn(plan.startLsn)
-    } on timeline ${plan.timeline}: ${source.address} no longer has that WAL ` +
-      `(${error.serverMessage}); bring the missing segments from the server's own archive or another host, ` +
-      "or start a new archive in an empty directory and take a new base backup",
-    { cause: error },
-  );
 }
 
 /** An error that is worth telling even when we were told to stop: it says that the archive is in danger. */

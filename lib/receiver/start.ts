@@ -1,7 +1,14 @@
-import { switchPointOf, timelineAt, type TimelineHistory } from "../wal/history.ts";
-import { type Lsn, lsn } from "../wal/lsn.ts";
+import type { TimelineHistory } from "../wal/history.ts";
 import {
-  segmentEnd,
+  firstMissingSegment,
+  type HoleKind,
+  holesOnLineage,
+  type LineageView,
+  type SegmentRun,
+  timelineOfSegment,
+} from "../wal/lineage.ts";
+import type { Lsn } from "../wal/lsn.ts";
+import {
   segmentFloor,
   type SegmentNumber,
   segmentNumberAt,
@@ -10,7 +17,7 @@ import {
 } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { SlotPosition } from "../protocol/replication.ts";
-import type { ArchiveContents, SegmentRun } from "./wal_archive.ts";
+import type { ArchiveContents } from "./wal_archive.ts";
 
 /** What the decision is made from. */
 export interface StartFacts {
@@ -39,71 +46,11 @@ export type StartPlan =
   /** The server's WAL ends before the archive's. */
   | { readonly kind: "server-behind"; readonly startLsn: Lsn; readonly timeline: TimelineId };
 
-/** The timeline whose file holds segment `number` on a lineage: that of the segment's last byte. */
-export function timelineOfSegment(
-  lineage: TimelineHistory,
-  number: SegmentNumber,
-  size: SegmentSize,
-): TimelineId {
-  return timelineAt(lineage, lsn(segmentEnd(number, size) - 1n));
-}
-
 /** The newest timeline that an archive knows of; `undefined` when it is empty. */
 export function newestTimeline(contents: ArchiveContents): TimelineId | undefined {
   const all = [...contents.runs, ...contents.histories, ...contents.unfinished];
   return all.reduce<TimelineId | undefined>(
     (newest, { timeline }) => newest === undefined || timeline > newest ? timeline : newest,
-    undefined,
-  );
-}
-
-/**
- * The segment of the first byte missing on a lineage: above the archive's first byte there, below the first hole.
- *
- * `undefined` when the archive has nothing on that lineage.
- */
-export function firstMissingSegment(
-  facts: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
-): SegmentNumber | undefined {
-  const { contents, lineage, segmentSize: size } = facts;
-  const runs = contents.runs.flatMap((run) => onLineage(run, lineage, size)).sort((a, b) =>
-    a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0
-  );
-  const begin = beginOnLineage(facts);
-  if (begin === undefined) return undefined;
-  let next = begin;
-  for (const run of runs) {
-    if (run.firstNumber > next) break;
-    if (run.endNumber > next) next = run.endNumber;
-  }
-  return next;
-}
-
-/**
- * Where the archive begins on a lineage: its first complete segment there, also one that was left for a newer timeline
- * inside it.
- *
- * Unfinished ones count where there is no complete one, or where they lead up to it without a hole. Others are left
- * over from before older segments were removed: to begin there would ask for WAL that nobody has any more.
- */
-function beginOnLineage(
-  { contents, lineage, segmentSize: size }: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
-): SegmentNumber | undefined {
-  const unfinished = contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));
-  const complete = contents.runs
-    .map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }))
-    .filter((segment) => beginsOnLineage(segment, lineage, size));
-  let begin = least(complete);
-  if (begin === undefined) return least(unfinished);
-  const leadsUp = ({ timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber }) =>
-    begin !== undefined && number === begin - 1n && timelineOfSegment(lineage, number, size) === timeline;
-  while (unfinished.some(leadsUp)) begin = begin - 1n as SegmentNumber;
-  return begin;
-}
-
-function least(segments: readonly { readonly number: SegmentNumber }[]): SegmentNumber | undefined {
-  return segments.reduce<SegmentNumber | undefined>(
-    (lowest, { number }) => lowest === undefined || number < lowest ? number : lowest,
     undefined,
   );
 }
@@ -129,48 +76,28 @@ export function beyondForks(
   });
 }
 
-/** The part of a run whose files belong to the lineage; none or one, since a timeline's part of it is one piece. */
-function onLineage(run: SegmentRun, lineage: TimelineHistory, size: SegmentSize): SegmentRun[] {
-  const first = firstSegmentOf(lineage, run.timeline, size);
-  const end = endSegmentOf(lineage, run.timeline, size);
-  if (first === undefined) return [];
-  const firstNumber = run.firstNumber > first ? run.firstNumber : first;
-  const endNumber = end !== undefined && end < run.endNumber ? end : run.endNumber;
-  return firstNumber < endNumber ? [{ timeline: run.timeline, firstNumber, endNumber }] : [];
+/** The holes that end at an LSN, a segment's start, or before it. */
+export function holesBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): readonly SegmentRun[] {
+  return holesOnLineage(view, kind).filter(({ endNumber }) =>
+    segmentStart(endNumber, view.segmentSize) <= startLsn
+  );
 }
 
-/** Whether a timeline's file of this segment begins with bytes of the lineage, whatever it ends with. */
-function beginsOnLineage(
-  { timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber },
-  lineage: TimelineHistory,
-  size: SegmentSize,
-): boolean {
-  const first = firstSegmentOf(lineage, timeline, size);
-  if (first === undefined || number < first) return false;
-  const leftAtLsn = switchPointOf(lineage, timeline);
-  return leftAtLsn === undefined || segmentStart(number, size) < leftAtLsn;
-}
-
-/** The first segment whose file is of that timeline; `undefined` when the timeline is not in the lineage. */
-function firstSegmentOf(
-  lineage: TimelineHistory,
-  timeline: TimelineId,
-  size: SegmentSize,
-): SegmentNumber | undefined {
-  const index = lineage.entries.findIndex((entry) => entry.timeline === timeline);
-  if (index === -1 && timeline !== lineage.timeline) return undefined;
-  const before = index === -1 ? lineage.entries.at(-1) : lineage.entries[index - 1];
-  return before === undefined ? 0n as SegmentNumber : segmentNumberAt(before.endLsn, size);
-}
-
-/** The first segment whose file is of a later timeline; `undefined` for the lineage's own. */
-function endSegmentOf(
-  lineage: TimelineHistory,
-  timeline: TimelineId,
-  size: SegmentSize,
-): SegmentNumber | undefined {
-  const entry = lineage.entries.find((ancestor) => ancestor.timeline === timeline);
-  return entry === undefined ? undefined : segmentNumberAt(entry.endLsn, size);
+/**
+ * The holes right below where receiving begins.
+ *
+ * Whoever stored something behind a recorded gap has made the record durable first; of one with nothing behind, nobody
+ * knows. What `push` brought behind it proves nothing.
+ */
+export function unprovenGaps(view: LineageView, startLsn: Lsn): readonly SegmentRun[] {
+  const upwards = holesBelow(view, startLsn, "all").toReversed();
+  const unproven: SegmentRun[] = [];
+  for (let end = segmentNumberAt(startLsn, view.segmentSize); upwards[unproven.length]?.endNumber === end;) {
+    const hole = upwards[unproven.length]!;
+    unproven.push(hole);
+    end = hole.firstNumber;
+  }
+  return unproven.reverse();
 }
 
 /**

@@ -1,22 +1,13 @@
 import type { SocketLoan } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import type { LineageStock, SegmentRun } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
-/** Complete segments of one timeline without a hole between them: `firstNumber` up to, not including, `endNumber`. */
-export interface SegmentRun {
-  readonly timeline: TimelineId;
-  readonly firstNumber: SegmentNumber;
-  readonly endNumber: SegmentNumber;
-}
-
 /** What an archive holds; all of it durable. */
-export interface ArchiveContents {
-  readonly runs: readonly SegmentRun[];
+export interface ArchiveContents extends LineageStock {
   readonly histories: readonly { readonly timeline: TimelineId; readonly bytes: Uint8Array }[];
-  /** Segments of which something was received, but not all. */
-  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
   /** Names of complete segments under which something else stands: no file, or one of another size. */
   readonly incomplete: readonly string[];
 }
@@ -75,6 +66,13 @@ export interface WalSink {
   abandon(): Promise<void>;
 }
 
+/** WAL of one complete segment of the archive, which a server that goes on behind it must have too. */
+export interface Overlap {
+  readonly timeline: TimelineId;
+  readonly startLsn: Lsn;
+  readonly endLsn: Lsn;
+}
+
 /** Where the receiver puts WAL. Any call may reject with what the disk says. */
 export interface WalArchive {
   /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
@@ -84,9 +82,51 @@ export interface WalArchive {
   shortOfRoom?(): Promise<ShortOfRoom | undefined>;
   /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present">;
+  /** What a server has to show before it is followed from a segment's start on; `undefined` when there is no need. */
+  planOverlap(
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+  ): Promise<Overlap | undefined>;
+  /** Throws `ArchiveConflictError` when the server sent other bytes than the archive has; those are kept. */
+  compareOverlap(
+    sent: { readonly overlap: Overlap; readonly bytes: Uint8Array; readonly server: string },
+  ): Promise<void>;
   /** Begins to write at `startLsn`, a segment's start, on the lineage's own timeline. */
   openLeg(
-    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
+    leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory; readonly server: string },
     listener: LegListener,
   ): Promise<WalSink>;
+}
+
+/** WAL that no server has any more. */
+export interface MissingWal {
+  readonly run: SegmentRun;
+  readonly reason: string;
+  /** Who was asked last, and the answer. */
+  readonly server: string;
+  readonly answer: string;
+}
+
+/** An archive that is told of WAL that is missing. */
+export interface GapArchive extends WalArchive {
+  /** Writes down that WAL is missing; durable when it resolves. */
+  recordGap(missing: MissingWal): Promise<void>;
+  /**
+   * Writes down once more what is recorded of these segments; durable when it resolves. What an earlier process wrote may
+   * still be lost in a power cut.
+   */
+  confirmGap(run: SegmentRun): Promise<void>;
+  /** Changes whenever something is written down. */
+  gapMark(): Promise<string>;
+  /** Whether a complete segment is there; it costs less than to look at all of them. */
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
+}
+
+/** Brings in WAL that is missing, from wherever it is: other hosts, other archives, copies of this one. */
+export interface GapHealer {
+  /**
+   * Asks every source once for these segments, lowest first, and brings in what it gets, complete and durable.
+   *
+   * It rejects only when it was told to stop. Whoever receives says which gaps are healed: by what is here then.
+   */
+  heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void>;
 }

@@ -19,6 +19,11 @@ export interface WalSource {
   identifySystem(): Promise<SystemIdentity>;
   /** `SHOW name` on the replication connection. */
   show(name: string): Promise<string>;
+  /**
+   * `SHOW name` on a connection of its own to the same address: also while this one streams. Whether the same server
+   * answers there its system identifier tells.
+   */
+  showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }>;
   /** `undefined` when there is no such slot. Before PostgreSQL 15 this opens one ordinary SQL connection. */
   readSlot(name: string): Promise<SlotPosition | undefined>;
   /** Physical, with RESERVE_WAL. `ServerError` 42710 when it exists. */

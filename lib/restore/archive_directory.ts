@@ -1,7 +1,7 @@
 import { type CompressionFormat, FORMAT_OF_FORM } from "../archive/compression_format.ts";
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { Disk } from "../archive/disk.ts";
-import { readWhole, withFile } from "../archive/durable.ts";
+import { readWhole, withPlainFile } from "../archive/durable.ts";
 import { type ArchiveIdentity, decodeIdentity } from "../archive/identity.ts";
 import {
   CONFLICTS_DIRECTORY,
@@ -47,7 +47,7 @@ export class ArchiveDirectory {
 
   /** @throws {DamagedFileError} when `archive.json` can't be right. */
   static async open(disk: Disk): Promise<ArchiveDirectory> {
-    const bytes = await readWhole(disk, IDENTITY_FILE, MAXIMUM_IDENTITY_BYTES);
+    const bytes = await readWhole(disk, IDENTITY_FILE, MAXIMUM_IDENTITY_BYTES, withPlainFile);
     if (bytes === undefined) return new ArchiveDirectory(disk, undefined);
     try {
       return new ArchiveDirectory(disk, decodeIdentity(bytes));
@@ -114,18 +114,22 @@ export class ArchiveDirectory {
     const segments = names.root.filter((name) => /^[0-9A-F]{24}/.test(name)).sort().reverse();
     // Plain files first: they tell it in their first bytes. The newest, as the oldest may go at any time.
     for (const name of segments.filter((name) => !/\.(gz|lz4|zst)/.test(name))) {
-      const origin = await this.#originOf((take) => this.#readFile({ path: name, format: undefined }, take));
+      const origin = await unlessNoFile(
+        this.#originOf((take) => this.#readFile({ path: name, format: undefined }, take)),
+      );
       if (origin !== undefined) return origin;
     }
     for (const name of segments.filter((name) => /\.(gz|lz4|zst)$/.test(name))) {
-      const origin = await this.originOfPublished(name.slice(0, 24));
+      const origin = await unlessNoFile(this.originOfPublished(name.slice(0, 24)));
       if (origin !== undefined) return origin;
     }
     for (const name of segments) {
       const [, form] = /(\.gz|\.lz4|\.zst)\.partial$/.exec(name) ?? [];
       if (form === undefined) continue;
       const format = FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
-      const origin = await this.#originOf((take) => this.#readFile({ path: name, format }, take));
+      const origin = await unlessNoFile(
+        this.#originOf((take) => this.#readFile({ path: name, format }, take)),
+      );
       if (origin !== undefined) return origin;
     }
     return undefined;
@@ -169,7 +173,7 @@ export class ArchiveDirectory {
     { path, format }: { readonly path: string; readonly format: CompressionFormat | undefined },
     take: TakeBytes,
   ): Promise<void> {
-    const found = await withFile(this.disk, path, async (file) => {
+    const found = await withPlainFile(this.disk, path, async (file) => {
       const label = `${this.disk.root}/${path}`;
       if (format === undefined) {
         await readThrough(file, take);
@@ -196,7 +200,7 @@ export class ArchiveDirectory {
 
   /** A small file as it is; `undefined` when absent. */
   async readSmall(name: string): Promise<Uint8Array | undefined> {
-    return await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+    return await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES, withPlainFile);
   }
 
   /**
@@ -222,5 +226,15 @@ export class ArchiveDirectory {
     const problem = cutHistoryProblem(history, bytes);
     if (problem !== undefined) throw new DamagedFileError(`Cannot read "${path}": ${problem}`);
     return history;
+  }
+}
+
+/** Another file may tell. */
+async function unlessNoFile(origin: Promise<Origin | undefined>): Promise<Origin | undefined> {
+  try {
+    return await origin;
+  } catch (error) {
+    if (error instanceof NotAFileError) return undefined;
+    throw error;
   }
 }

@@ -1,6 +1,7 @@
 import { crc32 } from "../archive/content_crc.ts";
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import type { DiskFile } from "../archive/disk.ts";
+import { openPlain } from "../archive/durable.ts";
 import { readIndexHead } from "../archive/index.ts";
 import { SEGMENT_FORMS } from "../archive/layout.ts";
 import { type SegmentForm, withPublished } from "../archive/published.ts";
@@ -47,10 +48,13 @@ const MAXIMUM_LOOKS = 20;
 /** Between two looks: what a receiver does in several steps is over then, unless its disk is slow. */
 const LOOK_AGAIN_MS = 20;
 
+/** A file of the archive can't be delivered for what it is itself. */
+type FileDamage = DamagedFileError | NotAFileError;
+
 /** What became of a request. */
 export type FetchOutcome =
   /** `damage`: of another file of that segment, which was looked at first. */
-  | { readonly kind: "delivered"; readonly path: string; readonly damage?: DamagedFileError }
+  | { readonly kind: "delivered"; readonly path: string; readonly damage?: FileDamage }
   /** `path`, up to `endLsn`, where its last record ends: the last that is there of its timeline. */
   | { readonly kind: "tail"; readonly path: string; readonly endLsn: Lsn }
   | { readonly kind: "absent"; readonly reason: FetchAbsentReason };
@@ -164,11 +168,11 @@ async function publishedSegment(
   const size = knownSize ?? (await foreignOrigin(restore, name))?.segmentSize;
   if (size === undefined) return undefined;
   const wanted = wantedSegment(restore, name, size);
-  const damages = new Map<SegmentForm, DamagedFileError>();
+  const damages = new Map<SegmentForm, FileDamage>();
   // As for any reader: a compressed form takes the plain one's place while we look.
   for (const form of [...SEGMENT_FORMS, ""] satisfies SegmentForm[]) {
     if (damages.has(form)) continue;
-    const segment = { name, segmentSize: size, forms: [form] };
+    const segment = { name, segmentSize: size, forms: [form], open: openPlain };
     try {
       const path = await withPublished(archive.disk, segment, async (published) => {
         await refusePastFork(restore, wanted, segmentEnd(wanted.number, size));
@@ -177,7 +181,7 @@ async function publishedSegment(
       });
       if (path !== undefined) return deliveredFrom(path, damages);
     } catch (error) {
-      if (!(error instanceof DamagedFileError)) throw error;
+      if (!(error instanceof DamagedFileError || error instanceof NotAFileError)) throw error;
       damages.set(form, error);
     }
   }
@@ -194,7 +198,7 @@ async function publishedSegment(
   throw damage;
 }
 
-function deliveredFrom(path: string, damages: ReadonlyMap<SegmentForm, DamagedFileError>): FetchOutcome {
+function deliveredFrom(path: string, damages: ReadonlyMap<SegmentForm, FileDamage>): FetchOutcome {
   const [damage] = damages.values();
   return { kind: "delivered", path, ...(damage === undefined ? {} : { damage }) };
 }

@@ -1,4 +1,4 @@
-import { DamagedFileError } from "../archive/damaged_file.ts";
+import { DamagedFileError, NotAFileError } from "../archive/damaged_file.ts";
 import { errorCode } from "../archive/durable.ts";
 import { CorruptWalError, WalGapError, WrongClusterError } from "../wal/errors.ts";
 
@@ -35,6 +35,7 @@ export function obstacleOf(error: unknown): Obstacle {
   if (error instanceof WrongClusterError) return "wrong cluster";
   if (error instanceof WalGapError) return "hole";
   if (error instanceof DamagedFileError || error instanceof CorruptWalError) return "damage";
+  if (error instanceof NotAFileError) return "damage";
   if (error instanceof OutageError || error instanceof VanishedError || isSystemError(error)) return "outage";
   return "other";
 }

@@ -47,6 +47,43 @@ export async function connect(settings: ConnectionSettings, options: ConnectOpti
   throw errors.length === 1 ? errors[0] : summaryOf(errors);
 }
 
+/** What a host answered, or why it did not. */
+export type HostReply<T> =
+  | { readonly address: string; readonly answer: T }
+  | { readonly address: string; readonly error: unknown };
+
+/**
+ * Asks every host of a connection string, all at once, of whatever kind it is; one that fails keeps no other from
+ * answering.
+ *
+ * @throws the signal's reason when it aborts.
+ */
+export async function askHosts<T>(
+  settings: ConnectionSettings,
+  options: { readonly log: Log; readonly signal: AbortSignal },
+  ask: (session: Session) => Promise<T>,
+): Promise<readonly HostReply<T>[]> {
+  const { log, signal } = options;
+  const replies = await Promise.all(settings.hosts.map(async (host): Promise<HostReply<T>> => {
+    const address = formatAddress(host);
+    try {
+      const attempt = { settings, options: { log, signal }, target: "any" } as const;
+      await using session = await connectHost(host, attempt);
+      const onAbort = () => void session.close();
+      signal.addEventListener("abort", onAbort, { once: true });
+      try {
+        return { address, answer: await ask(session) };
+      } finally {
+        signal.removeEventListener("abort", onAbort);
+      }
+    } catch (error) {
+      return { address, error };
+    }
+  }));
+  signal.throwIfAborted();
+  return replies;
+}
+
 /** One round over the hosts, or for `prefer-standby` two. */
 function passes(target: TargetSessionAttrs): TargetSessionAttrs[] {
   return target === "prefer-standby" ? ["standby", "any"] : [target];
@@ -77,6 +114,7 @@ async function connectHost(host: Host, { settings, options, target }: Attempt): 
     const session = new Session(link, {
       serverVersion,
       openSql: async (giveUp) => (await logIn({ ...sqlStartup(startup), signal: giveUp })).link,
+      openAnother: async () => (await logIn({ ...startup, signal: undefined })).link,
     });
     await checkTarget(session, target);
     if (accept !== undefined && !await accept(session)) {

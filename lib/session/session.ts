@@ -5,6 +5,7 @@ import {
   decodeTimelineHistory,
 } from "../protocol/answers.ts";
 import {
+  advanceSlotQuery,
   createIdleSlotCommand,
   createReplicationSlotCommand,
   dropReplicationSlotCommand,
@@ -28,6 +29,7 @@ import {
   type SlotView,
 } from "../protocol/replication_views.ts";
 import type { SlotPosition, SystemIdentity, WalStream, WalStreamHandler } from "../protocol/replication.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Command, Link } from "./link.ts";
 import { streamWal } from "./stream.ts";
@@ -49,17 +51,24 @@ export interface ReplicationViews {
 export class Session {
   readonly #link: Link;
   readonly #openSql: (signal?: AbortSignal) => Promise<Link>;
+  readonly #openAnother: () => Promise<Link>;
   /** As `server_version_num` counts: 150018, 130005. */
   readonly serverVersion: number;
 
-  /** @param openSql makes an ordinary connection to the same server */
   constructor(
     link: Link,
-    options: { readonly serverVersion: number; readonly openSql: (signal?: AbortSignal) => Promise<Link> },
+    options: {
+      readonly serverVersion: number;
+      /** Makes an ordinary connection to the same server. */
+      readonly openSql: (signal?: AbortSignal) => Promise<Link>;
+      /** Makes another replication connection to it. */
+      readonly openAnother: () => Promise<Link>;
+    },
   ) {
     this.#link = link;
     this.serverVersion = options.serverVersion;
     this.#openSql = options.openSql;
+    this.#openAnother = options.openAnother;
   }
 
   /** For messages: `host:port` or the socket's path. */
@@ -75,6 +84,29 @@ export class Session {
   /** `SHOW name` on the replication connection. */
   async show(name: string): Promise<string> {
     return await this.#query({ text: showCommand(name), doing: `show ${name} of`, decode: decodeSetting });
+  }
+
+  /**
+   * `SHOW name` on a connection of its own to the same address: also while this one streams. Whether the same server
+   * answers there its system identifier tells.
+   */
+  async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    const link = await this.#openAnother();
+    try {
+      const { systemIdentifier } = await link.query({
+        text: IDENTIFY_SYSTEM,
+        doing: "identify",
+        decode: decodeSystemIdentity,
+      });
+      const value = await link.query({
+        text: showCommand(name),
+        doing: `show ${name} of`,
+        decode: decodeSetting,
+      });
+      return { systemIdentifier, value };
+    } finally {
+      await link.close();
+    }
   }
 
   /** `undefined` when there is no such slot. Before PostgreSQL 15 this opens one ordinary SQL connection. */
@@ -120,6 +152,19 @@ export class Session {
       };
     } finally {
       signal?.removeEventListener("abort", onAbort);
+      await sql.close();
+    }
+  }
+
+  /** Moves a slot that nobody uses; over an ordinary SQL connection, which the server may refuse. */
+  async advanceSlot(name: string, toLsn: Lsn): Promise<void> {
+    const doing = `move slot ${name} along on`;
+    const sql = await this.#openSql().catch((error) => {
+      throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
+    });
+    try {
+      await sql.query({ text: advanceSlotQuery(name, toLsn), doing, decode: ignoreRows });
+    } finally {
       await sql.close();
     }
   }

@@ -42,6 +42,8 @@ export interface LendableSocket {
   /** The runtime reads no more; what it has read ahead is still in the socket's own buffer. */
   stopReading(): void;
   goOnReading(): void;
+  /** Hands over what stands in a socket whose end the runtime has seen; nothing when it is closed already. */
+  readRest(onChunk: (chunk: Uint8Array) => void): void;
 }
 
 /** What `openSocket()` needs to know. */
@@ -74,9 +76,16 @@ export async function openSocket(request: SocketRequest): Promise<OpenSocket> {
     return { socket, read: (onChunk) => reader.start(socket, onChunk) };
   }
   if (encryption === "plain") {
-    const socket = await connectSocket(request, undefined);
-    const lendable = lendableSocket(socket);
-    return { ...readEvents(socket, directReader(socket, lendable?.descriptor)), lendable };
+    // Half open: the runtime must not close by itself what is lent, and not read to its end.
+    const socket = await connectSocket(request, undefined, { allowHalfOpen: true });
+    const fd = descriptorOf(socket);
+    if (fd === undefined) return readEvents(socket);
+    const readDirectly = directReader(fd);
+    const wanted = () => !socket.destroyed && !socket.isPaused();
+    return {
+      ...readEvents(socket, (onChunk) => readDirectly(onChunk, wanted)),
+      lendable: lendableSocket(socket, fd, readDirectly),
+    };
   }
   // Files first: nothing is sent when a certificate can't be read.
   const options = await tlsOptions(host, request.tls);
@@ -111,20 +120,18 @@ function readEvents(
   };
 }
 
+/** Reads what stands in a socket, as long as it is `wanted`. */
+type ReadDirectly = (onChunk: (chunk: Uint8Array) => void, wanted: () => boolean) => void;
+
 /**
- * Reads the socket's descriptor into one buffer, until it is empty or the reader pauses.
+ * Reads a socket's descriptor into one buffer, until it is empty.
  *
  * Bun has no other way to read without a new buffer for each chunk, and these cost as much as the rest of the road.
- * `undefined` where the runtime does not show the descriptor.
  */
-function directReader(
-  socket: net.Socket,
-  fd: number | undefined,
-): ((onChunk: (chunk: Uint8Array) => void) => void) | undefined {
-  if (fd === undefined) return undefined;
+function directReader(fd: number): ReadDirectly {
   const buffer = new Uint8Array(READ_BUFFER_BYTES);
-  return (onChunk) => {
-    for (let bytes = 0; bytes < DIRECT_BYTES && !socket.destroyed && !socket.isPaused();) {
+  return (onChunk, wanted) => {
+    for (let bytes = 0; bytes < DIRECT_BYTES && wanted();) {
       const count = readWhatIsThere(fd, buffer);
       if (count === 0) return;
       onChunk(buffer.subarray(0, count));
@@ -140,15 +147,29 @@ interface SocketHandle {
   resume(): void;
 }
 
-function lendableSocket(socket: net.Socket): LendableSocket | undefined {
-  const { _handle: handle } = socket as { readonly _handle?: Partial<SocketHandle> | null };
-  const { fd } = handle ?? {};
-  if (handle === undefined || handle === null || typeof fd !== "number" || fd < 0) return undefined;
+/** `undefined` where the runtime does not show it, or the socket is closed: then its number may be another file's. */
+function descriptorOf(socket: net.Socket): number | undefined {
+  const { fd } = handleOf(socket) ?? {};
+  return typeof fd === "number" && fd >= 0 ? fd : undefined;
+}
+
+function handleOf(socket: net.Socket): Partial<SocketHandle> | null | undefined {
+  return (socket as { readonly _handle?: Partial<SocketHandle> | null })._handle;
+}
+
+function lendableSocket(
+  socket: net.Socket,
+  descriptor: number,
+  readDirectly: ReadDirectly,
+): LendableSocket | undefined {
+  const handle = handleOf(socket);
+  if (handle === undefined || handle === null) return undefined;
   return {
-    descriptor: fd,
+    descriptor,
     // `socket.pause()` alone does not do it: Bun goes on reading into the socket's buffer.
     stopReading: () => handle.pause?.(),
     goOnReading: () => handle.resume?.(),
+    readRest: (onChunk) => readDirectly(onChunk, () => descriptorOf(socket) === descriptor),
   };
 }
 
@@ -192,11 +213,13 @@ class BufferReader {
 async function connectSocket(
   { host, keepalive, signal }: SocketRequest,
   onread: net.OnReadOpts | undefined,
+  { allowHalfOpen }: { readonly allowHalfOpen: boolean } = { allowHalfOpen: false },
 ): Promise<net.Socket> {
   const target = host.target.kind === "unix"
     ? { path: host.target.path }
     : { host: host.target.address, port: host.port, ...BOTH_FAMILIES };
-  const socket = net.connect(onread === undefined ? target : { ...target, onread });
+  const options = { ...target, allowHalfOpen };
+  const socket = net.connect(onread === undefined ? options : { ...options, onread });
   try {
     await happened(socket, "connect", signal);
   } catch (cause) {

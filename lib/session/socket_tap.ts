@@ -73,6 +73,9 @@ export class SocketTap extends EventEmitter {
   #ended = false;
   /** The newest status while the socket takes no more: older ones are worth nothing then. */
   #heldStatus: Uint8Array | undefined;
+  #lent = false;
+  /** The socket ended while it was lent: what its borrower has read of it comes first. */
+  #heldEnd: { readonly cause: unknown } | undefined;
 
   constructor(
     { socket, read, lendable }: OpenSocket,
@@ -87,9 +90,9 @@ export class SocketTap extends EventEmitter {
     this.#socketClosed = promise;
     socket.on("close", resolve);
     socket.on("drain", () => this.#sendHeldStatus());
-    socket.on("error", (error) => this.#fail(error));
-    socket.on("end", () => this.#fail(undefined));
-    socket.on("close", () => this.#fail(undefined));
+    socket.on("error", (error) => this.#socketEnded(error));
+    socket.on("end", () => this.#socketEnded(undefined));
+    socket.on("close", () => this.#socketEnded(undefined));
     read((chunk) => this.#takeChunk(chunk));
   }
 
@@ -134,6 +137,7 @@ export class SocketTap extends EventEmitter {
   /** Sends a framed status, or keeps the newest one until the socket takes it. */
   sendStatus(frame: Uint8Array): void {
     if (this.#ended || this.#copyStage !== "running" || this.#copyDoneSent) return;
+    if (this.#heldEnd !== undefined) return;
     if (this.#socket.writableNeedDrain) this.#heldStatus = frame;
     else this.#socket.write(frame);
   }
@@ -152,7 +156,10 @@ export class SocketTap extends EventEmitter {
     if (this.#heldStatus !== undefined || writableLength > 0 || lendable === undefined) return undefined;
     this.#socket.pause();
     lendable.stopReading();
-    if (this.#socket.readableLength === 0) return lendable.descriptor;
+    if (this.#socket.readableLength === 0) {
+      this.#lent = true;
+      return lendable.descriptor;
+    }
     lendable.goOnReading();
     this.#socket.resume();
     return undefined;
@@ -160,13 +167,19 @@ export class SocketTap extends EventEmitter {
 
   /** The socket is ours again: first what was read of it meanwhile, and not dealt with. The caller resumes it. */
   takeBack({ nextLsn, rest, tornStatus }: LoanEnd): void {
+    this.#lent = false;
     if (this.#ended) return;
-    this.#lendable?.goOnReading();
+    const end = this.#heldEnd;
+    if (end === undefined) this.#lendable?.goOnReading();
     if (tornStatus) {
       return this.#fail(new ConnectionError("closed", "a status could be sent only in part"));
     }
     this.#copy?.decoder.skipTo(nextLsn);
     if (rest.length > 0) this.#takeChunk(rest);
+    if (end === undefined) return;
+    // The runtime saw the end without reading what stands before it, and does not read any more.
+    this.#lendable?.readRest((chunk) => this.#takeChunk(chunk));
+    this.#fail(end.cause);
   }
 
   /** Sends CopyDone, once. */
@@ -193,6 +206,11 @@ export class SocketTap extends EventEmitter {
   /** Ends without a good-bye. */
   cut(): void {
     this.#fail(new ConnectionError("closed", "it was closed here"));
+  }
+
+  #socketEnded(cause: unknown): void {
+    if (this.#lent) this.#heldEnd ??= { cause };
+    else this.#fail(cause);
   }
 
   #fail(cause: unknown): void {

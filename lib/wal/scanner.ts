@@ -727,6 +727,11 @@ export function isCompleteSegment(scan: SegmentScan, bytesPresent: number): bool
   return scan.lastPageHasOwnAddress && scan.end !== "zero" && scan.contentEndLsn < lastPageLsn;
 }
 
+/** Whether its records lead to the segment's end, or to an XLOG_SWITCH that leaves the rest empty. */
+export function isWholeScan({ end, restIsZero }: SegmentScan): boolean {
+  return end === "segment-end" || (end === "switch" && restIsZero === true);
+}
+
 /** Whether every byte is zero; also of no bytes. */
 export function isAllZero(bytes: Uint8Array): boolean {
   for (let i = 0; i < bytes.length; i++) {

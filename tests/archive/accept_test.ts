@@ -31,6 +31,7 @@ const [FIRST = "", SECOND = "", THIRD = ""] = NAMES;
 const WAL = walOf({ bytes: 3 * MIB });
 const segmentOf = (wal: Uint8Array, index: number) => wal.slice(index * MIB, (index + 1) * MIB);
 const SEGMENT = segmentOf(WAL, 0);
+const SWITCH = { totalBytes: 24, resourceManager: 0, info: 0x40 };
 /** Another server's, which was this one once: the same system identifier, other records. */
 const OTHER_WAL = walOf({ bytes: 3 * MIB, seed: 1 });
 
@@ -155,7 +156,8 @@ test("P4: a conflict names the record on each side", () =>
       bring(machine.disk, FIRST, { [FIRST]: segmentOf(OTHER_WAL, 0) }),
       new RegExp(
         "they differ first at 0/300028; there the archive's file has a record of Heap at 0/300028 \\(5000 bytes, " +
-          "after 0/2FFFC0\\), the pushed file a record of Heap at 0/300028 \\(5008 bytes, after 0/2FFFC0\\); " +
+          "transaction 700, after 0/2FFFC0\\), the pushed file a record of Heap at 0/300028 \\(5008 bytes, " +
+          "transaction 700, after 0/2FFFC0\\); " +
           "nothing in the archive tells which one belongs to it",
       ),
     );
@@ -696,6 +698,19 @@ for (const options of [{}, ZSTD]) {
       assert.deepEqual(fs.readdirSync(join(root, "inprogress")), []);
     }));
 }
+
+test("a damaged compressed segment that ended in an XLOG_SWITCH is moved aside for a good one, too", () =>
+  inTemporaryDirectory(async (root) => {
+    const records = [...Array.from({ length: 40 }, () => ({ totalBytes: 5000 })), SWITCH];
+    const switched = buildWal({ startLsn: START, segmentBytes: MIB, records }).segments[0]!;
+    const disk = openDirectDisk(root);
+    await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: switched }, ZSTD);
+    damage(join(root, `${FIRST}.zst`));
+    const accepted = await bring(disk, FIRST, { [FIRST]: switched });
+    assert.equal(accepted.outcome, "archived");
+    assert.equal(fs.readdirSync(join(root, "conflicts")).length, 1);
+  }));
 
 test("a damaged compressed segment stays where the brought one proves less, or contradicts the archive", () =>
   inTemporaryDirectory(async (root) => {

@@ -16,7 +16,7 @@ import {
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { Archive, ArchiveError } from "../../lib/archive/archive.ts";
+import { Archive, ArchiveError, EMPTY_CONTENTS } from "../../lib/archive/archive.ts";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
@@ -62,7 +62,7 @@ test("an empty directory becomes an archive, with what only a look leaves alone"
     writeFileSync(join(root, "lock"), "");
     const archive = await open(disk);
     assert.equal(archive.identity, undefined);
-    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [], incomplete: [] });
+    assert.deepEqual(await archive.contents(), EMPTY_CONTENTS);
     assert.deepEqual(readdirSync(root).sort(), ["lock", "lost+found"]);
     await archive.claim(IDENTITY);
     await archive.claim(IDENTITY);
@@ -153,13 +153,14 @@ test("P5: claim() refuses another cluster and another segment size", () =>
       archive.claim({ ...IDENTITY, systemIdentifier: 5n }),
       new WrongClusterError(
         `Cannot archive into "${root}": it belongs to the cluster with system identifier ${IDENTITY.systemIdentifier}, ` +
-          "the server has 5; use a new directory for the new cluster",
+          `the server has 5; use a new directory for the new cluster, and keep this one with its backups: mkdir -m 700 "${root}-5"`,
       ),
     );
     await assert.rejects(
       archive.claim({ ...IDENTITY, segmentSize: segmentSize(16 << 20) }),
       new WrongClusterError(
-        `Cannot archive into "${root}": its segments are of 1MB, the server's of 16MB; use a new directory`,
+        `Cannot archive into "${root}": its segments are of 1MB, the server's of 16MB; use a new directory for the new cluster, and keep this ` +
+          `one with its backups: mkdir -m 700 "${root}-16MB"`,
       ),
     );
   }));
@@ -171,7 +172,7 @@ test("claim() makes what an earlier process did not get to, and removes what it 
     writeFileSync(join(root, "00000002.history.tmp"), "");
     const archive = await open(disk);
     // Also before `claim`: the receiver looks first.
-    assert.deepEqual(await archive.contents(), { runs: [], histories: [], unfinished: [], incomplete: [] });
+    assert.deepEqual(await archive.contents(), EMPTY_CONTENTS);
     await archive.claim(IDENTITY);
     assert.deepEqual(readdirSync(root).sort(), ["archive.json", "inprogress"]);
   }));

@@ -159,6 +159,26 @@ for (const [name, open] of DISKS) {
       assert.equal(statSync(join(root, "directory")).mode & 0o777, 0o750);
     }));
 
+  test(`${name} appends behind whatever is there, wherever a write says`, () =>
+    onDisk(open, async (disk, root) => {
+      const path = join(root, "ledger");
+      const [first, second] = [await disk.append("ledger", 0o600), await disk.append("ledger", 0o600)];
+      await first.write(Buffer.from("one\n"), 0);
+      await second.write(Buffer.from("two\n"), 0);
+      await first.write(Buffer.from("three\n"), 0);
+      await first.sync();
+      assert.equal(await second.bytes(), 14);
+      const last = new Uint8Array(2);
+      assert.equal(await second.read(last, 12), 2);
+      assert.equal(Buffer.from(last).toString(), "e\n");
+      for (const file of [first, second]) await file.close();
+      assert.equal(readFileSync(path, "utf8"), "one\ntwo\nthree\n");
+      assert.equal(statSync(path).mode & 0o777, 0o600);
+      // No link is followed out of the archive.
+      symlinkSync(path, join(root, "link"));
+      await assert.rejects(disk.append("link", 0o600), code("ELOOP"));
+    }));
+
   test(`${name} links, renames, removes and lists`, () =>
     onDisk(open, async (disk, root) => {
       await disk.makeDirectory("below", 0o700);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { DamagedFileError } from "../../lib/archive/damaged_file.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import {
   buildIndex,
@@ -132,5 +133,26 @@ test("the worker indexes what has no index, oldest first", () =>
     assert.equal(await worker.index(NAME), "settled");
     assert.deepEqual(await worker.missing(9), [SECOND, THIRD]);
     assert.equal(await worker.index("0000000100000000000000FF"), "gone");
+    assert.deepEqual([...(await readIndex(disk, SEGMENT))!.xids], [800, 900]);
+  }));
+
+test("the worker settles an index of the same bytes, and never one of other bytes", () =>
+  onSimDisk(async ({ disk }) => {
+    const [first, second] = segments();
+    const worker = directIndexWorker(disk, { identity: IDENTITY, modes: MODES });
+    await put(disk, NAME, first!);
+    assert.equal(await worker.index(NAME), "unresolved");
+    const right = await readIndex(disk, SEGMENT);
+    await put(disk, SECOND, second!);
+    // A byte that no record has: the segment alone proves itself, and is not what it was.
+    const changed = first!.slice();
+    changed[8192 + 20]! ^= 1;
+    await disk.unlink(NAME);
+    await put(disk, NAME, changed);
+    await assert.rejects(worker.index(NAME), DamagedFileError);
+    assert.deepEqual(await readIndex(disk, SEGMENT), right);
+    await disk.unlink(NAME);
+    await put(disk, NAME, first!);
+    assert.equal(await worker.index(NAME), "settled");
     assert.deepEqual([...(await readIndex(disk, SEGMENT))!.xids], [800, 900]);
   }));

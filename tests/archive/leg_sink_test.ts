@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BUFFER_BYTES, LegSink, type LoanEnd } from "../../lib/archive/leg_sink.ts";
+import { BUFFER_BYTES, LegSink, type LoanEnd, MAXIMUM_UNSYNCED_BYTES } from "../../lib/archive/leg_sink.ts";
 import { RoomGuard } from "../../lib/archive/room_guard.ts";
 import { SegmentWriter, type WriterRoadEnd } from "../../lib/archive/segment_writer.ts";
-import { lsn } from "../../lib/wal/lsn.ts";
+import { SYNC_BYTES } from "../../lib/archive/sync_policy.ts";
+import { type Lsn, lsn } from "../../lib/wal/lsn.ts";
 import { MIB } from "../wal/wal_builder.ts";
 import {
   IDENTITY,
@@ -385,3 +386,68 @@ test("a file system that does not tell its room is not watched", () =>
     await sink.finish();
     assert.deepEqual(told.failures, []);
   }));
+
+test("however fast it comes, no more is ever unsynced than verify takes for a crash's loss", async () => {
+  const piece = new Uint8Array(200_000);
+  const totalBytes = 64 * MIB;
+  let unsynced = 0;
+  let most = 0;
+  // A segment without an end: nothing else than the policy asks for a sync.
+  const writer = {
+    writeLsn: START as Lsn,
+    get flushLsn() {
+      return lsn(this.writeLsn - BigInt(unsynced));
+    },
+    spent: false,
+    segmentFull: false,
+    roadOpen: false,
+    async append(bytes: Uint8Array, then: "sync" | "leave") {
+      await new Promise((resolve) => setImmediate(resolve));
+      feed();
+      this.writeLsn = lsn(this.writeLsn + BigInt(bytes.length));
+      unsynced += bytes.length;
+      most = Math.max(most, unsynced);
+      if (then === "sync") await this.sync();
+    },
+    async sync() {
+      await new Promise((resolve) => setImmediate(resolve));
+      feed();
+      unsynced = 0;
+    },
+    prepareAhead: () => Promise.resolve(false),
+    close: () => Promise.resolve(),
+  };
+  const failures: unknown[] = [];
+  const sink = new LegSink(writer as unknown as SegmentWriter, {
+    memory: new Uint8Array(BUFFER_BYTES),
+    // It stands still: no sync is due for its time.
+    clock: {
+      nowMs: () => 0,
+      setTimer: (_delayMs, call) => {
+        const timer = setImmediate(call);
+        return () => clearImmediate(timer);
+      },
+    },
+    listener: { onProgress() {}, onFailure: (error) => void failures.push(error), onDiskFull() {} },
+  });
+  sink.setServerEnd(lsn(START + BigInt(10 * totalBytes)));
+  let pushed = 0;
+  /** A reader that does not heed `congested`, up to what is still taken. */
+  function feed(): void {
+    for (; pushed < totalBytes; pushed += piece.length) {
+      try {
+        sink.push(piece);
+      } catch {
+        break;
+      }
+    }
+    sink.drained();
+  }
+  feed();
+  while (pushed < totalBytes && failures.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await sink.finish();
+  assert.deepEqual(failures, []);
+  assert.equal(sink.idle, true);
+  assert.ok(most >= SYNC_BYTES, `${most}`);
+  assert.ok(most <= MAXIMUM_UNSYNCED_BYTES, `${most}`);
+});

@@ -145,9 +145,10 @@ test("P3: other bytes below the end of valid WAL of the saved copy are a conflic
       assert.match(
         error.message,
         new RegExp(
-          `^Cannot go on with ${FIRST}: the server sends other bytes than were received before, first at 0/300028; ` +
-            `both are kept: what came before, valid to 0/3483E0, as "/archive/inprogress/${FIRST}\\.saved-1", ` +
-            `what comes now as "/archive/conflicts/${FIRST}-[0-9a-f]{8}"; if this server is the right one`,
+          `^Cannot go on with ${FIRST}: the server sends other bytes than were received before; they differ first at ` +
+            "0/300028; there what came before has a record of Heap at 0/300028 \\(5000 bytes, .*\\), what comes now a " +
+            `record of Heap at 0/300028 \\(5024 bytes, .*\\); both are kept: what came before, valid to 0/3483E0, as "/archive/inprogress/${FIRST}\\.saved-1", ` +
+            `what comes now as "/archive/conflicts/${FIRST}-[0-9a-f]{8}"; two servers went on from one past`,
         ),
       );
       return true;
@@ -269,7 +270,8 @@ test("P4: other bytes under the name are a conflict: nothing is overwritten, bot
       assert.match(
         error.message,
         new RegExp(
-          `^Cannot publish ${FIRST}: the archive has other bytes under this name, first at 0/300028; ` +
+          `^Cannot publish ${FIRST}: the archive has other bytes under this name; they differ first at 0/300028; ` +
+            "there the archive's file has a record of Heap at 0/300028 .*, what comes now a record of Heap .*; " +
             `the archive's file is unchanged, the server's is kept as "/archive/conflicts/${FIRST}-[0-9a-f]{8}"$`,
         ),
       );
@@ -314,7 +316,7 @@ for (const form of [".zst", ".lz4"] as const) {
       await assert.rejects(
         write(writer, MIB),
         new RegExp(
-          `other bytes under this name, compressed as "${FIRST}${form}", first at 0/300028; .* kept as`,
+          `other bytes under this name, compressed as "${FIRST}${form}"; they differ first at 0/300028; there .* kept as`,
         ),
       );
       assert.equal(content(machine, FIRST), undefined);
@@ -385,7 +387,7 @@ test("P5: a first record that does not follow the archive's last one is a confli
       (error: Error) =>
         error instanceof ArchiveConflictError &&
         error.message.startsWith(
-          `Cannot go on with ${FIRST}: its first record at 0/300028 follows one at 0/2FFFC0, ` +
+          `Cannot go on with ${FIRST} from the server: its first record at 0/300028 follows one at 0/2FFFC0, ` +
             "but the archive's last record before it is at 0/2FFF80 or 0/5: the server's WAL does not continue this archive; ",
         ),
     );

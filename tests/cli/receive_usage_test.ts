@@ -167,6 +167,7 @@ test("receive's options have the documented defaults", async () => {
   }).parseAsync([], { from: "user" });
   assert.deepEqual(seen, {
     loop: true,
+    gaps: true,
     statusInterval: 10_000,
     receiveTimeout: 60_000,
     stallTimeout: 15_000,
@@ -181,7 +182,7 @@ test("receive's options have the documented defaults", async () => {
 test("receive's options are all parsed", async () => {
   let seen: Record<string, unknown> = {};
   const words =
-    "-c x -d /a -S s --create-slot -E 1/0 -n -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
+    "-c x -d /a -S s --create-slot -E 1/0 -n --no-gaps -s 0.5 --receive-timeout 1 --stall-timeout 2 --no-hard-links " +
     "--min-free 10% --halt-lag 2GB --halt-after 60 --halt-action drop-slot --no-index --json --log-format json -v";
   await quietCommand((options) => {
     seen = { ...options };
@@ -194,6 +195,7 @@ test("receive's options are all parsed", async () => {
     createSlot: true,
     endpos: 1n << 32n,
     loop: false,
+    gaps: false,
     statusInterval: 500,
     receiveTimeout: 1000,
     stallTimeout: 2000,

@@ -5,11 +5,14 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
+import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
+import { directIndexWorker } from "../../lib/archive/index_worker.ts";
 import { PieceCompressor } from "../../lib/archive/compression.ts";
 import { UsageError } from "../../lib/commands/context.ts";
 import { formatLsn, lsn } from "../../lib/wal/lsn.ts";
 import { cutAt, FIRST, lastEnd, nameOf, Scene, scenery } from "../restore/restore_scene.ts";
-import { MIB } from "../wal/wal_builder.ts";
+import { segmentSize } from "../../lib/wal/segment.ts";
+import { MIB, SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { statusObject, tellStatus } from "./status_scene.ts";
 
 const { segments, ends } = scenery();
@@ -329,3 +332,40 @@ for (const words of [["--max-lag", "x"], ["--min-free", "5 MB"], ["--max-lag-byt
     await assert.rejects(() => tellStatus(["-d", "x", "--check", ...words]), { exitCode: 1 });
   });
 }
+
+test("status --check tells of damage that indexes show, without a look at the segments", async () => {
+  using scene = filled();
+  const identity = { systemIdentifier: SYSTEM_IDENTIFIER, segmentSize: segmentSize(MIB) };
+  const worker = directIndexWorker(openDirectDisk(scene.archive), {
+    identity,
+    modes: { file: 0o600, directory: 0o700 },
+  });
+  const name = nameOf(FIRST + 1);
+  const index = async () => {
+    fs.rmSync(join(scene.archive, "index", `${name}.idx`), { force: true });
+    await worker.index(name);
+  };
+  for (const number of [FIRST, FIRST + 1, FIRST + 2]) await worker.index(nameOf(number));
+  const check = () => tellStatus(["-d", scene.archive, "--check"]);
+  assert.equal((await check()).code, 0);
+  const damaged = segments[1]!.slice();
+  damaged[MIB / 2]! ^= 1;
+  scene.put(name, damaged);
+  await index();
+  const within = await check();
+  assert.equal(within.code, 1);
+  assert.match(
+    within.stdout,
+    new RegExp(`the index of ${name} shows damage at 0/4[0-9A-F]{5}: its records do not`),
+  );
+  assert.equal(within.stdout.trim().split("\n").length, 1);
+  // Another cluster's of the same name: right by itself.
+  scene.put(name, scenery({ seed: 9 }).segments[1]!);
+  await index();
+  const other = await check();
+  assert.equal(other.code, 1);
+  assert.match(
+    other.stdout,
+    /shows damage at 0\/[0-9A-F]+: (it|its first record) .*, as the index of \w{24} says/,
+  );
+});

@@ -4,6 +4,9 @@ import * as fs from "node:fs";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { encodeGapRecord } from "../../lib/archive/gaps.ts";
+import { formatLsn, lsn } from "../../lib/wal/lsn.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { type Cluster, startCluster } from "../postgres/cluster.ts";
 import { walvault } from "../postgres/pusher.ts";
 import { caughtUp, MIB, runReceiver, startReceiver, until, WorkDirectory } from "../postgres/receiver.ts";
@@ -133,9 +136,14 @@ test("what the commands print with --json is as docs/json.md says", { timeout },
     "the standby having all",
     async () => await standby.value(`SELECT (pg_last_wal_replay_lsn() >= '${end}')::text`) === "true",
   );
+  // What only the archive has: the standby is promoted behind it.
+  await standby.stop();
+  await write(primary, 3);
+  await caughtUp(primary, receiver);
   assert.equal(await receiver.stop(), 0);
   hold("receive", receiver.stdout, ["receive"]);
   await primary.stop();
+  await standby.start();
   await standby.promote();
   await using second = startReceiver({ connection: standby.conninfo(), archive });
   await second.next("streaming");
@@ -143,7 +151,8 @@ test("what the commands print with --json is as docs/json.md says", { timeout },
   await caughtUp(standby, second);
   await second.stop();
   const names = fs.readdirSync(archive).filter((name) => /^[0-9A-F]{24}$/.test(name)).sort();
-  fs.rmSync(join(archive, names[2]!));
+  const missing = names[2]!;
+  fs.renameSync(join(archive, missing), directory.file(missing));
   // Where the backup begins: it can't be recovered any more.
   const label = fs.readdirSync(archive).find((name) => name.endsWith(".backup"));
   fs.rmSync(join(archive, label!.slice(0, 24)), { force: true });
@@ -151,6 +160,29 @@ test("what the commands print with --json is as docs/json.md says", { timeout },
   ask("status", ["status", d, "--check"], [0, 1]);
   ask("verify", ["verify", d, "-q"], [1]);
   ask("find", ["find", d, `--xid=${xid}`, "-q"], [0, 1]);
+
+  const startLsn = lsn(BigInt(parseInt(missing.slice(16), 16) * MIB));
+  const gap = { timeline: timelineId(1), startLsn, endLsn: lsn(startLsn + BigInt(MIB)) };
+  ask("gap list", ["gap", "list", d], [1]);
+  fs.appendFileSync(
+    join(archive, "gaps.jsonl"),
+    encodeGapRecord({
+      ...gap,
+      recordedAt: new Date().toISOString(),
+      reason: "no server has it any more",
+      server: "db:5432",
+      answer: "it has been removed",
+    }),
+  );
+  ask("gap heal", ["gap", "heal", d, "-q"], [1]);
+  ask("status", ["status", d]);
+  const given = [d, "--timeline=1", `--from=${formatLsn(startLsn)}`, `--to=${formatLsn(gap.endLsn)}`];
+  const accepted = walvault(["gap", "accept", ...given, "--reason=a test"]);
+  assert.equal(accepted.code, 0, accepted.stderr);
+  ask("status", ["status", d]);
+  ask("gap list", ["gap", "list", d], [0, 1]);
+  fs.renameSync(directory.file(missing), join(archive, missing));
+  ask("gap list", ["gap", "list", d], [0, 1]);
 
   for (const [name, { unseen }] of shapes) assert.deepEqual(unseen, [], `fields of ${name} never seen`);
 });

@@ -11,7 +11,7 @@ const mark = (place: number): TransactionMark => ({
   xid: place,
   time: timestamp(BigInt(place)),
 });
-const NONE: SegmentCommits = { first: undefined, last: undefined };
+const NONE: SegmentCommits = { count: 0, first: undefined, last: undefined };
 
 /** Segments 10 and up; a number stands for one whose first commit is there, and its last at 5 more. */
 async function look(segments: readonly (number | "none" | "unknown")[], maximumLooks = 3): Promise<string> {
@@ -20,7 +20,9 @@ async function look(segments: readonly (number | "none" | "unknown")[], maximumL
     asked.push(Number(number));
     const content = segments[Number(number) - 10]!;
     if (content === "unknown") return Promise.resolve(undefined);
-    return Promise.resolve(content === "none" ? NONE : { first: mark(content), last: mark(content + 5) });
+    return Promise.resolve(
+      content === "none" ? NONE : { count: 2, first: mark(content), last: mark(content + 5) },
+    );
   };
   const range = {
     firstNumber: segmentNumber(10n),

@@ -186,6 +186,30 @@ test("a number that was given out twice: the last one, or that of the epoch", as
   assert.equal(await ask(wal, xid(900)), "commit 900: 900 - (also at)");
 });
 
+test("a number of 64 bits whose epoch nobody tells is not found, and told", async () => {
+  const wal = ["900@1", "901@2", undefined, "^4 900@3"];
+  const road = await roadOf(wal);
+  const answer = await findTarget(road, xid(900, 5), { inclusive: true });
+  assert.equal(answer.found, false);
+  assert.deepEqual(answer.notes, [{ kind: "epoch unknown", lsns: [road.at(0, 0)] }]);
+  const known = await findTarget(road, xid(900, 4), { inclusive: true });
+  assert.ok(known.found && known.stop.lsn === road.at(3, 1));
+  const absent = await findTarget(road, xid(902, 4), { inclusive: true });
+  assert.deepEqual(absent.notes, []);
+});
+
+test("of a number that stands twice in one run, the backup must have begun behind the earlier one", async () => {
+  const road = await roadOf(["^3 900@1", "^4 900@3 7+900@4", undefined, "900@5"]);
+  const fromOf = async (target: FindTarget) => {
+    const answer = await findTarget(road, target, { inclusive: true });
+    return answer.found ? answer.backupFromLsn : undefined;
+  };
+  assert.equal(await fromOf(xid(900, 3)), road.runs[0]?.startLsn);
+  assert.equal(await fromOf(xid(900, 4)), road.at(0, 1) + 8n);
+  // In another run there is a hole between them already.
+  assert.equal(await fromOf(xid(900)), road.runs[1]?.startLsn);
+});
+
 test("a restore point: the first of its name, and the others told", async () => {
   const wal = ["10@1 #a@2 11@3", "#b@4 12@5 #a@6"];
   assert.equal(await ask(wal, { kind: "name", name: "b" }), "restore point: 11 12");

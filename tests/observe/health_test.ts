@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Gap } from "../../lib/archive/gaps.ts";
 import type { BackupJudgement } from "../../lib/observe/backup_judgement.ts";
 import { type HealthFacts, problemsOf, type Thresholds } from "../../lib/observe/health.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
@@ -8,6 +9,7 @@ import { timelineId } from "../../lib/wal/timeline.ts";
 const WELL: HealthFacts = {
   timeline: timelineId(1),
   holes: [],
+  gaps: [],
   backups: [],
   defects: [],
   conflicts: 0,
@@ -43,6 +45,17 @@ function backup(startLsn: bigint, toEnd: boolean) {
   return { startLsn: lsn(startLsn), judgement };
 }
 
+function gap(state: "open" | "accepted", startLsn = 0x500000n): Gap {
+  return {
+    timeline: timelineId(1),
+    startLsn: lsn(startLsn),
+    endLsn: lsn(startLsn + 0x100000n),
+    state,
+    record: undefined,
+    acceptance: undefined,
+  };
+}
+
 for (
   const [what, facts, thresholds, want] of [
     ["all is well", {}, {}, []],
@@ -74,6 +87,30 @@ for (
       { holes: [HOLE], backups: [backup(0x600000n, true)] },
       {},
       [],
+    ],
+    ["an accepted hole", { holes: [HOLE], gaps: [gap("accepted")] }, {}, []],
+    [
+      "a hole of which two accepted gaps are a part each",
+      {
+        holes: [{ ...HOLE, endLsn: lsn(0x700000n), segments: 2n }],
+        gaps: [gap("accepted"), gap("accepted", 0x600000n)],
+      },
+      {},
+      [],
+    ],
+    [
+      "a hole that is accepted in part",
+      { holes: [{ ...HOLE, endLsn: lsn(0x700000n), segments: 2n }], gaps: [gap("accepted")] },
+      {},
+      ["2 segments from 000000010000000000000005 on are missing (0/500000 to 0/700000)"],
+    ],
+    [
+      "a recorded gap, wherever the backups began",
+      { holes: [HOLE], gaps: [gap("open")], backups: [backup(0x600000n, true)] },
+      {},
+      [
+        "1 recorded gap is open (0/500000 to 0/600000 on timeline 1): walvault gap list",
+      ],
     ],
     ["a hole behind the newest backup", { holes: [HOLE], backups: [backup(0x400000n, false)] }, {}, [
       "000000010000000000000005 is missing (0/500000 to 0/600000)",

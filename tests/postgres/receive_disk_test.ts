@@ -3,7 +3,10 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseLsn } from "../../lib/wal/lsn.ts";
+import { type GapRecord, parseLedger } from "../../lib/archive/gaps.ts";
+import { lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { segmentName, segmentNumberAt, segmentSize } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import {
   ArchiveFiles,
@@ -25,6 +28,12 @@ const timeout = 180_000;
 const segmentBytes = MIB;
 const SHUTDOWN_MS = 5000;
 const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
+
+/** The name of the first timeline's segment that holds this byte. */
+function segmentAt(byte: bigint): string {
+  const size = segmentSize(segmentBytes);
+  return segmentName(timelineId(1), segmentNumberAt(lsn(byte), size), size);
+}
 
 const problem = whyNoDisk();
 const why = problem === undefined ? "" : ` (skipped: ${problem})`;
@@ -301,11 +310,22 @@ test(
       );
       assert.equal(await slots(), "");
       assertHolds(archive, cluster, { flushLsn });
+      const { records } = parseLedger(fs.readFileSync(`${disk.path}/gaps.jsonl`));
+      assert.equal(records.length, 1);
+      const [{ startLsn, endLsn }] = records as [GapRecord];
+      // The segments that are not complete here, up to the one that the server writes.
+      assert.ok(flushLsn < startLsn + BigInt(segmentBytes));
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn - 1n)}`), true);
+      assert.equal(fs.existsSync(`${disk.path}/${segmentAt(startLsn)}`), false);
+      const serverLsn = parseLsn(await cluster.value("SELECT pg_current_wal_lsn()"));
+      assert.ok(startLsn < endLsn && endLsn <= serverLsn && serverLsn < endLsn + BigInt(segmentBytes));
     }
     disk.makeRoom();
     await using receiver = startAnew([]);
     await caughtUp(cluster, receiver);
     assert.equal(await slots(), "walvault");
+    // The server still had it.
+    await receiver.next("gap healed");
     assert.equal(await receiver.stop(), 0);
     compareWithServer(archive, cluster);
     checkRecords(archive);

@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { type Cluster, startCluster } from "./cluster.ts";
 import {
   ArchiveFiles,
   caughtUp,
   compareWithServer,
+  fingerprint,
   MIB,
   runReceiver,
   startReceiver,
+  until,
   WorkDirectory,
 } from "./receiver.ts";
+import { parseLsn } from "../../lib/wal/lsn.ts";
 import { TABLE } from "./workload.ts";
 
 const timeout = 180_000;
@@ -56,3 +61,121 @@ test("receive goes on from the right server after a copy of it was refused", { t
   await receiveAll(a, archive);
   compareWithServer(archive, a);
 });
+
+/** The archive ends with a segment, and has nothing behind it. */
+async function receiveToSwitch(a: Cluster, archive: ArchiveFiles): Promise<string> {
+  await using receiver = startReceiver({ connection: a.conninfo(), archive: archive.directory });
+  await receiver.next("streaming");
+  const switchLsn = await a.value("SELECT pg_switch_wal()");
+  await until("the whole segment", () =>
+    archive.complete().some((file) => {
+      const startLsn = archive.startLsn(file);
+      return startLsn < parseLsn(switchLsn) && startLsn + BigInt(segmentBytes) >= parseLsn(switchLsn);
+    }));
+  await a.stop("fast");
+  await receiver.kill();
+  for (const { path } of [...archive.growing(), ...archive.saved()]) fs.rmSync(path);
+  return switchLsn;
+}
+
+test(
+  "receive finds that a copy of the server has gone another way, though its records end at the same places",
+  { timeout },
+  async (context) => {
+    using directory = new WorkDirectory();
+    await using a = await startCluster({ segmentBytes, settings });
+    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+    await using b = await split(a, archive);
+    await write(a, "a", 50);
+    await write(b, "b", 50);
+    const switchLsn = await receiveToSwitch(a, archive);
+    if (await b.value("SELECT pg_switch_wal()") !== switchLsn) {
+      // Something of its own was written by one of them: that a server does by itself now and then.
+      return context.skip("the records of the two do not end at the same places this time");
+    }
+    await write(b, "d", 100);
+    const before = fingerprint(archive.directory);
+    for (let time = 0; time < 2; time++) {
+      const refused = await runReceiver({ connection: b.conninfo(), archive: archive.directory });
+      assert.equal(await refused.ended(), 3, refused.stderr);
+      assert.deepEqual(refused.linesOf("streaming"), []);
+      const text = String(refused.linesOf("failed")[0]?.["error"]);
+      assert.match(
+        text,
+        new RegExp(`^Cannot go on behind [0-9A-F]{24}: the server at ${b.host}:${b.port} has other WAL`),
+      );
+      assert.match(
+        text,
+        /they differ first at 0\/[0-9A-F]+; there the archive has a record of \w+ at .*, the server a record/,
+      );
+      assert.match(
+        text,
+        /the last commit before that, which both have, is of 20|no commit before that is near/,
+      );
+      assert.match(
+        text,
+        /the newest commit that the archive shows after it is of 20.*; the newest commit that the server shows/,
+      );
+      assert.equal(archive.conflicts().length, 1);
+    }
+    const [kept = ""] = archive.conflicts();
+    const sent = fs.readFileSync(join(archive.directory, "conflicts", kept));
+    const server = fs.readFileSync(join(b.dataDirectory, "pg_wal", kept.slice(0, 24)));
+    const first = sent.findIndex((byte) => byte !== 0);
+    const end = sent.length - sent.toReversed().findIndex((byte) => byte !== 0);
+    assert.ok(first !== -1 && sent.subarray(first, end).equals(server.subarray(first, end)));
+    const after = fingerprint(archive.directory);
+    for (const [name, hash] of before) if (name !== "lock") assert.equal(after.get(name), hash, name);
+    assert.deepEqual(archive.growing(), []);
+    // The right one goes on, and what was kept of the other stays.
+    await a.start();
+    await write(a, "c", 100);
+    await using receiver = startReceiver({
+      connection: a.conninfo({ host: `${b.host},${a.host}`, port: `${b.port},${a.port}` }),
+      archive: archive.directory,
+    });
+    await receiver.next("streaming", { server: `${a.host}:${a.port}` });
+    await caughtUp(a, receiver);
+    const [compared] = receiver.linesOf("server has the archive's last wal");
+    context.diagnostic(`the same bytes: ${JSON.stringify(compared)}`);
+    assert.ok(Number(compared?.["bytes"]) > 0);
+    assert.equal(await receiver.stop(), 0);
+    compareWithServer(archive, a);
+    assert.deepEqual(archive.conflicts(), [kept]);
+  },
+);
+
+test(
+  "receive judges a server that no longer has the archive's last WAL by its first record",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    await using a = await startCluster({ segmentBytes, settings: { ...settings, wal_keep_size: "0" } });
+    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+    await a.sql(TABLE);
+    await receiveAll(a, archive);
+    await write(a, "a", 50);
+    await receiveToSwitch(a, archive);
+    await a.start();
+    const last = archive.complete().at(-1)!.name;
+    await until("the removal of the archive's last segment on the server", async () => {
+      await a.sql("CHECKPOINT");
+      return !a.walFiles().includes(last);
+    });
+    await using receiver = startReceiver({ connection: a.conninfo(), archive: archive.directory });
+    await receiver.next("streaming");
+    await write(a, "b", 50);
+    await caughtUp(a, receiver);
+    assert.deepEqual(receiver.linesOf("server has the archive's last wal"), []);
+    assert.equal(await receiver.stop(), 0);
+    compareTail(archive, a);
+  },
+);
+
+/** As far as the server still has it. */
+function compareTail(archive: ArchiveFiles, cluster: Cluster): void {
+  for (const file of archive.complete()) {
+    const path = join(cluster.dataDirectory, "pg_wal", file.name);
+    if (fs.existsSync(path)) assert.ok(fs.readFileSync(path).equals(fs.readFileSync(file.path)), file.name);
+  }
+}

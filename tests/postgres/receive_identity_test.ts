@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { parseLsn } from "../../lib/wal/lsn.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
@@ -11,6 +14,7 @@ import {
   type Receiver,
   runReceiver,
   startReceiver,
+  until,
   WorkDirectory,
 } from "./receiver.ts";
 import { TABLE } from "./workload.ts";
@@ -61,6 +65,10 @@ test("receive refuses the archive of another cluster, and touches nothing", { ti
   const identifier = await other.value("SELECT system_identifier FROM pg_control_system()");
   assert.match(refused.stderr, /belongs to the cluster with system identifier/);
   assert.ok(refused.stderr.includes(identifier));
+  assert.match(
+    String(refused.linesOf("failed")[0]?.["error"]),
+    new RegExp(`mkdir -m 700 "${archive.directory}-${identifier}"$`),
+  );
   assert.deepEqual(fingerprint(archive.directory), before);
   await receiveAll(cluster, archive);
   compareWithServer(archive, cluster);
@@ -102,7 +110,7 @@ test(
     const { stderr } = await refusal(b, archive);
     assert.match(
       stderr,
-      /the server sends other bytes than were received before|does not continue this archive/,
+      /the server at 127\.0\.0\.1:\d+ (sends other bytes than were received before|has other WAL there)|does not continue this archive/,
     );
     assertKept(before, archive);
   },
@@ -123,7 +131,7 @@ test(
     const { stderr } = await refusal(b, archive);
     assert.match(
       stderr,
-      /the server sends other bytes than were received before|does not continue this archive/,
+      /the server at 127\.0\.0\.1:\d+ (sends other bytes than were received before|has other WAL there)|does not continue this archive/,
     );
     assertKept(before, archive);
   },
@@ -142,4 +150,66 @@ test("receive waits for a copy of the server that is behind, and changes nothing
   assert.match(String(line["error"]), /its WAL ends at .*, the archive's at/);
   assert.equal(await receiver.stop(), 0);
   assert.deepEqual(fingerprint(archive.directory), before);
+});
+
+/** Runs a server's own program on its data directory, as its own user; `undefined` when it comes without that. */
+function runOn(cluster: Cluster, program: string, options: readonly string[]): string | undefined {
+  const path = join(cluster.programs.binDirectory, program);
+  if (!fs.existsSync(path)) return undefined;
+  const { uid, gid } = fs.statSync(cluster.dataDirectory);
+  const run = spawnSync(path, [...options, `--pgdata=${cluster.dataDirectory}`], {
+    uid,
+    gid,
+    cwd: cluster.directory,
+    encoding: "utf8",
+  });
+  assert.equal(run.status, 0, run.stdout + run.stderr);
+  return run.stdout;
+}
+
+test("receive refuses a cluster whose segments pg_resetwal has made larger, and names a new directory", {
+  timeout,
+}, async (context) => {
+  using directory = new WorkDirectory();
+  await using cluster = await startCluster({ segmentBytes, settings: { ...settings, min_wal_size: "32MB" } });
+  await cluster.sql(TABLE);
+  const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+  await receiveAll(cluster, archive);
+  await cluster.stop("fast");
+  if (runOn(cluster, "pg_resetwal", ["--wal-segsize=8"]) === undefined) {
+    return context.skip("this server comes without pg_resetwal");
+  }
+  await cluster.start();
+  const before = fingerprint(archive.directory);
+  const refused = await runReceiver({ connection: cluster.conninfo(), archive: archive.directory });
+  assert.equal(await refused.ended(), 3);
+  assert.match(
+    String(refused.linesOf("failed")[0]?.["error"]),
+    /its segments are of 1MB, the server's of 8MB; use a new directory .*: mkdir -m 700 "[^"]+-8MB"$/,
+  );
+  assert.deepEqual(fingerprint(archive.directory), before);
+});
+
+test("receive tells what is missing behind a pg_resetwal, which leaves the cluster's identifier as it was", {
+  timeout,
+}, async (context) => {
+  using directory = new WorkDirectory();
+  await using cluster = await startCluster({ segmentBytes, settings });
+  await cluster.sql(TABLE);
+  await write(cluster, { who: "a", rows: 100, bytes: 2000 });
+  const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+  await receiveAll(cluster, archive);
+  const end = archive.endLsn();
+  await cluster.stop("fast");
+  if (runOn(cluster, "pg_resetwal", []) === undefined) {
+    return context.skip("this server comes without pg_resetwal");
+  }
+  await cluster.start();
+  await write(cluster, { who: "b", rows: 1000, bytes: 2000 });
+  assert.ok(parseLsn(await cluster.value("SELECT pg_current_wal_flush_lsn()")) > end);
+  const before = fingerprint(archive.directory);
+  await using receiver = startReceiver({ connection: cluster.conninfo(), archive: archive.directory });
+  // It is refused, or written down as a gap: in any case it is not passed over in silence.
+  await until("what is said of the hole", () => /already been removed|"gap recorded"/.test(receiver.stderr));
+  assertKept(before, archive);
 });

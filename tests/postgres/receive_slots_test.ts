@@ -155,32 +155,42 @@ test("receive: a slot in use is waited for, an archive in use is refused", { tim
   assert.equal(waiting.linesOf("disconnected").filter((line) => line.level === "error").length, 1);
 });
 
-test("receive: WAL that the server removed is named, and never skipped", { timeout }, async () => {
-  using directory = new WorkDirectory();
-  const settings = { min_wal_size: "2MB", max_wal_size: "2MB" };
-  await using cluster = await start(settings);
-  const archive = new ArchiveFiles(directory.archive(), segmentBytes);
-  await using receiver = startReceiver({ connection: cluster.conninfo(), archive: archive.directory });
-  await receiver.next("streaming");
-  await write(cluster);
-  const end = parseLsn(await caughtUp(cluster, receiver));
-  assert.equal(await receiver.stop(), 0);
-  // Only now: before, the server could remove what the first run had not received yet.
-  await cluster.configure({ wal_keep_size: "0" });
-  await until("the removal of the next segment", async () => {
-    for (let i = 0; i < 4; i++) {
-      await cluster.sql("SELECT pg_switch_wal(); INSERT INTO work VALUES (gen_random_uuid(), 'x')");
+test(
+  "receive without gaps: WAL that the server removed is named, and never skipped",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    const settings = { min_wal_size: "2MB", max_wal_size: "2MB" };
+    await using cluster = await start(settings);
+    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+    await using receiver = startReceiver({ connection: cluster.conninfo(), archive: archive.directory });
+    await receiver.next("streaming");
+    await write(cluster);
+    const end = parseLsn(await caughtUp(cluster, receiver));
+    assert.equal(await receiver.stop(), 0);
+    // Only now: before, the server could remove what the first run had not received yet.
+    await cluster.configure({ wal_keep_size: "0" });
+    await until("the removal of the next segment", async () => {
+      for (let i = 0; i < 4; i++) {
+        await cluster.sql("SELECT pg_switch_wal(); INSERT INTO work VALUES (gen_random_uuid(), 'x')");
+      }
+      await cluster.sql("CHECKPOINT");
+      return !cluster.walFiles().includes(segmentOf(end, archive));
+    });
+    const before = fingerprint(archive.directory);
+    for (const option of ["--no-gaps", "--no-loop", `--endpos=${formatLsn(await currentLsn(cluster))}`]) {
+      const late = await runReceiver({
+        connection: cluster.conninfo(),
+        archive: archive.directory,
+        options: [option],
+      });
+      assert.equal(await late.ended(), 3, option);
+      assert.match(late.stderr, /no longer has that WAL/);
+      assert.ok(late.stderr.includes(segmentOf(end, archive)), late.stderr);
+      assert.deepEqual(fingerprint(archive.directory), before);
     }
-    await cluster.sql("CHECKPOINT");
-    return !cluster.walFiles().includes(segmentOf(end, archive));
-  });
-  const before = fingerprint(archive.directory);
-  const late = await runReceiver({ connection: cluster.conninfo(), archive: archive.directory });
-  assert.equal(await late.ended(), 3);
-  assert.match(late.stderr, /no longer has that WAL/);
-  assert.ok(late.stderr.includes(segmentOf(end, archive)), late.stderr);
-  assert.deepEqual(fingerprint(archive.directory), before);
-});
+  },
+);
 
 test(
   "receive holds up no shutdown, archives the shutdown checkpoint, and comes back by itself",

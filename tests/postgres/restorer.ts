@@ -1,6 +1,7 @@
 /** `walvault fetch` as the restore_command of real servers. */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -21,22 +22,28 @@ let built: string | undefined;
 /**
  * One executable that the server's account can run: a checkout and Deno's cache may be closed for it.
  *
- * Built once in a process, and removed with it. `WALVAULT_EXECUTABLE` with a path takes its place.
+ * Built once: for all that `tasks/test.ts` starts, in the directory that it names in `WALVAULT_TEST_BUILD`; else in a
+ * process, and removed with it. `WALVAULT_EXECUTABLE` with a path takes its place.
  */
 export function executable(): string {
   const given = process.env["WALVAULT_EXECUTABLE"];
   if (given !== undefined && given.includes("/")) return given;
   if (built !== undefined) return built;
-  const directory = fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
-  removeAfterUs(directory);
+  const shared = process.env["WALVAULT_TEST_BUILD"];
+  const directory = shared ?? fs.mkdtempSync(join(tmpdir(), "wv-executable-"));
+  if (shared === undefined) removeAfterUs(directory);
   fs.chmodSync(directory, 0o755);
-  const path = join(directory, "walvault");
+  const finished = join(directory, "walvault");
+  if (fs.existsSync(finished)) return built = finished;
+  // Others may build it as well just now: it gets its name when it is whole.
+  const path = join(directory, `walvault-${randomUUID()}`);
   const [command, ...first] = denoCommand();
   const words = [...first, "run", "--allow-all", join("tasks", "compile_bun.ts"), `--output=${path}`];
   const run = spawnSync(command, words, { cwd: ROOT, encoding: "utf8" });
   assert.equal(run.status, 0, run.stderr);
   fs.chmodSync(path, 0o755);
-  return built = path;
+  fs.renameSync(path, finished);
+  return built = finished;
 }
 
 /** A shell that sees the end of the pipe that only we hold: test runners run no handlers at their end. */

@@ -4,11 +4,14 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
+import type { SegmentRun } from "../../lib/wal/lineage.ts";
 import type {
   ArchiveContents,
+  GapArchive,
   LegListener,
+  MissingWal,
+  Overlap,
   ShortOfRoom,
-  WalArchive,
   WalSink,
 } from "../../lib/receiver/wal_archive.ts";
 import type {
@@ -188,17 +191,21 @@ export class FakeSink implements WalSink {
 }
 
 /** An archive in memory. */
-export class FakeArchive implements WalArchive {
+export class FakeArchive implements GapArchive {
   readonly complete = new Set<string>();
   readonly unfinished = new Set<string>();
   readonly histories = new Map<number, string>();
   readonly sinks: FakeSink[] = [];
+  /** What was written down, and given up. */
+  readonly recorded: SegmentRun[] = [];
+  readonly accepted: SegmentRun[] = [];
+  readonly missing: MissingWal[] = [];
   owner = SYSTEM_IDENTIFIER;
   stalled = false;
   /** Thrown at the next call. */
   error: unknown;
   /** Calls that a stalled disk does not answer before `recover()`. */
-  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg">();
+  readonly silent = new Set<"claim" | "contents" | "store history" | "open leg" | "ledger">();
   readonly #recovered = Promise.withResolvers<void>();
 
   constructor(readonly journal: Journal = []) {}
@@ -235,6 +242,7 @@ export class FakeArchive implements WalArchive {
       })),
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
+      gaps: { recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] },
     });
   }
 
@@ -249,6 +257,45 @@ export class FakeArchive implements WalArchive {
     this.histories.set(timeline, new TextDecoder().decode(bytes));
     this.journal.push(`history ${timeline} durable`);
     return this.#answer("store history", "stored");
+  }
+
+  /** What is asked of a server before it is followed. */
+  overlap: Overlap | undefined;
+  readonly sentOverlaps: { readonly bytes: Uint8Array; readonly server: string }[] = [];
+  /** Thrown when it has come. */
+  overlapError: unknown;
+
+  planOverlap(): Promise<Overlap | undefined> {
+    return Promise.resolve(this.overlap);
+  }
+
+  compareOverlap(sent: { readonly bytes: Uint8Array; readonly server: string }): Promise<void> {
+    this.sentOverlaps.push(sent);
+    this.journal.push("overlap compared");
+    return this.overlapError === undefined ? Promise.resolve() : Promise.reject(this.overlapError);
+  }
+
+  recordGap(missing: MissingWal): Promise<void> {
+    this.missing.push(missing);
+    this.recorded.push(missing.run);
+    return this.#ledger("record", missing.run);
+  }
+
+  confirmGap(run: SegmentRun): Promise<void> {
+    return this.#ledger("confirm", run);
+  }
+
+  gapMark(): Promise<string> {
+    return Promise.resolve(`${this.recorded.length} ${this.accepted.length}`);
+  }
+
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean> {
+    return Promise.resolve(this.complete.has(`${segment.timeline}/${segment.number}`));
+  }
+
+  #ledger(verb: string, { timeline, firstNumber, endNumber }: SegmentRun): Promise<void> {
+    this.journal.push(`${verb} gap ${timeline} ${firstNumber}-${endNumber}`);
+    return this.#answer("ledger", undefined);
   }
 
   openLeg(
@@ -270,7 +317,10 @@ export class FakeArchive implements WalArchive {
     return this.#answer("open leg", sink);
   }
 
-  async #answer<T>(call: "claim" | "contents" | "store history" | "open leg", value: T): Promise<T> {
+  async #answer<T>(
+    call: "claim" | "contents" | "store history" | "open leg" | "ledger",
+    value: T,
+  ): Promise<T> {
     if (this.silent.has(call)) await this.#recovered.promise;
     const { error } = this;
     this.error = undefined;
@@ -308,6 +358,8 @@ export class FakeServer {
   address = "db:5432";
   serverVersion = 150_004;
   systemIdentifier = SYSTEM_IDENTIFIER;
+  /** Who answers at the same address on another connection. */
+  afreshIdentifier = SYSTEM_IDENTIFIER;
   timeline = 1;
   flushLsn = at(3.5);
   readonly settings = new Map([
@@ -317,9 +369,14 @@ export class FakeServer {
   ]);
   readonly histories = new Map<number, string>();
   readonly slots = new Map<string, SlotPosition>();
+  /** Below it WAL is removed; told when the stream has begun, or at once. */
+  removedBelow = at(0);
+  tellsRemoved: "at once" | "in the stream" = "in the stream";
   /** Rejects every connection, or START_REPLICATION, or the creation of a slot. */
   connectError: unknown;
   startError: unknown;
+  /** The slot is refused, whatever is asked for. */
+  slotInvalidated = false;
   createError: unknown;
   /** Commands that get no answer. */
   readonly silent = new Set<string>();
@@ -380,6 +437,13 @@ export class FakeSource implements WalSource {
     return this.#answer(`show ${name}`, () => this.server.settings.get(name) ?? "");
   }
 
+  showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    this.asked.push(`show ${name} afresh`);
+    if (this.server.silent.has("afresh")) return this.#closed.promise;
+    const { afreshIdentifier: systemIdentifier, settings } = this.server;
+    return Promise.resolve({ systemIdentifier, value: settings.get(name) ?? "" });
+  }
+
   readSlot(name: string): Promise<SlotPosition | undefined> {
     return this.#answer("read slot", () => this.server.slots.get(name));
   }
@@ -394,7 +458,11 @@ export class FakeSource implements WalSource {
   }
 
   dropSlot(name: string): Promise<void> {
-    return this.#answer("drop slot", () => void this.server.slots.delete(name));
+    return this.#answer("drop slot", () => {
+      this.server.slots.delete(name);
+      this.server.slotInvalidated = false;
+      this.server.journal.push(`drop slot ${name}`);
+    });
   }
 
   timelineHistory(timeline: TimelineId): Promise<Uint8Array | undefined> {
@@ -414,8 +482,18 @@ export class FakeSource implements WalSource {
     );
     return this.#answer("start", () => {
       if (this.server.startError !== undefined) throw this.server.startError;
+      if (timeline > this.server.timeline) {
+        throw serverError("XX000", `requested timeline ${timeline} is not in this server's history`);
+      }
+      if (slot !== undefined && this.server.slotInvalidated) {
+        throw serverError("55000", `can no longer access replication slot "${slot}"`);
+      }
+      const isRemoved = startLsn < this.server.removedBelow;
+      const removed = serverError("58P01", "requested WAL segment has already been removed");
+      if (isRemoved && this.server.tellsRemoved === "at once") throw removed;
       this.#handler = handler;
       this.nextLsn = startLsn;
+      this.stopSaid = false;
       this.#end = Promise.withResolvers<StreamEnd>();
       this.#end.promise.catch(() => {});
       const stream: WalStream = {
@@ -451,7 +529,8 @@ export class FakeSource implements WalSource {
           if (this.server.confirmsStop) this.#deliver(() => this.#end.resolve({ kind: "stopped" }));
         },
       };
-      this.server.onStart(this);
+      if (isRemoved) this.fail(removed);
+      else this.server.onStart(this);
       return stream;
     });
   }

@@ -2,9 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { PermanentError } from "../../lib/receiver/failure.ts";
-import type { LegPosition } from "../../lib/receiver/leg.ts";
-import { type ReceiveEnd, type ReceiveOptions, receiveWal } from "../../lib/receiver/receive.ts";
-import type { WalSource } from "../../lib/receiver/wal_source.ts";
+import { receiveWal } from "../../lib/receiver/receive.ts";
 import { ArchiveConflictError, WalGapError, WrongClusterError } from "../../lib/wal/errors.ts";
 import { formatLsn, type Lsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
@@ -15,119 +13,11 @@ import {
   fakeLog,
   FakeServer,
   type FakeSource,
-  type Journal,
   MIB,
   serverError,
   settled,
-  watched,
 } from "./fakes.ts";
-
-const OPTIONS: ReceiveOptions = {
-  slot: undefined,
-  createSlot: false,
-  endLsn: undefined,
-  loop: true,
-  applicationName: "walvault",
-  timing: {
-    statusIntervalMs: 10_000,
-    receiveTimeoutMs: 60_000,
-    stallTimeoutMs: 15_000,
-    stopTimeoutMs: 10_000,
-  },
-};
-
-interface Given {
-  readonly options?: Partial<ReceiveOptions>;
-  /** Several hosts, in the order of trying; the first is `server`. */
-  readonly others?: readonly Partial<FakeServer>[];
-  readonly prepare?: (parts: { readonly server: FakeServer; readonly archive: FakeArchive }) => void;
-}
-
-async function startReceiving(given: Given = {}) {
-  const journal: Journal = [];
-  const server = new FakeServer(journal);
-  const archive = new FakeArchive(journal);
-  const others = (given.others ?? []).map((differences) =>
-    Object.assign(new FakeServer(journal), differences)
-  );
-  given.prepare?.({ server, archive });
-  const clock = new FakeClock();
-  const abort = new AbortController();
-  const { log, entries, lines } = fakeLog();
-  const positions: LegPosition[] = [];
-  const connectedAtMs: number[] = [];
-  const outcome = watched<ReceiveEnd>(receiveWal(
-    {
-      connect: (accept, signal) => connect([server, ...others], accept, signal),
-      archive,
-      clock,
-      log,
-      random: () => 0.5,
-      onPosition: (position) => positions.push(position),
-      onStreaming: () => {},
-    },
-    { ...OPTIONS, ...given.options },
-    abort.signal,
-  ));
-  async function connect(
-    hosts: readonly FakeServer[],
-    accept: (source: WalSource) => Promise<boolean>,
-    signal: AbortSignal,
-  ): Promise<FakeSource> {
-    signal.throwIfAborted();
-    connectedAtMs.push(clock.nowMs());
-    const errors: unknown[] = [];
-    for (const host of hosts) {
-      try {
-        return await connectHost(host, accept, signal);
-      } catch (error) {
-        signal.throwIfAborted();
-        errors.push(error);
-      }
-    }
-    if (errors.length === 1) throw errors[0];
-    const text = errors.map((error) => (error as Error).message).join("; ");
-    throw new ConnectionError("refused", text, { cause: new AggregateError(errors) });
-  }
-  async function connectHost(
-    host: FakeServer,
-    accept: (source: WalSource) => Promise<boolean>,
-    signal: AbortSignal,
-  ): Promise<FakeSource> {
-    if (host.silent.has("connect")) {
-      await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
-    }
-    if (host.connectError !== undefined) throw host.connectError;
-    const source = host.open();
-    try {
-      assert.ok(await accept(source), "a server that will not do is told by a throw");
-      return source;
-    } catch (error) {
-      await source.close();
-      throw error;
-    }
-  }
-  await settled();
-  /** Everything that is still under way is told to stop. */
-  const stop = async () => {
-    abort.abort(new Error("Stopped by SIGTERM"));
-    await clock.advance(30_000);
-  };
-  return {
-    journal,
-    server,
-    others,
-    archive,
-    clock,
-    abort,
-    entries,
-    lines,
-    positions,
-    connectedAtMs,
-    outcome,
-    stop,
-  };
-}
+import { OPTIONS, startReceiving } from "./running_receiver.ts";
 
 const REMOVED = serverError("58P01", "requested WAL segment has already been removed");
 const HISTORY_2 = "1\t0/380000\tno recovery target specified\n";
@@ -606,8 +496,9 @@ test("receiveWal() waits for a server that is behind the archive, and says so on
   await run.stop();
 });
 
-test("receiveWal() whose WAL the server removed stops with what is missing and what to do", async () => {
+test("receiveWal() without gaps whose WAL the server removed stops with what is missing and what to do", async () => {
   const run = await startReceiving({
+    options: { gaps: "stop" },
     prepare: ({ server, archive }) => {
       archive.addSegments(1, 0, 2);
       server.startError = serverError(
@@ -668,8 +559,9 @@ for (const when of ["at once", "in the stream"] as const) {
     await run.stop();
   });
 
-  test(`receiveWal() stops when every host lacks the WAL (${when}), and names them all`, async () => {
+  test(`receiveWal() without gaps stops when every host lacks the WAL (${when}), and names them all`, async () => {
     const run = await startReceiving({
+      options: { gaps: "stop" },
       others: [{ address: "db2:5432", startError: REMOVED }],
       prepare: ({ server, archive }) => {
         archive.addSegments(1, 0, 2);
@@ -684,8 +576,9 @@ for (const when of ["at once", "in the stream"] as const) {
     assert.equal(run.connectedAtMs.length, 3);
   });
 
-  test(`receiveWal() whose only other host is away tries both again, without a hot loop (${when})`, async () => {
+  test(`receiveWal() without gaps whose only other host is away tries both again, without a hot loop (${when})`, async () => {
     const run = await startReceiving({
+      options: { gaps: "stop" },
       others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
       prepare: ({ server, archive }) => {
         archive.addSegments(1, 0, 2);
@@ -706,8 +599,9 @@ for (const when of ["at once", "in the stream"] as const) {
     assert.equal(run.outcome.value, "stopped");
   });
 
-  test(`receiveWal() whose server gets the missing WAL back goes on (${when})`, async () => {
+  test(`receiveWal() without gaps whose server gets the missing WAL back goes on (${when})`, async () => {
     const run = await startReceiving({
+      options: { gaps: "stop" },
       others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
       prepare: ({ server, archive }) => {
         archive.addSegments(1, 0, 2);
@@ -1063,6 +957,7 @@ test("receiveWal() told to stop before it began does nothing", async () => {
   const never = () => Promise.reject(new Error("connected"));
   const dependencies = {
     connect: never,
+    askHosts: () => Promise.resolve([]),
     archive: new FakeArchive(),
     clock: new FakeClock(),
     log,

@@ -1,17 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import {
-  beyondForks,
-  firstMissingSegment,
-  newestTimeline,
-  planStart,
-  type StartPlan,
-  timelineOfSegment,
-} from "../../lib/receiver/start.ts";
+import { beyondForks, newestTimeline, planStart, type StartPlan } from "../../lib/receiver/start.ts";
 import type { ArchiveContents } from "../../lib/receiver/wal_archive.ts";
 import type { SlotPosition } from "../../lib/protocol/replication.ts";
 import type { TimelineHistory } from "../../lib/wal/history.ts";
+import { firstMissingSegment, timelineOfSegment } from "../../lib/wal/lineage.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentSize, segmentStart } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
@@ -43,6 +37,8 @@ interface Contents {
   readonly runs?: readonly (readonly [timeline: number, first: number, end: number])[];
   readonly unfinished?: readonly (readonly [timeline: number, number: number])[];
   readonly histories?: readonly number[];
+  /** Recorded gaps. */
+  readonly recorded?: readonly (readonly [timeline: number, first: number, end: number])[];
 }
 
 /** Ancestors and where each was left; the last number is the lineage's own timeline. */
@@ -60,12 +56,16 @@ function placed(place: Place) {
     const whole = Math.floor(segments);
     return lsn(segmentStart(number(whole), size) + BigInt((segments - whole) * size));
   };
-  const contents = ({ runs = [], unfinished = [], histories = [] }: Contents): ArchiveContents => ({
-    runs: runs.map(([of, first, end]) => ({
-      timeline: timeline(of),
-      firstNumber: number(first),
-      endNumber: number(end),
-    })),
+  const run = ([of, first, end]: readonly [timeline: number, first: number, end: number]) => ({
+    timeline: timeline(of),
+    firstNumber: number(first),
+    endNumber: number(end),
+  });
+  const contents = (
+    { runs = [], unfinished = [], histories = [], recorded = [] }: Contents,
+  ): ArchiveContents => ({
+    runs: runs.map(run),
+    gaps: { recorded: recorded.map(run), accepted: [] },
     unfinished: unfinished.map(([of, which]) => ({ timeline: timeline(of), number: number(which) })),
     histories: histories.map((of) => ({ timeline: timeline(of), bytes: new Uint8Array() })),
     incomplete: [],
@@ -133,6 +133,66 @@ const ARCHIVES: readonly ArchiveCase[] = [
     archive: { runs: [[1, 8, 10]], unfinished: [[1, 3], [1, 6]] },
     server: { timeline: 1 },
     missing: [1, 10],
+  },
+  {
+    name: "a recorded gap, and nothing behind it yet",
+    archive: { runs: [[1, 2, 5]], recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: [1, 9],
+  },
+  {
+    name: "a recorded gap, and more behind it",
+    archive: { runs: [[1, 2, 5], [1, 9, 12]], recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: [1, 12],
+  },
+  {
+    name: "a recorded gap that is half filled",
+    archive: { runs: [[1, 2, 5], [1, 6, 7], [1, 9, 12]], recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: [1, 12],
+  },
+  {
+    name: "a recorded gap that is smaller than the hole",
+    archive: { runs: [[1, 2, 5], [1, 9, 12]], recorded: [[1, 5, 8]] },
+    server: { timeline: 1 },
+    missing: [1, 8],
+  },
+  {
+    name: "two recorded gaps side by side",
+    archive: { runs: [[1, 2, 5], [1, 9, 12]], recorded: [[1, 7, 9], [1, 5, 7]] },
+    server: { timeline: 1 },
+    missing: [1, 12],
+  },
+  {
+    name: "a recorded gap that begins with what was received of it",
+    archive: { runs: [[1, 9, 12]], unfinished: [[1, 5]], recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: [1, 12],
+  },
+  {
+    name: "a recorded gap below all that is left",
+    archive: { runs: [[1, 9, 12]], recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: [1, 12],
+  },
+  {
+    name: "only a recorded gap",
+    archive: { recorded: [[1, 5, 9]] },
+    server: { timeline: 1 },
+    missing: undefined,
+  },
+  {
+    name: "a recorded gap over a fork",
+    archive: { runs: [[1, 2, 5]], recorded: [[1, 5, 6], [2, 6, 9]] },
+    server: { timeline: 2, left: [[1, 6.5]] },
+    missing: [2, 9],
+  },
+  {
+    name: "a recorded gap past the fork of an old timeline",
+    archive: { runs: [[1, 2, 5]], recorded: [[1, 5, 9]] },
+    server: { timeline: 2, left: [[1, 6.5]] },
+    missing: [2, 6],
   },
   {
     name: "an old timeline's end left over right below the complete ones",

@@ -12,12 +12,13 @@ import { fileURLToPath } from "node:url";
 import { Archive } from "../../lib/archive/archive.ts";
 import type { Disk, DiskFile } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
+import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
 import { DEFAULT_MINIMUM_FREE } from "../../lib/archive/minimum_free.ts";
-import { RECEIVING_MEMORY_BYTES, ReceivingArchive } from "../../lib/archive/receiving_archive.ts";
+import { RECEIVING_MEMORY_BYTES } from "../../lib/archive/receiving_archive.ts";
 import { realClock } from "../../lib/commands/clock.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
-import { connect } from "../../lib/session/connect.ts";
+import { askHosts, connect } from "../../lib/session/connect.ts";
 import { segmentStart } from "../../lib/wal/segment.ts";
 import { parseSegmentName, segmentSize } from "../../lib/wal/segment.ts";
 import { settingsFor, SILENT, tcpHost } from "../session/support.ts";
@@ -101,6 +102,7 @@ function stallingDisk(disk: Disk, state: { gate: Promise<void>; durableLsn: bigi
         return file === undefined ? undefined : wrap(file, path);
       }),
     create: (path, mode) => behind(async () => wrap(await disk.create(path, mode), path)),
+    append: (path, mode) => behind(async () => wrap(await disk.append(path, mode), path)),
     link: (existing, added) => behind(() => disk.link(existing, added)),
     rename: (from, to) => behind(() => disk.rename(from, to)),
     unlink: (path) => behind(() => disk.unlink(path)),
@@ -183,10 +185,12 @@ export async function playThroughput(plan: ThroughputPlan): Promise<ThroughputRe
       {
         connect: (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) =>
           connect(settings, { log: SILENT, accept, signal }),
-        archive: new ReceivingArchive(archive, {
+        askHosts: (ask, signal) => askHosts(settings, { log: SILENT, signal }, ask),
+        archive: new GapReceivingArchive(archive, {
           clock: realClock,
           events,
           minimumFree: DEFAULT_MINIMUM_FREE,
+          now: () => new Date(),
         }),
         clock: realClock,
         log,
@@ -201,6 +205,7 @@ export async function playThroughput(plan: ThroughputPlan): Promise<ThroughputRe
         createSlot: false,
         endLsn: undefined,
         loop: true,
+        gaps: "record",
         applicationName: "walvault",
         timing: {
           statusIntervalMs: 1000,

@@ -12,7 +12,8 @@ import {
   ProtocolError,
   ServerError,
 } from "../../lib/protocol/errors.ts";
-import { connect } from "../../lib/session/connect.ts";
+import { askHosts, connect } from "../../lib/session/connect.ts";
+import { formatAddress } from "../../lib/session/socket.ts";
 import { parseLsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { type Cluster, startCluster } from "../postgres/cluster.ts";
@@ -204,6 +205,47 @@ describe("connect()", () => {
       return true;
     });
     assert.match(await opens([closed, here()], { loadBalanceHosts: true }), /session test/);
+  });
+
+  it("askHosts() asks every host, of whatever kind, and each fails by itself", SLOW, async () => {
+    const hosts = [here(), tcpHost(await nobodysPort()), here()];
+    const settings = settingsFor(hosts, { targetSessionAttrs: "standby" });
+    const asked: string[] = [];
+    const signal = new AbortController().signal;
+    const replies = await askHosts(settings, { log: SILENT, signal }, async (session) => {
+      asked.push(session.address);
+      if (asked.length === 2) throw new Error("what is this");
+      return await session.show("wal_segment_size");
+    });
+    const kinds = replies.map((reply) => "answer" in reply ? reply.answer : (reply.error as Error).message);
+    assert.equal(asked.length, 2);
+    assert.deepEqual([...kinds].sort(), [kinds[1], "16MB", "what is this"].sort());
+    assert.match(kinds[1]!, /Cannot connect to /);
+    assert.deepEqual(replies.map(({ address }) => address), hosts.map(formatAddress));
+    // A login that is refused keeps nobody else from answering.
+    const refused: Host = { ...here(), password: "wrong" };
+    const scram = settingsFor([refused, here(PASSWORD)], { user: "scram" });
+    const answers = await askHosts(scram, { log: SILENT, signal }, () => Promise.resolve("here"));
+    assert.deepEqual(answers.map((reply) => "answer" in reply), [false, true]);
+  });
+
+  it("askHosts() ends when it is told to, whatever a host does", SLOW, async () => {
+    const abort = new AbortController();
+    const reason = new Error("Stopped by SIGTERM");
+    const asking = askHosts(settingsFor([here()]), { log: SILENT, signal: abort.signal }, async (session) => {
+      const { flushLsn: startLsn, timeline } = await session.identifySystem();
+      const stream = await session.startReplication({ slot: undefined, startLsn, timeline }, new Counting());
+      setTimeout(() => abort.abort(reason), 50);
+      await stream.ended;
+    });
+    await assert.rejects(asking, reason);
+  });
+
+  it("showAfresh() asks the same server on another connection", SLOW, async () => {
+    const source = await open([here()]);
+    const { systemIdentifier } = await source.identifySystem();
+    assert.deepEqual(await source.showAfresh("wal_segment_size"), { systemIdentifier, value: "16MB" });
+    await source.close();
   });
 
   it("accept() can turn a server down", SLOW, async () => {

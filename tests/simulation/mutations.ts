@@ -26,6 +26,7 @@ const WRITER = "lib/archive/segment_writer.ts";
 const ACCEPT = "lib/archive/accept_segment.ts";
 const WRITE = "lib/archive/write_brought.ts";
 const SINK = "lib/archive/leg_sink.ts";
+const LEDGER = "lib/archive/gap_ledger_file.ts";
 
 const MUTATIONS: readonly Mutation[] = [
   {
@@ -153,7 +154,7 @@ const MUTATIONS: readonly Mutation[] = [
   },
   {
     title: "unfinished segments do not count",
-    file: "lib/receiver/start.ts",
+    file: "lib/wal/lineage.ts",
     changes: [[
       "contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));",
       "contents.unfinished.filter(() => size < 0);",
@@ -234,6 +235,59 @@ const MUTATIONS: readonly Mutation[] = [
     title: "nobody tells that there is room again",
     file: SINK,
     changes: [["    if (before !== undefined || now !== undefined) this", "    if (now !== undefined) this"]],
+  },
+  {
+    title: "a gap's line is not synced",
+    file: LEDGER,
+    changes: [["    await file.sync();\n", ""]],
+  },
+  {
+    title: "a gap's line is not waited for",
+    file: "lib/receiver/gap_passing.ts",
+    changes: [
+      ["      await archive.recordGap({", "      void archive.recordGap({"],
+      [
+        "        answer: passage.words,\n      });",
+        "        answer: passage.words,\n      }).catch(() => {});",
+      ],
+    ],
+  },
+  {
+    title: "a gap's line that an earlier process wrote is believed",
+    file: "lib/receiver/gap_passing.ts",
+    changes: [["      await this.options.archive.confirmGap(run);\n", ""]],
+  },
+  {
+    title: "a gap is recorded on a timeout",
+    file: "lib/receiver/first_available.ts",
+    changes: [[
+      "    if (began || !(error instanceof ServerError) || error.sqlState !== WAL_REMOVED) throw error;\n" +
+      "    return error.serverMessage;",
+      "    return (error as Error).message + (error instanceof ServerError ? WAL_REMOVED : began);",
+    ]],
+  },
+  {
+    title: "a gap's end is not searched for",
+    file: "lib/receiver/first_available.ts",
+    changes: [["  while (gone + 1n < there) {", "  while (gone + 1n < there && there < 0n) {"]],
+  },
+  {
+    title: "the gate is open while commits may wait",
+    file: "lib/receiver/receive.ts",
+    changes: [[
+      'standbyNames === "" ? undefined : new FlushGate()',
+      "standbyNames !== undefined ? undefined : new FlushGate()",
+    ]],
+  },
+  {
+    title: "the gate opens at the first look",
+    file: "lib/receiver/gap_watch.ts",
+    changes: [["    if (open.length === 0) gate?.open();", "    gate?.open();"]],
+  },
+  {
+    title: "an acceptance counts that is not durable",
+    file: "lib/receiver/gap_watch.ts",
+    changes: [["await archive.confirmGap(gap);", "void gap;"]],
   },
   {
     title: "a pushed segment gets its name before it is synced",

@@ -667,6 +667,15 @@ class ProcessDisk implements Disk {
     return this.#file(await this.#call("create", path, () => this.disk.create(path, mode)), path, "write");
   }
 
+  async append(path: string, mode: number): Promise<DiskFile> {
+    const inode = await this.#call("create", path, () => {
+      const node = this.disk.lookUp(path);
+      if (node instanceof Directory) throw diskError("EISDIR", "open", path);
+      return node ?? this.disk.create(path, mode);
+    });
+    return this.#file(inode, path, "append");
+  }
+
   link(existing: string, added: string): Promise<void> {
     return this.#call("link", `${existing} ${added}`, () => this.disk.link(existing, added));
   }
@@ -716,7 +725,7 @@ class ProcessDisk implements Disk {
     return this.disk.submit(this.process, { kind, label: `${kind} ${label}`, effect });
   }
 
-  #file(inode: Inode, path: string, use: "read" | "write"): DiskFile {
+  #file(inode: Inode, path: string, use: "read" | "write" | "append"): DiskFile {
     const { disk, process } = this;
     let closed = false;
     const call = <T>(kind: OperationKind, label: string, effect: () => T, partly?: (code: string) => void) =>
@@ -736,10 +745,10 @@ class ProcessDisk implements Disk {
       write: (bytes, position) =>
         call("write", ` ${position}+${bytes.length}`, () => {
           writable("write");
-          disk.write(inode, bytes, position, path);
+          disk.write(inode, bytes, use === "append" ? inode.bytes : position, path);
         }, () => {
           const half = Math.floor(bytes.length / 2);
-          disk.write(inode, bytes.subarray(0, half), position, path);
+          disk.write(inode, bytes.subarray(0, half), use === "append" ? inode.bytes : position, path);
         }),
       read: (buffer, position) =>
         call("read", ` ${position}+${buffer.length}`, () => inode.read(buffer, position)),

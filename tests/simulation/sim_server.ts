@@ -28,6 +28,10 @@ export interface ServerWatcher {
   onStreamStart(stream: StreamFacts): void;
   /** The server gave up bytes that it had sent: from `lsn` on they count no more. */
   onRewritten(branch: Branch, lsn: bigint): void;
+  /** A commit that waited returns to its client: it must not get lost any more. */
+  onReleased(branch: Branch, lsn: bigint): void;
+  /** The receiver asks for WAL that was removed. */
+  onWalGone(): void;
   violation(text: string): void;
   trace(text: string): void;
 }
@@ -37,6 +41,7 @@ export interface StreamFacts {
   readonly branch: Branch;
   readonly timeline: TimelineId;
   readonly startLsn: Lsn;
+  readonly slot: string | undefined;
   /** Up to here WAL was handed to the receiver. */
   deliveredLsn: bigint;
 }
@@ -61,6 +66,9 @@ export class SimServer {
   #removedBelow: bigint;
   #slot: { restartLsn: bigint | undefined; holder: Connection | undefined } | undefined;
   #connections = new Set<Connection>();
+  #standbyNames = "";
+  /** Where commits end that wait for the receiver. */
+  #waiting: bigint[] = [];
   #up = true;
   #shuttingDown = false;
   /** What the newest status said was flushed. */
@@ -136,6 +144,50 @@ export class SimServer {
     }
   }
 
+  get standbyNames(): string {
+    return this.#standbyNames;
+  }
+
+  /** Below it the server has no WAL. */
+  get removedBelow(): bigint {
+    return this.#removedBelow;
+  }
+
+  /** `synchronous_standby_names`: while it is empty no commit waits. */
+  setStandbyNames(names: string): void {
+    this.watcher.trace(`server: synchronous_standby_names = '${names}'`);
+    this.#standbyNames = names;
+    if (names === "") this.#waiting = [];
+  }
+
+  /**
+   * Removes WAL that the receiver has not got, slot or not; nothing when there is none in whole segments.
+   *
+   * @returns whether it did.
+   */
+  loseWal(): boolean {
+    const segment = BigInt(SEGMENT_BYTES);
+    // A later server has none of what its predecessors removed, and must have something at all.
+    const ends = this.world.eras.slice(this.#era).flatMap(({ branch: { history } }) =>
+      history.entries.map(({ endLsn }) => endLsn as bigint).filter((end) => end > this.world.firstLsn)
+    );
+    const last = [...ends, this.#flushLsn].reduce((least, end) => end < least ? end : least) / segment;
+    const first = (this.reportedFlushLsn > this.#removedBelow ? this.reportedFlushLsn : this.#removedBelow) /
+        segment + 1n;
+    if (first > last) return false;
+    this.#removedBelow = (first + BigInt(Math.floor(this.random.next() * Number(last - first + 1n)))) *
+      segment;
+    this.watcher.trace(`server: WAL below ${formatLsn(lsn(this.#removedBelow))} is gone`);
+    const slot = this.#slot;
+    if (slot !== undefined && (slot.restartLsn ?? 0n) < this.#removedBelow) {
+      slot.holder?.cut("terminating process to release replication slot");
+      // Nobody drops one that is just made.
+      if (this.#connections.size === 0 && this.random.chance(0.5)) this.#slot = undefined;
+      else slot.restartLsn = undefined;
+    }
+    return true;
+  }
+
   get anySilent(): boolean {
     return [...this.#connections].some((connection) => connection.silent);
   }
@@ -167,7 +219,14 @@ export class SimServer {
   }
 
   /** Why the server refuses to stream; `undefined` when it does not. */
-  refusal(timeline: TimelineId, startLsn: bigint, connection: Connection): ServerError | undefined {
+  refusal(
+    { timeline, startLsn, slot }: {
+      readonly timeline: TimelineId;
+      readonly startLsn: bigint;
+      readonly slot: string | undefined;
+    },
+    connection: Connection,
+  ): ServerError | undefined {
     const { history } = this.branch;
     const switchLsn = switchPointOf(history, timeline);
     if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
@@ -185,9 +244,10 @@ export class SimServer {
       );
     }
     if (startLsn < this.#removedBelow) {
+      this.watcher.onWalGone();
       return serverError("58P01", "requested WAL segment has already been removed");
     }
-    if (this.habits.slot !== undefined) {
+    if (slot !== undefined) {
       if (this.#slot === undefined) return serverError("42704", "replication slot does not exist");
       if (this.#slot.holder !== undefined && this.#slot.holder !== connection) {
         return serverError("55006", "replication slot is active");
@@ -203,7 +263,14 @@ export class SimServer {
   }
 
   onStatus(flushLsn: bigint): void {
+    // It claims nothing.
+    if (flushLsn === 0n) return;
     this.reportedFlushLsn = flushLsn;
+    // A standby that tells no position counts for nothing.
+    if (flushLsn === 0n) return;
+    const released = this.#waiting.filter((commitLsn) => commitLsn <= flushLsn);
+    this.#waiting = this.#waiting.filter((commitLsn) => commitLsn > flushLsn);
+    for (const commitLsn of released) this.watcher.onReleased(this.branch, commitLsn);
     const slot = this.#slot;
     if (this.habits.slot === undefined || slot === undefined) return;
     slot.restartLsn = flushLsn;
@@ -220,6 +287,7 @@ export class SimServer {
       const next = indexAfter(stops, this.#flushLsn) + this.random.integer(1, this.habits.growthStops) - 1;
       const stop = stops[Math.min(next, stops.length - 1)]!;
       this.#flushLsn = stop < endLsn ? stop : endLsn;
+      if (this.#standbyNames !== "") this.#waiting.push(this.#flushLsn);
       for (const connection of this.#connections) connection.wake();
       if (this.#flushLsn < endLsn) this.#grow();
       else this.scheduler.after(this.random.spread(1, 3000), () => this.#endEra());
@@ -286,6 +354,8 @@ export class SimServer {
   #nextEra(): void {
     const before = this.era;
     this.#era++;
+    // The sessions are gone.
+    this.#waiting = [];
     const { branch } = this.era;
     if (before.ending === "rewrote") {
       this.watcher.onRewritten(before.branch, commonEnd(before.branch, branch));
@@ -359,6 +429,7 @@ interface RunningCopy {
   /** Frames on their way. */
   readonly onTheWay: Uint8Array[];
   bytesOnTheWay: number;
+  writeLsn: bigint;
   flushLsn: bigint;
   statusAtMs: number;
   statuses: number;
@@ -410,7 +481,9 @@ class Connection implements WalSource {
   }
 
   hasAll(flushLsn: bigint): boolean {
-    return this.#copy === undefined || this.#copy.flushLsn >= flushLsn;
+    if (this.#copy === undefined) return true;
+    const { flushLsn: told, writeLsn } = this.#copy;
+    return (told === 0n ? writeLsn : told) >= flushLsn;
   }
 
   identifySystem(): Promise<SystemIdentity> {
@@ -422,7 +495,14 @@ class Connection implements WalSource {
   }
 
   show(name: string): Promise<string> {
-    return this.#query(() => name === "wal_segment_size" ? `${SEGMENT_BYTES / 1048576}MB` : "");
+    return this.#query(() => {
+      if (name === "wal_segment_size") return `${SEGMENT_BYTES / 1048576}MB`;
+      return name === "synchronous_standby_names" ? this.server.standbyNames : "";
+    });
+  }
+
+  async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
+    return { systemIdentifier: SYSTEM_IDENTIFIER, value: await this.show(name) };
   }
 
   readSlot(): Promise<SlotPosition | undefined> {
@@ -441,7 +521,9 @@ class Connection implements WalSource {
     return this.#query(() => historyBytes(ancestorHistory(this.server.branch.history, timeline)));
   }
 
-  #start: { readonly startLsn: Lsn; readonly timeline: TimelineId } | undefined;
+  #start:
+    | { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId }
+    | undefined;
 
   startReplication(
     options: { readonly slot: string | undefined; readonly startLsn: Lsn; readonly timeline: TimelineId },
@@ -510,7 +592,7 @@ class Connection implements WalSource {
       this.#pendingRejects.add(reject);
       this.server.scheduler.after(this.#latency() * 2, () => {
         if (!this.#pendingRejects.has(reject) || this.silent || !this.process.alive) return;
-        const refusal = this.server.refusal(start.timeline, start.startLsn, this);
+        const refusal = this.server.refusal(start, this);
         if (refusal !== undefined) {
           this.#pendingRejects.delete(reject);
           return reject(refusal);
@@ -529,6 +611,7 @@ class Connection implements WalSource {
           sentLsn: start.startLsn,
           onTheWay: [],
           bytesOnTheWay: 0,
+          writeLsn: 0n,
           flushLsn: 0n,
           statusAtMs: this.server.scheduler.nowMs,
           statuses: 0,
@@ -569,6 +652,12 @@ class Connection implements WalSource {
     const copy = this.#copy;
     if (copy === undefined || this.#closed || copy.ending !== "no") return;
     const limit = this.server.sendLimit(copy.facts.timeline);
+    if (copy.sentLsn < limit && copy.sentLsn < this.server.removedBelow) {
+      this.#copy = undefined;
+      this.#pendingRejects.delete(copy.settle.reject);
+      copy.settle.reject(serverError("58P01", "requested WAL segment has already been removed"));
+      return;
+    }
     while (copy.sentLsn < limit && copy.bytesOnTheWay < WINDOW_BYTES) {
       const longest = this.server.random.chance(0.5) ? MAX_SEND_BYTES : this.server.random.integer(1, 70_000);
       const end = copy.sentLsn + BigInt(longest) < limit ? copy.sentLsn + BigInt(longest) : limit;
@@ -688,6 +777,7 @@ class Connection implements WalSource {
     this.server.watcher.onStatus(copy.facts, status);
     this.server.scheduler.after(this.#latency(), () => {
       if (this.silent || this.#copy !== copy) return;
+      copy.writeLsn = status.writeLsn;
       copy.flushLsn = status.flushLsn;
       this.server.onStatus(status.flushLsn);
       if (replyRequested) this.#keepalive(copy, false);

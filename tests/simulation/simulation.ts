@@ -1,16 +1,23 @@
 import { Archive } from "../../lib/archive/archive.ts";
 import { decodeIdentity } from "../../lib/archive/identity.ts";
-import { parseInProgressName } from "../../lib/archive/layout.ts";
+import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
+import {
+  encodeGapAcceptance,
+  type GapLedger,
+  type GapRange,
+  parseLedger,
+  segmentsOfGap,
+} from "../../lib/archive/gaps.ts";
+import { GAP_LEDGER_FILE, parseInProgressName } from "../../lib/archive/layout.ts";
 import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
-import { ReceivingArchive } from "../../lib/archive/receiving_archive.ts";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
 import { ancestorHistory, switchPointOf } from "../../lib/wal/history.ts";
+import { timelineOfSegment } from "../../lib/wal/lineage.ts";
 import { formatLsn, lsn } from "../../lib/wal/lsn.ts";
 import { parseSegmentName, segmentName, type SegmentNumber } from "../../lib/wal/segment.ts";
 import { historyFileName, parseHistoryFileName } from "../../lib/wal/timeline.ts";
-import { timelineOfSegment } from "../../lib/receiver/start.ts";
 import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { Scheduler } from "./sim_clock.ts";
@@ -107,6 +114,15 @@ class Simulation {
   #problem: string | undefined;
   /** What was ever acknowledged: from the archive's first byte on that line of WAL. */
   readonly #acked = new Map<Branch, { readonly beginLsn: bigint; endLsn: bigint }>();
+  /** What of a segment was acknowledged before it was recorded to be missing. */
+  readonly #ackedOfGaps = new Map<Branch, Map<bigint, number>>();
+  readonly #gapNumbers = new Set<bigint>();
+  #ledger: { readonly mark: string; readonly content: GapLedger } | undefined;
+  #recordsSeen = 0;
+  /** Who accepts a gap, and is killed as soon as his line is written. */
+  #killAtLine: { readonly process: SimProcess; readonly bytes: number } | undefined;
+  /** Chance of its own: what it does leaves the other disasters as they were. */
+  readonly #gapRandom: Random;
   /** From here on the server has thrown a line of WAL away. */
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
@@ -119,6 +135,7 @@ class Simulation {
   ) {
     const random = new Random(seed);
     this.#random = random;
+    this.#gapRandom = new Random(seed + 7_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
     const watcher = {
       violation: (text: string) => this.#fail(text),
@@ -149,6 +166,8 @@ class Simulation {
         onStreamStart: (stream) =>
           this.#trace(`stream of timeline ${stream.timeline} from ${formatLsn(stream.startLsn)}`),
         onRewritten: (branch, at) => this.#onRewritten(branch, at),
+        onReleased: (branch, commitLsn) => this.#checkReleased(branch, commitLsn),
+        onWalGone: () => this.#disturbSearch(),
       },
     );
     this.#naming = { hardLinks: random.chance(0.85) };
@@ -162,6 +181,7 @@ class Simulation {
     if (onlyFault === undefined) {
       this.#planDisasters();
       this.#planLittleRoom();
+      if (this.#gapRandom.chance(0.5)) this.#planGaps();
     } else {
       this.#crashesLeft = 0;
       this.#disk.faults.push(onlyFault);
@@ -280,6 +300,61 @@ class Simulation {
     }
   }
 
+  /** WAL is removed before it is received, commits wait for the receiver or not, and people accept what is missing. */
+  #planGaps(): void {
+    const random = this.#gapRandom;
+    if (random.chance(0.5)) this.#server.setStandbyNames("walvault");
+    let losses = random.pick([1, 3, 10]);
+    const lose = () => {
+      if (this.#calm || losses === 0) return;
+      if (this.#server.loseWal()) losses--;
+      this.#scheduler.after(random.spread(5, 500), lose);
+    };
+    this.#scheduler.after(random.spread(5, 500), lose);
+    for (let toggles = random.pick([0, 0, 1, 2]); toggles > 0; toggles--) {
+      this.#scheduler.after(random.spread(10, 60_000), () => {
+        if (!this.#calm) this.#server.setStandbyNames(this.#server.standbyNames === "" ? "walvault" : "");
+      });
+    }
+    const tend = () => {
+      if (this.#server.standbyNames !== "") {
+        if (this.#calm && random.chance(0.3)) this.#server.setStandbyNames("");
+        else if (random.chance(this.#calm ? 0.5 : 0.05)) this.#accept();
+      }
+      this.#scheduler.after(random.spread(500, 20_000), tend);
+    };
+    tend();
+  }
+
+  /** The network may fail while it is searched for what is left. */
+  #disturbSearch(): void {
+    const random = this.#gapRandom;
+    if (this.#calm || !random.chance(0.15)) return;
+    const act = random.chance(0.5) ? () => this.#server.silence() : () => this.#server.cut();
+    this.#scheduler.after(random.spread(0.1, 500), act);
+  }
+
+  /** Somebody gives up what is recorded, beside the receiver; he may be killed at it. */
+  #accept(): void {
+    const { records } = this.#ledgerIn(this.#disk.file(GAP_LEDGER_FILE)?.content);
+    if (records.length === 0) return;
+    this.#trace(`${records.length} gaps are accepted`);
+    const process = { alive: true };
+    const disk = this.#disk.open(process);
+    const accept = async () => {
+      const archive = await Archive.open(disk, { naming: this.#naming, userId: 1000 });
+      for (const { timeline, startLsn, endLsn } of records) {
+        const said = { acceptedAt: "now", acceptedBy: "somebody", reason: "gone" };
+        await archive.appendToLedger(encodeGapAcceptance({ timeline, startLsn, endLsn, ...said }));
+      }
+    };
+    accept().catch((error) => this.#trace(`not accepted: ${error}`));
+    // Between the write and the sync: whoever reads the line can't know that it may get lost.
+    if (this.#gapRandom.chance(0.5)) {
+      this.#killAtLine = { process, bytes: this.#disk.file(GAP_LEDGER_FILE)?.bytes ?? 0 };
+    }
+  }
+
   /** Starts the program, as a service manager does. */
   #start(): void {
     const random = this.#random;
@@ -308,9 +383,10 @@ class Simulation {
     const life = async () => {
       const archive = await Archive.open(disk, { naming: this.#naming, userId: 1000 });
       opened = true;
-      const receiving = new ReceivingArchive(archive, {
+      const receiving = new GapReceivingArchive(archive, {
         clock,
         minimumFree: this.#minimumFree,
+        now: () => new Date(0),
         events: {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) =>
@@ -332,6 +408,18 @@ class Simulation {
             await connection.close();
             throw new ConnectionError("unsuitable", "not accepted");
           },
+          askHosts: async (ask) => {
+            try {
+              const connection = await this.#server.connect(process);
+              try {
+                return [{ address: connection.address, answer: await ask(connection) }];
+              } finally {
+                await connection.close();
+              }
+            } catch (error) {
+              return [{ address: "server:5432", error }];
+            }
+          },
           archive: receiving,
           clock,
           log,
@@ -345,6 +433,7 @@ class Simulation {
           applicationName: "walvault",
           endLsn: undefined,
           loop: true,
+          gaps: "record",
           timing: this.#timing,
         },
         abort.signal,
@@ -414,6 +503,14 @@ class Simulation {
   }
 
   #onOperation(count: number, when: "before" | "after", _kind: OperationKind): void {
+    if (when === "after") {
+      this.#checkRecords();
+      const dying = this.#killAtLine;
+      if (dying !== undefined && (this.#disk.file(GAP_LEDGER_FILE)?.bytes ?? 0) > dying.bytes) {
+        this.#disk.kill(dying.process);
+        this.#killAtLine = undefined;
+      }
+    }
     const crash = this.#crashAt;
     if (crash === undefined || count < crash.operation || when !== crash.when) return;
     this.#crash();
@@ -426,11 +523,18 @@ class Simulation {
     const { writeLsn, flushLsn, applyLsn } = status;
     this.#trace(`status write ${formatLsn(lsn(writeLsn))} flush ${formatLsn(lsn(flushLsn))}`);
     if (applyLsn !== 0n) this.#fail("P2: apply is claimed");
+    // While a server shows what the archive has already, nothing of it is claimed.
+    if (writeLsn === 0n && flushLsn === 0n && stream.slot === undefined) return;
     if (writeLsn < flushLsn) this.#fail("P2: flush is ahead of write");
     if (writeLsn > stream.deliveredLsn) this.#fail("P2: more is claimed than was sent");
-    if (flushLsn < stream.startLsn) this.#fail("the flush position lies before the stream");
+    const isHeldBack = flushLsn === 0n && this.#recordsSeen > 0;
+    if (flushLsn < stream.startLsn && !isHeldBack) this.#fail("the flush position lies before the stream");
     this.#checkWritten(stream, writeLsn);
     this.#checkHistories(stream);
+    if (isHeldBack) {
+      if (++this.#statuses === this.#crashAtStatus) this.#crash();
+      return;
+    }
     const range = this.#ackedRange(stream, flushLsn);
     // A connection that is dead without knowing it may still speak of what its server has given up since.
     const limit = this.#givenUp.get(stream.branch) ?? flushLsn;
@@ -515,7 +619,11 @@ class Simulation {
       for (let start = beginLsn; start < acked; start += BIG_SEGMENT) {
         const number = start / BIG_SEGMENT;
         const want = branch.segments[Number(number - branch.firstSegment)]!;
-        const bytes = Number(acked - start < BIG_SEGMENT ? acked - start : BIG_SEGMENT);
+        const acknowledged = Number(acked - start < BIG_SEGMENT ? acked - start : BIG_SEGMENT);
+        const bytes = this.#isRecorded(branch, number)
+          ? this.#ackedOfGaps.get(branch)?.get(number) ?? 0
+          : acknowledged;
+        if (bytes === 0) continue;
         if (files.get(number)?.some((inode) => inode.holds(want, bytes)) !== true) {
           this.#fail(
             `${moment}: of "${branch.name}" ${bytes} bytes from ${formatLsn(lsn(start))} were acknowledged ` +
@@ -527,6 +635,98 @@ class Simulation {
     }
   }
 
+  #ledgerIn(bytes: Uint8Array | undefined): GapLedger {
+    return parseLedger(bytes ?? new Uint8Array(0));
+  }
+
+  /** What a power cut would leave of the ledger for certain. */
+  #certainLedger(): GapLedger {
+    for (const [name, inode] of this.#disk.certainFiles(".")) {
+      if (name !== GAP_LEDGER_FILE) continue;
+      const mark = `${inode.number} ${inode.durableBytes} ${this.#crashes}`;
+      if (this.#ledger?.mark !== mark) this.#ledger = { mark, content: this.#ledgerIn(inode.durableContent) };
+      return this.#ledger.content;
+    }
+    return this.#ledgerIn(undefined);
+  }
+
+  #isRecorded(branch: Branch, number: bigint): boolean {
+    return this.#recordsSeen > 0 && isIn(this.#certainLedger().records, branch, number);
+  }
+
+  /** P6: what is recorded to be missing is missing, here and at the server. */
+  #checkRecords(): void {
+    const content = this.#disk.file(GAP_LEDGER_FILE)?.content;
+    if (content === undefined) return;
+    const { records } = this.#ledgerIn(content);
+    for (const record of records.slice(this.#recordsSeen)) {
+      this.#trace(`recorded: ${formatLsn(record.startLsn)} to ${formatLsn(record.endLsn)}`);
+      if (record.endLsn > this.#server.removedBelow) {
+        this.#fail("P6: WAL is recorded to be missing that the server has");
+      }
+      const { timeline, firstNumber, endNumber } = segmentsOfGap(record, SEGMENT_SIZE);
+      for (let number = firstNumber; number < endNumber; number++) {
+        const name = segmentName(timeline, number, SEGMENT_SIZE);
+        if (this.#disk.file(name) !== undefined) {
+          this.#fail(`P6: ${name} is recorded to be missing, and is here`);
+        }
+        this.#noteAcked(number);
+      }
+    }
+    // A power cut may take the last ones away.
+    this.#recordsSeen = records.length;
+  }
+
+  /** Only the first time: told again, what is acknowledged by then lies behind the gap. */
+  #noteAcked(number: SegmentNumber): void {
+    if (this.#gapNumbers.has(number)) return;
+    this.#gapNumbers.add(number);
+    const start = number * BIG_SEGMENT;
+    for (const [branch, { beginLsn, endLsn }] of this.#acked) {
+      if (start < beginLsn || start >= endLsn) continue;
+      const known = this.#ackedOfGaps.get(branch) ?? new Map<bigint, number>();
+      const bytes = Number(endLsn - start < BIG_SEGMENT ? endLsn - start : BIG_SEGMENT);
+      this.#ackedOfGaps.set(branch, known.set(number, bytes));
+    }
+  }
+
+  /** P6: a commit that waited is here, or somebody gave it up. */
+  #checkReleased(branch: Branch, commitLsn: bigint): void {
+    // Before the archive's first byte nothing is promised.
+    const beginLsn = this.#acked.get(branch)?.beginLsn;
+    if (beginLsn === undefined || commitLsn <= beginLsn) return;
+    const number = (commitLsn - 1n) / BIG_SEGMENT;
+    const want = branch.segments[Number(number - branch.firstSegment)]!;
+    const bytes = Number(commitLsn - number * BIG_SEGMENT);
+    for (const directory of [".", "inprogress"]) {
+      for (const [name, inode] of this.#disk.certainFiles(directory)) {
+        if (numberOf(name) === number && inode.holds(want, bytes)) return;
+      }
+    }
+    if (isIn(this.#certainLedger().acceptances, branch, number)) return;
+    this.#fail(`P6: a commit at ${formatLsn(lsn(commitLsn))} is released, and its WAL is not here`);
+  }
+
+  /** P6: what is missing below a segment that gets its name is written down, durably. */
+  #checkHolesBelow(timeline: number, number: SegmentNumber): void {
+    const branch = this.#server.world.eras.findLast(({ branch: { history } }) =>
+      history.timeline === timeline
+    )
+      ?.branch;
+    if (branch === undefined) return;
+    const nameOf = (each: SegmentNumber) =>
+      segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
+    let isHole = false;
+    for (let below = number - 1n; below >= branch.firstSegment; below--) {
+      const isHere = this.#disk.file(nameOf(below as SegmentNumber)) !== undefined;
+      if (isHere && isHole) {
+        this.#fail(`P6: behind a hole that is not written down ${nameOf(number)} gets its name`);
+      }
+      isHole = !isHere && !this.#isRecorded(branch, below);
+      if (isHole && this.#recordsSeen === 0) return;
+    }
+  }
+
   /** P1: a name in the archive stands for something complete that is synced. */
   #onPublished(name: string, inode: Inode): void {
     inode.published = true;
@@ -535,8 +735,10 @@ class Simulation {
     }
     const segment = parseSegmentName(name, SEGMENT_SIZE);
     const timeline = parseHistoryFileName(name);
-    if (segment !== undefined) this.#checkSegment(name, segment, inode);
-    else if (timeline !== undefined) {
+    if (segment !== undefined) {
+      this.#checkSegment(name, segment, inode);
+      this.#checkHolesBelow(segment.timeline, segment.number);
+    } else if (timeline !== undefined) {
       const known = this.#server.world.eras.some(({ branch }) =>
         [branch.history.timeline, ...branch.history.entries.map((entry) => entry.timeline)].includes(
           timeline,
@@ -603,6 +805,7 @@ class Simulation {
       const name = segmentName(timelineOfSegment(branch.history, number, SEGMENT_SIZE), number, SEGMENT_SIZE);
       const want = branch.segments[Number(number - branch.firstSegment)]!;
       const inode = certain.get(name);
+      if (inode === undefined && this.#isRecorded(branch, number)) continue;
       if (inode === undefined) return this.#fail(`P6: ${name} is missing in the archive`);
       if (!inode.holds(want, SEGMENT_BYTES)) return this.#fail(`P1: ${name} has other bytes than the server`);
     }
@@ -617,6 +820,15 @@ class Simulation {
   #trace(text: string): void {
     this.traceLine?.(`${this.#scheduler.nowMs.toFixed(2).padStart(10)} ${text}`);
   }
+}
+
+/** Whether a segment is in one of these ranges, by its name on a line of WAL. */
+function isIn(ranges: readonly GapRange[], { history }: Branch, number: bigint): boolean {
+  const timeline = timelineOfSegment(history, number as SegmentNumber, SEGMENT_SIZE);
+  return ranges.some((range) => {
+    const { firstNumber, endNumber } = segmentsOfGap(range, SEGMENT_SIZE);
+    return range.timeline === timeline && firstNumber <= number && number < endNumber;
+  });
 }
 
 const numbers = new Map<string, bigint | undefined>();

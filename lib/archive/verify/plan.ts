@@ -8,6 +8,7 @@ import {
 } from "../../wal/segment.ts";
 import { parseHistoryFileName, type TimelineId } from "../../wal/timeline.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "../compression_format.ts";
+import { formatKind } from "../damaged_file.ts";
 import type { NamedEntry } from "../disk.ts";
 import {
   CONFLICTS_DIRECTORY,
@@ -126,7 +127,9 @@ class Planner {
       return this.#add(name.slice(0, 24), entry, { path: name, format, role });
     }
     const timeline = parseHistoryFileName(name);
-    if (timeline !== undefined) this.#histories.push(timeline);
+    if (timeline !== undefined && entry.kind !== "file") {
+      this.#findings.push({ kind: "history", path: name, timeline, problem: problemOfKind(entry) });
+    } else if (timeline !== undefined) this.#histories.push(timeline);
     else if (layout === "archive" && parsed.kind === "foreign") {
       this.#findings.push({ kind: "note", path: name, problem: "no file of an archive" });
     }
@@ -162,7 +165,7 @@ class Planner {
         kind: "damage",
         path: file.path,
         timeline: parsed.timeline,
-        problem: `a ${entry.kind}, want a file`,
+        problem: problemOfKind(entry),
       });
       return;
     }
@@ -174,6 +177,10 @@ class Planner {
 
 function formatOf(form: string | undefined): CompressionFormat | undefined {
   return form === undefined || form === "" ? undefined : FORMAT_OF_FORM[form as keyof typeof FORMAT_OF_FORM];
+}
+
+function problemOfKind({ kind }: NamedEntry): string {
+  return `${formatKind(kind)}, want a file`;
 }
 
 function rank({ role, format }: PlannedFile): number {

@@ -5,8 +5,11 @@ import { type SegmentNumber, type SegmentSize, segmentStart } from "../../wal/se
 import { historyFileName, type TimelineId } from "../../wal/timeline.ts";
 import type { Disk, NamedEntry } from "../disk.ts";
 import { readWhole, withFile } from "../durable.ts";
+import { readLedger } from "../gap_ledger_file.ts";
+import { EMPTY_LEDGER, type GapLedger } from "../gaps.ts";
 import {
   CONFLICTS_DIRECTORY,
+  GAP_LEDGER_FILE,
   IDENTITY_FILE,
   IN_PROGRESS_DIRECTORY,
   inProgressPath,
@@ -21,6 +24,7 @@ import type { Modes } from "../segment_writer.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
 import { type DueIndex, dueIndexOf, mayMakeIndex, staleIndexFinding } from "./index_judgement.ts";
+import { explainHole } from "./known_gap.ts";
 import { contradictions, readHistory, startProblem } from "./lineage.ts";
 import { type Origin, readOrigin } from "./origin.ts";
 import {
@@ -175,8 +179,11 @@ class Verification {
     const holes = findHoles(held, { histories: this.#histories, segmentSize, range, isAsked });
     await this.#refuseShortListing(holes);
     const pruned = await this.#prunedBelow(held);
+    const ledger = await this.#ledger(tally);
     tally.add(
-      ...holes.map((hole) => this.#isRemoved(hole, { redoLsn, pruned }) ? asNote(hole) : hole.finding),
+      ...holes.map((hole) =>
+        this.#isRemoved(hole, { redoLsn, pruned }) ? asNote(hole) : explainHole(hole, ledger, segmentSize)
+      ),
     );
     for (const start of chain.timelineStarts) {
       const history = this.#histories.get(start.timeline as TimelineId);
@@ -220,6 +227,18 @@ class Verification {
       if ((await this.#filesNow(segment)).length > 0) return segment.number;
     }
     return undefined;
+  }
+
+  /** What is known of missing WAL. */
+  async #ledger(tally: VerifyTally): Promise<GapLedger> {
+    if (this.layout !== "archive") return EMPTY_LEDGER;
+    try {
+      return await readLedger(this.disk) ?? EMPTY_LEDGER;
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      tally.add({ kind: "damage", path: GAP_LEDGER_FILE, problem: error.message });
+      return EMPTY_LEDGER;
+    }
   }
 
   /** Of the timeline that is asked for. */

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { openDirectDisk } from "../../../lib/archive/direct_disk.ts";
 import { encodeIdentity } from "../../../lib/archive/identity.ts";
+import { MAXIMUM_UNSYNCED_BYTES } from "../../../lib/archive/leg_sink.ts";
 import type { Finding } from "../../../lib/archive/verify/finding.ts";
 import { openDirectProver } from "../../../lib/archive/verify/prover.ts";
 import { verifyDirectory } from "../../../lib/archive/verify/verify.ts";
@@ -38,6 +39,8 @@ async function verify(path: string, file: string, bytes: Uint8Array): Promise<re
 }
 
 const OWN = `inprogress/${NAME}`;
+/** Where a lost block would be the first of all that a crash can leave unsynced. */
+const OLDEST_UNSYNCED = 15.5 * MIB - MAXIMUM_UNSYNCED_BYTES;
 const CASES: readonly (readonly [
   what: string,
   file: string,
@@ -48,6 +51,8 @@ const CASES: readonly (readonly [
   ["nothing is empty", OWN, 15.5, undefined, undefined],
   ["a block that had been synced", OWN, 15.5, MIB / 2, "damage"],
   ["the first block, and it had been synced", OWN, 15.5, 0, "damage"],
+  ["a block just before what may not have been synced", OWN, 15.5, OLDEST_UNSYNCED - 5 * 8192, "damage"],
+  ["a block at the beginning of what may not have been synced", OWN, 15.5, OLDEST_UNSYNCED, "note"],
   ["a block that may not have been synced", OWN, 15.5, 14 * MIB, "note"],
   ["the first block, and it may not have been synced", OWN, 2, 0, "note"],
   ["a saved copy, which may be of a receiver that never syncs", `${OWN}.saved-1`, 15.5, MIB / 2, "note"],

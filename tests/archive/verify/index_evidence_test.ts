@@ -116,7 +116,8 @@ test("find leaves the index that shows damage, and so does whoever keeps the ind
   assert.equal(indexOf(scene, NAME), right);
   const identity = { systemIdentifier: SYSTEM_IDENTIFIER, segmentSize: SEGMENT_SIZE };
   const modes = { file: 0o600, directory: 0o700 };
-  await directIndexWorker(openDirectDisk(scene.archive), { identity, modes }).index(NAME);
+  const worker = directIndexWorker(openDirectDisk(scene.archive), { identity, modes });
+  await assert.rejects(worker.index(NAME), /other bytes than when its index was made, and the index stays/);
   assert.equal(indexOf(scene, NAME), right);
   await assert.rejects(scene.fetch(NAME), DamagedFileError);
 });

@@ -1,0 +1,75 @@
+import type { SegmentRun } from "../wal/lineage.ts";
+import { segmentName, type SegmentNumber } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+import type { Archive } from "./archive.ts";
+import { encodeGapAcceptance, encodeGapRecord, gapOfSegments, segmentsOfGap } from "./gaps.ts";
+import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
+import { ReceivingArchive, type ReceivingOptions } from "./receiving_archive.ts";
+
+/** WAL that no server has any more. */
+interface MissingWal {
+  readonly run: SegmentRun;
+  readonly reason: string;
+  readonly server: string;
+  readonly answer: string;
+}
+
+/** An archive as a receiver uses it that goes on behind WAL that is missing. */
+export class GapReceivingArchive extends ReceivingArchive {
+  readonly #archive: Archive;
+  readonly #now: () => Date;
+
+  /** @param options.now the wall clock */
+  constructor(archive: Archive, options: ReceivingOptions & { now(): Date }) {
+    super(archive, options);
+    this.#archive = archive;
+    this.#now = options.now;
+  }
+
+  /** Writes down that WAL is missing; durable when it resolves. */
+  async recordGap({ run, reason, server, answer }: MissingWal): Promise<void> {
+    const recordedAt = this.#now().toISOString();
+    const record = { ...gapOfSegments(run, this.#segmentSize), recordedAt, reason, server, answer };
+    await this.#archive.appendToLedger(encodeGapRecord(record));
+  }
+
+  /** Writes down once more what is recorded of these segments; durable when it resolves. */
+  async confirmGap(run: SegmentRun): Promise<void> {
+    const size = this.#segmentSize;
+    const { records, acceptances } = await this.#archive.ledger();
+    const touches = (entry: Parameters<typeof segmentsOfGap>[0]) => {
+      const { timeline, firstNumber, endNumber } = segmentsOfGap(entry, size);
+      return timeline === run.timeline && firstNumber < run.endNumber && endNumber > run.firstNumber;
+    };
+    // What tells the same twice is written once.
+    const lines = new Map(
+      [
+        ...records.filter(touches).map(encodeGapRecord),
+        ...acceptances.filter(touches).map(encodeGapAcceptance),
+      ]
+        .map((line) => [new TextDecoder().decode(line), line]),
+    );
+    for (const line of lines.values()) await this.#archive.appendToLedger(line);
+  }
+
+  /** Changes whenever something is written down. */
+  async gapMark(): Promise<string> {
+    const entry = await this.#archive.disk.entry(GAP_LEDGER_FILE);
+    return entry === undefined ? "" : `${entry.inode} ${entry.bytes}`;
+  }
+
+  /** Whether a complete segment is there, in whatever form. */
+  async hasSegment({ timeline, number }: { timeline: TimelineId; number: SegmentNumber }): Promise<boolean> {
+    const name = segmentName(timeline, number, this.#segmentSize);
+    for (const form of SEGMENT_FORMS) {
+      if (await this.#archive.disk.entry(name + form) !== undefined) return true;
+    }
+    return false;
+  }
+
+  get #segmentSize() {
+    const { identity } = this.#archive;
+    if (identity === undefined) throw new Error("Cannot tell of missing WAL: the archive is not claimed");
+    return identity.segmentSize;
+  }
+}

@@ -1,0 +1,57 @@
+import type { Archive, ArchiveContents } from "../archive/archive.ts";
+import { readLedger } from "../archive/gap_ledger_file.ts";
+import {
+  allGaps,
+  EMPTY_LEDGER,
+  type Gap,
+  type GapLedger,
+  type GapRecord,
+  healedGaps,
+} from "../archive/gaps.ts";
+import { parseHistory } from "../wal/history.ts";
+import type { SegmentSize } from "../wal/segment.ts";
+import type { ArchiveSurvey } from "./archive_survey.ts";
+
+/** What is missing in an archive, and what was. */
+export interface ArchiveGaps {
+  readonly segmentSize: SegmentSize;
+  /** On all timelines. */
+  readonly gaps: readonly Gap[];
+  /** Recorded once, and all here again. */
+  readonly healed: readonly GapRecord[];
+  readonly ledger: GapLedger;
+}
+
+/** Takes stock of what is missing in an archive. */
+export async function findGaps(archive: Archive): Promise<ArchiveGaps> {
+  const { identity } = archive;
+  if (identity === undefined) throw new Error("Cannot look for gaps: the archive is not made yet");
+  return gapsIn(await archive.contents(), await archive.ledger(), identity.segmentSize);
+}
+
+function gapsIn(contents: ArchiveContents, ledger: GapLedger, segmentSize: SegmentSize): ArchiveGaps {
+  const histories = contents.histories.map(({ timeline, bytes }) => parseHistory(timeline, bytes));
+  return {
+    segmentSize,
+    gaps: allGaps({ contents, histories, ledger, segmentSize }),
+    healed: healedGaps({ contents, ledger, segmentSize }),
+    ledger,
+  };
+}
+
+/** As `findGaps`, of an archive that is only looked at. */
+export async function gapsOfSurvey(
+  { directory, runs, histories, segmentSize }: Pick<
+    ArchiveSurvey,
+    "directory" | "runs" | "histories" | "segmentSize"
+  >,
+): Promise<readonly Gap[]> {
+  const ledger = await readLedger(directory.disk) ?? EMPTY_LEDGER;
+  const unfinished = await directory.unfinishedFiles(segmentSize);
+  return allGaps({ contents: { runs, unfinished }, histories, ledger, segmentSize });
+}
+
+/** True for what nobody gave up, whether it is written down or not. */
+export function isOpen({ state }: Pick<Gap, "state">): boolean {
+  return state !== "accepted";
+}

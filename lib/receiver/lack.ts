@@ -1,0 +1,71 @@
+import { ConnectionError, ServerError } from "../protocol/errors.ts";
+import type { SegmentNumber } from "../wal/segment.ts";
+import type { SegmentAnswer } from "./gap_survey.ts";
+
+/**
+ * A host that does not answer may have what all others lack; for so long it is waited for.
+ *
+ * No longer, or a dead host in the connection string would keep away the newest WAL for ever.
+ */
+export const GAP_PATIENCE_MS = 60_000;
+
+/** What one host answered in a round over all of them, or why it did not. */
+export type HostReply<T> =
+  | { readonly address: string; readonly answer: T }
+  | { readonly address: string; readonly error: unknown };
+
+/** A segment that is missing at one host at least, from round to round. */
+export interface Lack {
+  /** What every host said, as far as it counts; the same as long as nothing changes. */
+  readonly picture: string;
+  /** Since when it is the same. Monotonic. */
+  readonly sinceMs: number;
+}
+
+/** What a round over all hosts comes to. */
+export interface Judgement {
+  /** Whether the segment may be given up for now. */
+  readonly mayPass: boolean;
+  /** To be given to the judgement of the next round, if that asks for the same segment. */
+  readonly lack: Lack | undefined;
+  /** The first later segment that one of them has. */
+  readonly firstNumber: SegmentNumber | undefined;
+}
+
+/**
+ * Judges one round, in which every host was asked for the same segment.
+ *
+ * It may be given up when every host says that it has removed it. While one of them says anything else, all must have
+ * said the same for `GAP_PATIENCE_MS` without a break.
+ *
+ * @param before what the last round gave, `undefined` when that asked for another segment.
+ */
+export function judgeRound(
+  replies: readonly HostReply<SegmentAnswer>[],
+  before: Lack | undefined,
+  nowMs: number,
+): Judgement {
+  const lacking = replies.flatMap((reply) =>
+    "answer" in reply && reply.answer.kind === "lacks" ? [reply.answer] : []
+  );
+  // Nobody says any more that it is missing.
+  if (lacking.length === 0) return { mayPass: false, lack: undefined, firstNumber: undefined };
+  const picture = replies.map((reply) => `${reply.address} ${kindOf(reply)}`).join("\n");
+  const lack = before?.picture === picture ? before : { picture, sinceMs: nowMs };
+  const mayPass = lacking.length === replies.length || nowMs - lack.sinceMs >= GAP_PATIENCE_MS;
+  const firstNumber = lacking.reduce<SegmentNumber | undefined>(
+    (lowest, { firstNumber: own }) =>
+      lowest === undefined || own !== undefined && own < lowest ? own : lowest,
+    undefined,
+  );
+  return { mayPass, lack, firstNumber };
+}
+
+/** What counts of a reply. That a host is away is one thing, however its network says it. */
+function kindOf(reply: HostReply<SegmentAnswer>): string {
+  if ("answer" in reply) return reply.answer.kind;
+  const { error } = reply;
+  if (error instanceof ServerError) return error.sqlState;
+  if (error instanceof ConnectionError) return "away";
+  return error instanceof Error ? error.name : String(error);
+}

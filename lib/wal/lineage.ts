@@ -1,0 +1,221 @@
+import { switchPointOf, timelineAt, type TimelineHistory } from "./history.ts";
+import { lsn } from "./lsn.ts";
+import {
+  segmentEnd,
+  type SegmentNumber,
+  segmentNumberAt,
+  type SegmentSize,
+  segmentStart,
+} from "./segment.ts";
+import type { TimelineId } from "./timeline.ts";
+
+/** Some segments of one timeline in a row: `firstNumber` up to, not including, `endNumber`. */
+export interface SegmentRun {
+  readonly timeline: TimelineId;
+  readonly firstNumber: SegmentNumber;
+  readonly endNumber: SegmentNumber;
+}
+
+/** What an archive has, and what it knows to be missing. */
+export interface LineageStock {
+  /** Complete segments. */
+  readonly runs: readonly SegmentRun[];
+  /** Segments of which something was received, but not all. */
+  readonly unfinished: readonly { readonly timeline: TimelineId; readonly number: SegmentNumber }[];
+  readonly gaps: {
+    /** Missing, and written down to be. Some of it may be here again. */
+    readonly recorded: readonly SegmentRun[];
+    /** The part of it that somebody gave up for good. */
+    readonly accepted: readonly SegmentRun[];
+  };
+}
+
+/** A server's line of WAL, and an archive beside it. */
+export interface LineageView {
+  readonly contents: LineageStock;
+  /** The server's timeline and its ancestors. */
+  readonly lineage: TimelineHistory;
+  readonly segmentSize: SegmentSize;
+}
+
+/** The timeline whose file holds segment `number` on a lineage: that of the segment's last byte. */
+export function timelineOfSegment(
+  lineage: TimelineHistory,
+  number: SegmentNumber,
+  size: SegmentSize,
+): TimelineId {
+  return timelineAt(lineage, lsn(segmentEnd(number, size) - 1n));
+}
+
+/**
+ * The segment of the first byte missing on a lineage, above the archive's first byte there: below the first hole that
+ * is no recorded gap.
+ *
+ * `undefined` when the archive has nothing on that lineage.
+ */
+export function firstMissingSegment(view: LineageView): SegmentNumber | undefined {
+  const { contents: { runs, gaps } } = view;
+  const begin = beginOnLineage(view);
+  return begin === undefined ? undefined : endOfCover(begin, onLineage([...runs, ...gaps.recorded], view));
+}
+
+/** Which holes: those that nobody gave up, or all. */
+export type HoleKind = "open" | "all";
+
+/**
+ * The holes on a lineage, lowest first, each of one timeline: between the archive's first byte there and its last
+ * complete segment or recorded gap.
+ */
+export function holesOnLineage(view: LineageView, kind: HoleKind): readonly SegmentRun[] {
+  const { contents: { runs, gaps }, lineage, segmentSize } = view;
+  const begin = beginOnLineage(view);
+  if (begin === undefined) return [];
+  const filled = onLineage(kind === "all" ? runs : [...runs, ...gaps.accepted], view);
+  const ends = onLineage([...runs, ...gaps.recorded], view).map(({ endNumber }) => endNumber);
+  const top = ends.reduce<bigint>((highest, end) => end > highest ? end : highest, begin);
+  const holes: SegmentRun[] = [];
+  for (let next = endOfCover(begin, filled); next < top;) {
+    const after = filled.reduce<bigint>(
+      (lowest, { firstNumber }) => firstNumber > next && firstNumber < lowest ? firstNumber : lowest,
+      top,
+    );
+    const hole = { firstNumber: next, endNumber: after as SegmentNumber };
+    holes.push(...byTimeline(hole, { lineage, segmentSize }));
+    next = endOfCover(hole.endNumber, filled);
+  }
+  return holes;
+}
+
+/** What of some segments of a lineage is neither here nor recorded to be missing, lowest first. */
+export function missingWithin(
+  view: LineageView,
+  { firstNumber, endNumber }: Omit<SegmentRun, "timeline">,
+): readonly SegmentRun[] {
+  const { contents: { runs, gaps } } = view;
+  const known = onLineage([...runs, ...gaps.recorded], view);
+  const missing: SegmentRun[] = [];
+  for (let next = endOfCover(firstNumber, known); next < endNumber;) {
+    const after = known.reduce<bigint>(
+      (lowest, { firstNumber: first }) => first > next && first < lowest ? first : lowest,
+      endNumber,
+    ) as SegmentNumber;
+    missing.push(...byTimeline({ firstNumber: next, endNumber: after }, view));
+    next = endOfCover(after, known);
+  }
+  return missing;
+}
+
+/** Some segments of a lineage, as the timelines have them whose files they are in. */
+export function byTimeline(
+  { firstNumber, endNumber }: Omit<SegmentRun, "timeline">,
+  { lineage, segmentSize: size }: Pick<LineageView, "lineage" | "segmentSize">,
+): readonly SegmentRun[] {
+  const parts: SegmentRun[] = [];
+  for (let first = firstNumber; first < endNumber;) {
+    const timeline = timelineOfSegment(lineage, first, size);
+    const last = endSegmentOf(lineage, timeline, size);
+    const end = last !== undefined && last < endNumber ? last : endNumber;
+    parts.push({ timeline, firstNumber: first, endNumber: end });
+    first = end;
+  }
+  return parts;
+}
+
+/**
+ * Where the archive begins on a lineage: its first complete segment there, also one that was left for a newer timeline
+ * inside it.
+ *
+ * Unfinished ones count where there is no complete one, or where they lead up to it with no hole but a recorded gap.
+ * Others are left over from before older segments were removed: to begin there would ask for WAL that nobody has any
+ * more.
+ */
+function beginOnLineage(view: LineageView): SegmentNumber | undefined {
+  const { contents, lineage, segmentSize: size } = view;
+  const unfinished = contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));
+  const complete = contents.runs
+    .map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }))
+    .filter((segment) => beginsOnLineage(segment, lineage, size));
+  const begin = least(complete);
+  if (begin === undefined) return least(unfinished);
+  const started = unfinished.map(({ timeline, number }) => ({
+    timeline,
+    firstNumber: number,
+    endNumber: number + 1n as SegmentNumber,
+  }));
+  const bridges = onLineage([...started, ...contents.gaps.recorded], view);
+  const leadingUp = onLineage(started, view).filter(({ firstNumber }) =>
+    firstNumber < begin && endOfCover(firstNumber, bridges) >= begin
+  );
+  return leadingUp[0]?.firstNumber ?? begin;
+}
+
+function least(segments: readonly { readonly number: SegmentNumber }[]): SegmentNumber | undefined {
+  return segments.reduce<SegmentNumber | undefined>(
+    (lowest, { number }) => lowest === undefined || number < lowest ? number : lowest,
+    undefined,
+  );
+}
+
+/** The first segment from `begin` on that is in none of the ranges. */
+function endOfCover(begin: SegmentNumber, ranges: readonly SegmentRun[]): SegmentNumber {
+  let next = begin;
+  for (const range of ranges) {
+    if (range.firstNumber > next) break;
+    if (range.endNumber > next) next = range.endNumber;
+  }
+  return next;
+}
+
+/** The parts of these ranges whose files belong to the lineage, by their first number. */
+function onLineage(
+  ranges: readonly SegmentRun[],
+  { lineage, segmentSize: size }: Pick<LineageView, "lineage" | "segmentSize">,
+): readonly SegmentRun[] {
+  // One or none of each, since a timeline's part of the lineage is one piece.
+  return ranges.flatMap((range) => partOnLineage(range, lineage, size)).sort((a, b) =>
+    a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0
+  );
+}
+
+function partOnLineage(range: SegmentRun, lineage: TimelineHistory, size: SegmentSize): SegmentRun[] {
+  const first = firstSegmentOf(lineage, range.timeline, size);
+  const end = endSegmentOf(lineage, range.timeline, size);
+  if (first === undefined) return [];
+  const firstNumber = range.firstNumber > first ? range.firstNumber : first;
+  const endNumber = end !== undefined && end < range.endNumber ? end : range.endNumber;
+  return firstNumber < endNumber ? [{ timeline: range.timeline, firstNumber, endNumber }] : [];
+}
+
+/** Whether a timeline's file of this segment begins with bytes of the lineage, whatever it ends with. */
+function beginsOnLineage(
+  { timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  lineage: TimelineHistory,
+  size: SegmentSize,
+): boolean {
+  const first = firstSegmentOf(lineage, timeline, size);
+  if (first === undefined || number < first) return false;
+  const leftAtLsn = switchPointOf(lineage, timeline);
+  return leftAtLsn === undefined || segmentStart(number, size) < leftAtLsn;
+}
+
+/** The first segment whose file is of that timeline; `undefined` when the timeline is not in the lineage. */
+function firstSegmentOf(
+  lineage: TimelineHistory,
+  timeline: TimelineId,
+  size: SegmentSize,
+): SegmentNumber | undefined {
+  const index = lineage.entries.findIndex((entry) => entry.timeline === timeline);
+  if (index === -1 && timeline !== lineage.timeline) return undefined;
+  const before = index === -1 ? lineage.entries.at(-1) : lineage.entries[index - 1];
+  return before === undefined ? 0n as SegmentNumber : segmentNumberAt(before.endLsn, size);
+}
+
+/** The first segment whose file is of a later timeline; `undefined` for the lineage's own. */
+function endSegmentOf(
+  lineage: TimelineHistory,
+  timeline: TimelineId,
+  size: SegmentSize,
+): SegmentNumber | undefined {
+  const entry = lineage.entries.find((ancestor) => ancestor.timeline === timeline);
+  return entry === undefined ? undefined : segmentNumberAt(entry.endLsn, size);
+}

@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { EMPTY_LEDGER, type GapAcceptance, type GapRecord } from "../../../lib/archive/gaps.ts";
+import { explainHole, isCovered } from "../../../lib/archive/verify/known_gap.ts";
+import { lsn } from "../../../lib/wal/lsn.ts";
+import { segmentNumber } from "../../../lib/wal/segment.ts";
+import { timelineId } from "../../../lib/wal/timeline.ts";
+import { SEGMENT_SIZE } from "../on_sim_disk.ts";
+
+function range(first: number, end: number, timeline = 1) {
+  const at = (segments: number) => lsn(BigInt(segments) * BigInt(SEGMENT_SIZE));
+  return { timeline: timelineId(timeline), startLsn: at(first), endLsn: at(end) };
+}
+
+function record(first: number, end: number, timeline = 1): GapRecord {
+  const said = {
+    recordedAt: "2025-11-25T13:00:00.000Z",
+    reason: "no server has it",
+    server: "db",
+    answer: "no",
+  };
+  return { ...range(first, end, timeline), ...said };
+}
+
+function acceptance(first: number, end: number, timeline = 1): GapAcceptance {
+  const said = { acceptedAt: "2025-11-26T13:00:00.000Z", acceptedBy: "postgres", reason: "disk gone" };
+  return { ...range(first, end, timeline), ...said };
+}
+
+/** Segments 4 and 5. */
+const HOLE = {
+  timeline: timelineId(1),
+  firstNumber: segmentNumber(4n),
+  endNumber: segmentNumber(6n),
+  finding: { kind: "hole", problem: "2 segments are missing" },
+} as const;
+
+test("isCovered() takes ranges together, in any order, of the same timeline only", () => {
+  for (
+    const [by, want] of [
+      [[], false],
+      [[range(4, 6)], true],
+      [[range(1, 9)], true],
+      [[range(5, 6), range(4, 5)], true],
+      [[range(4, 5)], false],
+      [[range(5, 6)], false],
+      [[range(3, 5), range(6, 7)], false],
+      [[range(4, 6, 2)], false],
+    ] as const
+  ) {
+    assert.equal(isCovered(range(4, 6), by), want);
+  }
+});
+
+test("explainHole(): what was given up is a note, what is recorded a hole with its reason", () => {
+  const explain = (records: readonly GapRecord[], acceptances: readonly GapAcceptance[]) =>
+    explainHole(HOLE, { ...EMPTY_LEDGER, records, acceptances }, SEGMENT_SIZE);
+  assert.equal(explain([], []), HOLE.finding);
+  assert.equal(explain([record(7, 9), record(4, 6, 2)], []), HOLE.finding);
+  const recorded = explain([record(5, 9)], [acceptance(4, 5)]);
+  assert.equal(recorded.kind, "hole", "not all of it is given up");
+  assert.match(recorded.problem, /^2 segments are missing; recorded 2025-11-25.*: no server has it$/);
+  const accepted = explain([record(4, 6)], [acceptance(4, 5), acceptance(5, 6)]);
+  assert.equal(accepted.kind, "note");
+  assert.match(accepted.problem, /; given up 2025-11-26.* by postgres: disk gone$/);
+});
