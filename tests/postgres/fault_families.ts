@@ -266,6 +266,7 @@ async function gapIsTold(scene: FaultScene): Promise<string> {
     OUTCOME_MS,
   );
   if (receiver.alive) {
+    await scene.write(2);
     await until("WAL from behind the gap", () => archive.complete().some((file) => !before.has(file.name)));
     assert.equal(await receiver.stop(), 0);
   } else {
