@@ -102,15 +102,17 @@ function shuffled(families: readonly FaultFamily[], random: Random): readonly Fa
 async function runRound(
   scene: FaultScene,
   family: FaultFamily,
-  { seed, round, deck, hasTls, longestMs }: FaultRounds & {
+  { seed, majors, round, deck, hasTls, longestMs }: FaultRounds & {
     readonly round: number;
     readonly deck: number;
     readonly hasTls: boolean;
   },
 ): Promise<FaultOutcome> {
   const random = new Random(seed * 1000 + round);
+  // Each family both ways on each version.
+  const pass = Math.floor(deck / majors.length);
   const synchronous = family.neverSynchronous !== true &&
-    (FAULT_FAMILIES.indexOf(family) + deck + seed) % 2 === 0;
+    (FAULT_FAMILIES.indexOf(family) + pass + seed) % 2 === 0;
   const lastsMs = random.spread(100, longestMs);
   const tls = family.needs === "tls" || (family.outcome === undefined && hasTls && random.chance(0.3));
   let recoveryMs: number | undefined;
