@@ -31,7 +31,7 @@ const TIME_LIMITS_MS: Readonly<Record<Tier, number>> = {
   fast: 25 * MINUTE_MS,
   bun: 25 * MINUTE_MS,
   servers: 30 * MINUTE_MS,
-  soak: 60 * MINUTE_MS,
+  soak: 90 * MINUTE_MS,
   alone: 15 * MINUTE_MS,
   image: 15 * MINUTE_MS,
 };

@@ -52,9 +52,13 @@ export async function addName(
     const code = errorCode(error) ?? "";
     if (code === "EEXIST") return false;
     if (!NO_HARD_LINKS.has(code)) throw error;
+    // EPERM is also the answer of a directory that is closed to everybody: chattr +i, or a security module.
+    const closed = code === "EPERM" ? "the directory takes no new names (see: lsattr -d), or " : "";
     throw new Error(
-      `Cannot link "${disk.root}/${names.to}": this file system has no hard links (${code}); ` +
-        "use another one, or --no-hard-links if nothing else writes to this archive",
+      `Cannot link "${disk.root}/${names.to}": ${closed}this file system has no hard links (${code}); ` +
+        `use another one${
+          closed === "" ? "" : " if that is so"
+        }, or --no-hard-links if nothing else writes to this archive`,
       { cause: error },
     );
   }

@@ -70,7 +70,7 @@ for (const hardLinks of [true, false]) {
 
 test("addName() says what to do where there are no hard links", () =>
   onSimDisk(async ({ disk }) => {
-    for (const code of ["EPERM", "ENOTSUP", "EOPNOTSUPP", "EMLINK", "ENOSYS"]) {
+    for (const code of ["ENOTSUP", "EOPNOTSUPP", "EMLINK", "ENOSYS"]) {
       const without = Object.create(disk, {
         link: { value: () => Promise.reject(Object.assign(new Error(code), { code })) },
       }) as Disk;
@@ -81,6 +81,17 @@ test("addName() says what to do where there are no hard links", () =>
         ),
       );
     }
+  }));
+
+test("addName() does not take a directory that is closed to everybody for a file system without hard links", () =>
+  onSimDisk(async ({ disk }) => {
+    const closed = Object.create(disk, {
+      link: { value: () => Promise.reject(Object.assign(new Error("EPERM"), { code: "EPERM" })) },
+    }) as Disk;
+    await assert.rejects(
+      addName(closed, { from: "a", to: "b" }, { hardLinks: true }),
+      /Cannot link "\/archive\/b": the directory takes no new names \(see: lsattr -d\), or this file system has no hard links \(EPERM\); use another one if that is so, or --no-hard-links/,
+    );
   }));
 
 test("publishBytes() changes nothing where the name is taken", () =>

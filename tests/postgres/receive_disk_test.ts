@@ -1,8 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
-import { join } from "node:path";
-import process from "node:process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type GapRecord, parseLedger } from "../../lib/archive/gaps.ts";
@@ -23,12 +21,11 @@ import {
   until,
   WorkDirectory,
 } from "./receiver.ts";
+import { SmallDisk, whyNoDisk } from "./small_disk.ts";
 import { FlushWatch, TABLE } from "./workload.ts";
 
 const timeout = 180_000;
 const segmentBytes = MIB;
-const IMAGE_BYTES = 48 * MIB;
-const BALLAST_BYTES = 36 * MIB;
 const SHUTDOWN_MS = 5000;
 const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
 
@@ -36,77 +33,6 @@ const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
 function segmentAt(byte: bigint): string {
   const size = segmentSize(segmentBytes);
   return segmentName(timelineId(1), segmentNumberAt(lsn(byte), size), size);
-}
-
-function run(command: string, words: readonly string[]): { readonly ok: boolean; readonly told: string } {
-  const { status, stdout, stderr, error } = spawnSync(command, [...words], { encoding: "utf8" });
-  return { ok: status === 0, told: error?.message ?? `${stdout}${stderr}`.trim() };
-}
-
-function must(command: string, words: readonly string[]): void {
-  const { ok, told } = run(command, words);
-  if (!ok) throw new Error(`Cannot run ${command} ${words.join(" ")}: ${told}`);
-}
-
-/** A small file system of its own. Whatever state a test leaves it in, it is thawed and unmounted. */
-class SmallDisk {
-  readonly path: string;
-
-  constructor(directory: WorkDirectory) {
-    const image = directory.file("image");
-    this.path = directory.file("disk");
-    fs.mkdirSync(this.path);
-    fs.writeFileSync(image, "");
-    fs.truncateSync(image, IMAGE_BYTES);
-    must("mkfs.ext4", ["-q", "-m", "0", image]);
-    must("mount", ["-o", "loop", image, this.path]);
-    fs.chmodSync(this.path, 0o700);
-  }
-
-  fill(bytes = BALLAST_BYTES): void {
-    // Blocks, not a sparse file.
-    fs.writeFileSync(join(this.path, ".snapshot"), new Uint8Array(bytes).fill(1));
-    must("sync", []);
-  }
-
-  makeRoom(): void {
-    fs.rmSync(join(this.path, ".snapshot"), { force: true });
-  }
-
-  freeze(): void {
-    must("fsfreeze", ["-f", this.path]);
-  }
-
-  thaw(): void {
-    must("fsfreeze", ["-u", this.path]);
-  }
-
-  remount(mode: "ro" | "rw"): void {
-    must("mount", ["-o", `remount,${mode}`, this.path]);
-  }
-
-  [Symbol.dispose](): void {
-    run("fsfreeze", ["-u", this.path]);
-    const { ok, told } = run("umount", [this.path]);
-    if (!ok) {
-      run("umount", ["-l", this.path]);
-      throw new Error(`Cannot unmount ${this.path}: ${told}`);
-    }
-  }
-}
-
-/** Why there can be no small disk here; `undefined` when there can. */
-function whyNoDisk(): string | undefined {
-  if (process.platform !== "linux") return "needs Linux";
-  if (process.getuid?.() !== 0) return "needs root";
-  using directory = new WorkDirectory();
-  try {
-    using disk = new SmallDisk(directory);
-    disk.freeze();
-    return undefined;
-  } catch (error) {
-    return (error as Error).message;
-  }
 }
 
 const problem = whyNoDisk();

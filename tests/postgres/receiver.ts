@@ -315,8 +315,13 @@ export class ArchiveFiles {
   }
 
   scan(file: ArchivedFile): SegmentScan {
+    return this.scanBytes(file, fs.readFileSync(file.path));
+  }
+
+  /** As `scan`, of what was read before. */
+  scanBytes(file: ArchivedFile, bytes: Uint8Array): SegmentScan {
     const scanner = new SegmentScanner({ startLsn: this.startLsn(file), segmentSize: this.segmentSize });
-    scanner.push(fs.readFileSync(file.path));
+    scanner.push(bytes);
     return scanner.result();
   }
 
@@ -365,16 +370,20 @@ export interface Compared {
 /**
  * The archive's segments of one timeline are the server's own: complete ones to the last byte, the growing one to the
  * end of what was received. Complete ones are also complete by their own content, and there is no hole.
+ *
+ * With `fromLsn` those that end at or below it are left out.
  */
 export function compareWithServer(
   archive: ArchiveFiles,
   cluster: Cluster,
-  options: { readonly timeline?: number } = {},
+  options: { readonly timeline?: number; readonly fromLsn?: Lsn } = {},
 ): Compared {
-  const { timeline = 1 } = options;
+  const { timeline = 1, fromLsn = lsn(0n) } = options;
   const wal = join(cluster.dataDirectory, "pg_wal");
   const growing = archive.growing(); // before the complete ones: it may become one meanwhile
-  const complete = archive.complete().filter((file) => file.timeline === timeline);
+  const complete = archive.complete().filter((file) =>
+    file.timeline === timeline && segmentEnd(file.number, archive.segmentSize) > fromLsn
+  );
   let next: SegmentNumber | undefined;
   for (const file of complete) {
     if (next !== undefined) assert.equal(file.number, next, `a hole before ${file.name}`);
@@ -405,18 +414,23 @@ function assertSameBytes(ours: Uint8Array, server: Uint8Array, name: string): vo
 
 /**
  * Nothing below `flushLsn` is missing or other than on the server: it stands in a complete segment, in the growing one
- * or in a copy saved from an earlier run.
+ * or in a copy saved from an earlier run. With `fromLsn` only from its segment on.
  */
 export function assertHolds(
   archive: ArchiveFiles,
   cluster: Cluster,
-  { flushLsn, timeline = 1 }: { readonly flushLsn: Lsn; readonly timeline?: number },
+  { flushLsn, timeline = 1, fromLsn }: {
+    readonly flushLsn: Lsn;
+    readonly timeline?: number;
+    readonly fromLsn?: Lsn;
+  },
 ): void {
   const wal = join(cluster.dataDirectory, "pg_wal");
   const all = [...archive.complete(), ...archive.growing(), ...archive.saved()].filter((file) =>
     file.timeline === timeline
   );
-  const first = all.map((file) => file.number).reduce((least, number) => number < least ? number : least);
+  const lowest = all.map((file) => file.number).reduce((least, number) => number < least ? number : least);
+  const first = fromLsn === undefined ? lowest : segmentNumberAt(fromLsn, archive.segmentSize);
   for (let number = first; segmentStart(number, archive.segmentSize) < flushLsn; number++) {
     const startLsn = segmentStart(number, archive.segmentSize);
     const bytes = Number(

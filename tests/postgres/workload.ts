@@ -8,10 +8,14 @@ import type { Cluster } from "./cluster.ts";
 export const TABLE = "CREATE TABLE work (id text PRIMARY KEY, payload text NOT NULL); " +
   "ALTER TABLE work ALTER COLUMN payload SET STORAGE EXTERNAL";
 
+const RECONNECT_MS = 100;
+
 /** Clients that commit row after row, and remember what they were told is committed. */
 export class Ledger {
   /** Each commit with the moment, by `performance.now()`, when its client was told. */
   readonly acknowledged = new Map<string, number>();
+  /** The transaction of each of them. */
+  readonly xids = new Map<string, number>();
   /** Why clients ended, when not by `stop()`. */
   readonly problems: string[] = [];
   #running = true;
@@ -25,6 +29,8 @@ export class Ledger {
       readonly prefix?: string;
       /** A rest after each commit, to leave the machine to others. */
       readonly pauseMs?: number;
+      /** A client that loses its server connects again, and goes on with its next commit. */
+      readonly comesBack?: boolean;
     },
   ) {
     this.#clients = Array.from(
@@ -36,23 +42,40 @@ export class Ledger {
   async #run(
     cluster: Cluster,
     client: string,
-    { payloadBytes, pauseMs }: { readonly payloadBytes: number; readonly pauseMs?: number },
+    options: { readonly payloadBytes: number; readonly pauseMs?: number; readonly comesBack?: boolean },
   ): Promise<void> {
-    const sql = cluster.connect();
-    try {
-      for (let n = 0; this.#running; n++) {
-        const id = `${client}-${n}`;
-        // Random, so that it stays as large in WAL as it is.
-        const payload = randomBytes(Math.max(1, payloadBytes / 2)).toString("hex");
-        await sql.unsafe("INSERT INTO work VALUES ($1, $2)", [id, payload]);
-        this.acknowledged.set(id, performance.now());
-        if (pauseMs !== undefined) await sleep(pauseMs);
+    for (let session = 0; this.#running; session++) {
+      const sql = cluster.connect();
+      try {
+        // What a lost session wrote last may be committed all the same: no name is used twice.
+        await this.#commit(sql, session === 0 ? client : `${client}-${session}`, options);
+      } catch (error) {
+        // The server went away under us: that commit was not acknowledged, and nobody promised it.
+        this.problems.push((error as Error).message);
+        if (options.comesBack !== true) return;
+        await sleep(RECONNECT_MS);
+      } finally {
+        await sql.end({ timeout: 1 }).catch(() => {});
       }
-    } catch (error) {
-      // The server went away under us: that commit was not acknowledged, and nobody promised it.
-      this.problems.push((error as Error).message);
-    } finally {
-      await sql.end({ timeout: 1 }).catch(() => {});
+    }
+  }
+
+  async #commit(
+    sql: ReturnType<Cluster["connect"]>,
+    client: string,
+    options: { readonly payloadBytes: number; readonly pauseMs?: number },
+  ): Promise<void> {
+    for (let n = 0; this.#running; n++) {
+      const id = `${client}-${n}`;
+      // Random, so that it stays as large in WAL as it is.
+      const payload = randomBytes(Math.max(1, options.payloadBytes / 2)).toString("hex");
+      const [row] = await sql.unsafe("INSERT INTO work VALUES ($1, $2) RETURNING xmin::text AS xid", [
+        id,
+        payload,
+      ]);
+      this.acknowledged.set(id, performance.now());
+      this.xids.set(id, Number(row?.["xid"]));
+      if (options.pauseMs !== undefined) await sleep(options.pauseMs);
     }
   }
 
@@ -88,17 +111,24 @@ export class FlushWatch {
   #running = true;
   readonly #watch: Promise<void>;
 
-  constructor(cluster: Cluster, applicationName = "walvault") {
-    this.#watch = this.#run(cluster, applicationName);
+  constructor(cluster: Cluster, { comesBack = false }: { readonly comesBack?: boolean } = {}) {
+    this.#watch = this.#watchOn(cluster, comesBack);
   }
 
-  async #run(cluster: Cluster, applicationName: string): Promise<void> {
+  async #watchOn(cluster: Cluster, comesBack: boolean): Promise<void> {
+    do {
+      await this.#run(cluster);
+      if (this.#running && comesBack) await sleep(RECONNECT_MS);
+    } while (this.#running && comesBack);
+  }
+
+  async #run(cluster: Cluster): Promise<void> {
     const sql = cluster.connect();
     try {
       while (this.#running) {
         const rows = await sql.unsafe(
           `SELECT flush_lsn::text AS lsn FROM pg_stat_replication
-            WHERE application_name = '${applicationName}' AND flush_lsn IS NOT NULL`,
+            WHERE application_name = 'walvault' AND flush_lsn IS NOT NULL`,
         );
         for (const row of rows) {
           const flushLsn = parseLsn(row["lsn"]);
