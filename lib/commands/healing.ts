@@ -3,11 +3,11 @@ import { Archive } from "../archive/archive.ts";
 import { CopySource } from "../archive/copy_source.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
-import { GapFiller } from "../archive/gap_filler.ts";
+import { GapFiller, NOTHING_BEHIND_YET } from "../archive/gap_filler.ts";
 import { nameOf } from "../archive/layout.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
-import { type HealedGap, healGaps, type HealingSource } from "../receiver/healing.ts";
+import { type HealedGap, healGaps, type HealingSource, type Neighbour } from "../receiver/healing.ts";
 import { HostSource } from "../receiver/host_source.ts";
 import { connect } from "../session/connect.ts";
 import { formatAddress } from "../session/socket.ts";
@@ -79,10 +79,18 @@ export class Healing {
     }
   }
 
-  /** Asks everybody once; `onProgress` is told of each segment that came. */
+  /**
+   * Asks everybody once; `onProgress` is told of each segment that came.
+   *
+   * @param options.tiedTo what may vouch for what is brought, one after the other; only what stands behind it, if not given.
+   */
   async round(
     gaps: readonly SegmentRun[],
-    { onProgress, signal }: { readonly onProgress?: () => void; readonly signal: AbortSignal },
+    { onProgress, tiedTo, signal }: {
+      readonly onProgress?: () => void;
+      readonly tiedTo?: readonly Neighbour[];
+      readonly signal: AbortSignal;
+    },
   ): Promise<readonly HealedGap[]> {
     const { archive, sources } = await this.#open();
     const size = archive.identity!.segmentSize;
@@ -90,7 +98,7 @@ export class Healing {
       this.options.onBrought?.(nameOf({ timeline, number }, size));
       onProgress?.();
     };
-    return await healGaps(gaps, sources, { onBrought, signal });
+    return await healGaps(gaps, sources, { onBrought, signal, ...(tiedTo === undefined ? {} : { tiedTo }) });
   }
 
   /** "stuck" when a disk does not answer: then something of the archive may still change. */
@@ -177,6 +185,8 @@ export class Healing {
     if (this.#told.has(key)) return;
     if (this.#told.size >= MAXIMUM_TOLD) this.#told.clear();
     this.#told.add(key);
-    this.options.log.warn("missing wal not brought in", { source, answer: maskSecrets(answer) });
+    // It waits for the next round; nobody has to do anything.
+    const level = answer === NOTHING_BEHIND_YET ? "debug" : "warn";
+    this.options.log[level]("missing wal not brought in", { source, answer: maskSecrets(answer) });
   }
 }
