@@ -11,10 +11,11 @@ import {
 } from "./acceptance.ts";
 import type { Archive } from "./archive.ts";
 import { DamagedFileError } from "./damaged_file.ts";
-import type { DiskFile } from "./disk.ts";
+import type { DiskFile, DiskSpace } from "./disk.ts";
 import { readWhole, removeName } from "./durable.ts";
 import { isAnchoredBehind } from "./forward_link.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName, pushedPath } from "./layout.ts";
+import { judgeRoom, type MinimumFree } from "./minimum_free.ts";
 
 /** What is said of a segment for which the time has not come. */
 export const NOTHING_BEHIND_YET = "nothing stands right behind it yet that could vouch for it";
@@ -34,6 +35,13 @@ export interface GapFillerOptions {
   nowMs(): number;
   /** Lower-case letters and digits, others each time. */
   suffix(): string;
+  /** What receiving leaves free, which is not for old WAL either; without it a disk is filled to its last byte. */
+  readonly minimumFree?: MinimumFree | undefined;
+}
+
+/** Old WAL would take the room that what comes now needs; the round ends. */
+export class NoRoomError extends Error {
+  override readonly name = "NoRoomError";
 }
 
 /**
@@ -48,9 +56,18 @@ export class GapFiller {
   /**
    * Takes the segment `name` out of a directory; resolves when it is durable under its own name, whoever brought it.
    *
-   * @throws as `acceptFile` does.
+   * @throws as `acceptFile` does; {NoRoomError}.
    */
-  async take(name: string, from: BroughtDirectory, { systemIdentifier, tiedTo }: Tie): Promise<void> {
+  async take(name: string, from: BroughtDirectory, tie: Tie): Promise<void> {
+    await this.#refuseShortage(name, 1);
+    await this.#accept(name, from, tie);
+  }
+
+  async #accept(
+    name: string,
+    from: BroughtDirectory,
+    { systemIdentifier, tiedTo }: Tie,
+  ): Promise<void> {
     const { pieces } = this.options;
     const startedMs = this.options.nowMs();
     const accepted = await acceptFile(this.archive, { disk: from, name }, {
@@ -76,13 +93,15 @@ export class GapFiller {
     fill: (file: DiskFile) => Promise<void>,
   ): Promise<void> {
     const { archive } = this;
+    // What is filled, and the copy of it that gets the name.
+    await this.#refuseShortage(name, 2);
     const filled = `${name}.filled`;
     await this.#removeLeftOver(filled);
     const path = pushedPath(filled, this.options.suffix());
     const file = await archive.disk.create(path, archive.modes.file);
     try {
       await fill(file);
-      await this.take(name, onlyFile(name, file, archive.disk.root), tie);
+      await this.#accept(name, onlyFile(name, file, archive.disk.root), tie);
     } finally {
       try {
         await file.close();
@@ -123,6 +142,30 @@ export class GapFiller {
   judge(error: unknown): "refused" | "passing" | "failed" {
     if (isLasting(error)) return "refused";
     return error instanceof BroughtFileError ? "passing" : "failed";
+  }
+
+  /**
+   * As much must stay free as receiving wants before it goes on: whoever waits for room gets it first.
+   *
+   * @throws {NoRoomError} when less than that would be left.
+   */
+  async #refuseShortage(name: string, segments: number): Promise<void> {
+    const { archive: { disk, identity }, options: { minimumFree: minimum } } = this;
+    if (minimum === undefined || identity === undefined) return;
+    const segmentBytes = Number(identity.segmentSize);
+    let space: DiskSpace;
+    try {
+      space = await disk.space();
+    } catch {
+      // A file system that does not tell is not watched: a write finds out when it is full.
+      return;
+    }
+    const left = { ...space, freeBytes: space.freeBytes - segments * segmentBytes };
+    const short = judgeRoom(left, { minimum, segmentBytes, wasShort: true });
+    if (short === undefined) return;
+    throw new NoRoomError(
+      `Cannot bring in ${name}: no room, want ${short.wantBytes} bytes free beside it on the disk of "${disk.root}"`,
+    );
   }
 
   /** What a killed one left. Another one that is at work holds its file open, and needs no name. */

@@ -5,6 +5,7 @@ import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
 import { GapFiller, NOTHING_BEHIND_YET } from "../archive/gap_filler.ts";
 import { nameOf } from "../archive/layout.ts";
+import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { type HealedGap, healGaps, type HealingSource, type Neighbour } from "../receiver/healing.ts";
@@ -33,6 +34,8 @@ export interface HealingOptions {
   readonly settings: ConnectionSettings | undefined;
   /** For so long a server may say nothing. */
   readonly timeoutMs: number;
+  /** How much of the archive's file system stays free; the default, if it is not given. */
+  readonly minimumFree?: MinimumFree | undefined;
   readonly log: Log;
   /** A segment is in the archive that was missing. */
   readonly onBrought?: ((segment: string) => void) | undefined;
@@ -131,6 +134,7 @@ export class Healing {
     if (identity === undefined) throw new Error(`Cannot heal "${directory}": it is no archive yet`);
     const filler = new GapFiller(archive, {
       pieces: Array.from({ length: PIECES }, () => disk.allocate(PIECE_BYTES)),
+      minimumFree: this.options.minimumFree ?? DEFAULT_MINIMUM_FREE,
       nowMs: () => Date.now(),
       suffix: () => [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join(""),
     });

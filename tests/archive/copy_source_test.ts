@@ -12,6 +12,7 @@ import { GapFiller, NOTHING_BEHIND_YET } from "../../lib/archive/gap_filler.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { lz4BlockEncoder } from "../../lib/archive/lz4_block.ts";
 import { encodeLz4Frame } from "../../lib/archive/lz4_frame.ts";
+import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { copiesOf } from "../../lib/archive/segment_copies.ts";
 import { xxHash32 } from "../../lib/archive/xx_hash32.ts";
 import { WrongClusterError } from "../../lib/wal/errors.ts";
@@ -36,10 +37,11 @@ function lz4Of(bytes: Uint8Array): Uint8Array {
 
 let suffixes = 0;
 
-async function fillerOf(disk: Disk): Promise<GapFiller> {
+async function fillerOf(disk: Disk, minimumFree?: MinimumFree): Promise<GapFiller> {
   const archive = await Archive.open(disk, { naming: NAMING, userId: undefined });
   return new GapFiller(archive, {
     pieces: [new Uint8Array(MIB / 4), new Uint8Array(MIB / 4)],
+    minimumFree,
     nowMs: () => 1e12,
     suffix: () => `h${suffixes++}`,
   });
@@ -487,3 +489,21 @@ test("segments that one record fills are tied by what is left of it", () =>
     assert.match((await bringFrom(from(other))).said ?? "", /does not continue it: it goes on with another/);
     assert.deepEqual((await bringFrom(from(segments))).numbers, [5n, 4n]);
   }));
+
+for (const [form, files] of [["", segmentOf(2)], [".lz4", lz4Of(segmentOf(2))]] as const) {
+  test(`a gap is not filled with the room that receiving keeps free: ${THIRD}${form}`, () =>
+    onSimDisk(async (machine) => {
+      await archiveWithGap(machine.disk);
+      const filler = await fillerOf(machine.disk, { kind: "bytes", bytes: 10 * MIB });
+      const peer = peerOf({ [THIRD + form]: files });
+      const source = new CopySource(peer, filler, { name: "peer", places: "all" });
+      // Two segments more than the minimum, as receiving wants that was short of room, and what is written here.
+      const wanted = (12 + (form === "" ? 1 : 2)) * MIB;
+      machine.sim.freeBytes = wanted - 1;
+      machine.operations.length = 0;
+      await assert.rejects(bringFrom(source), /no room, want 12582912 bytes free/);
+      assert.deepEqual(machine.operations.filter((line) => /^(create|write|link)/.test(line)), []);
+      machine.sim.freeBytes = wanted;
+      assert.deepEqual((await bringFrom(source)).numbers, [5n]);
+    }));
+}
