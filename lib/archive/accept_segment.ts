@@ -37,6 +37,7 @@ import {
   refuseContradiction,
   refuseOtherForms,
   refusePublished,
+  refuseUntied,
 } from "./refuse_segment.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { isWholeAndRight, proveSegmentFile } from "./segment_proof.ts";
@@ -203,6 +204,7 @@ async function publish(
   ]);
   await refuseContradiction(written, await around);
   await refuseBrokenLink(written, await around);
+  await refuseUntied(written, await around);
   await archiveHistory(written);
   const moved = await moveDamagedAside(written.acceptance, damaged);
   const first = await (damaged.length === 0 ? early : lookAgain());

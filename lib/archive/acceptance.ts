@@ -7,6 +7,9 @@ import type { ArchiveIdentity } from "./identity.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName } from "./layout.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 
+/** What vouches for a segment: what stands right behind it, or the complete segment right before it. */
+export type Neighbour = "behind" | "before";
+
 /** The directory that a file comes from. */
 export type BroughtDirectory = Pick<Disk, "root" | "open">;
 
@@ -30,6 +33,8 @@ export interface AcceptOptions {
    * word, and kept also when it is not complete: there is no better copy.
    */
   readonly only?: "proven";
+  /** Take a segment only if it is tied to what the archive has right there; without it, whatever is not contradicted. */
+  readonly tiedTo?: Neighbour;
   /** Publish segments in this form only. */
   readonly compression?: Compression | undefined;
   /** Memory that the archive's disk takes without a copy: two pieces of a segment or more, some written while one is filled. */
@@ -77,6 +82,9 @@ export class BroughtFileError extends Error {
 
 /** A file that does not hold all of its segment, as far as its records tell. */
 export class IncompleteSegmentError extends BroughtFileError {}
+
+/** Nothing speaks against a segment, but its neighbour does not vouch for it yet. */
+export class UntiedSegmentError extends BroughtFileError {}
 
 /** One file on its way into an archive. */
 export interface Acceptance {

@@ -274,21 +274,20 @@ export class Archive {
 
   /**
    * What the archive holds. All of it survives a power cut: an earlier process may have died between giving a name
-   * and syncing the directory, so the directories are synced before they are believed.
+   * and syncing the directory, so the directories are synced before what was seen in them is believed.
    */
   async contents(): Promise<ArchiveContents> {
     const identity = this.#identity;
     if (identity === undefined) return EMPTY_CONTENTS;
-    await this.disk.syncDirectory(".");
-    // A process that died while it made the archive leaves none; the next `claim` makes it.
-    if (await this.disk.entry(IN_PROGRESS_DIRECTORY) !== undefined) {
-      await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
-    }
     const names = {
       archive: await this.#archiveEntries(),
-      inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY) ?? [],
+      inProgress: await this.disk.list(IN_PROGRESS_DIRECTORY),
     };
-    const inventory = takeInventory(names, identity.segmentSize);
+    // Behind the listing: a name that somebody gave in between would be believed, and not be durable.
+    await this.disk.syncDirectory(".");
+    // A process that died while it made the archive leaves none; the next `claim` makes it.
+    if (names.inProgress !== undefined) await this.disk.syncDirectory(IN_PROGRESS_DIRECTORY);
+    const inventory = takeInventory({ ...names, inProgress: names.inProgress ?? [] }, identity.segmentSize);
     const histories: { timeline: TimelineId; bytes: Uint8Array }[] = [];
     for (const timeline of inventory.histories) {
       const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);

@@ -71,7 +71,8 @@ function namesBefore(
   return [...new Set([timeline, parent])].map((each) => nameOf({ timeline: each, number: before }, size));
 }
 
-async function linkProblem(
+/** What speaks against a segment, of which a first record is known, going on where the one before it ends. */
+export async function linkProblem(
   { number, scan, bytes }: LinkedSegment,
   before: SegmentBytes,
 ): Promise<string | undefined> {
@@ -109,12 +110,15 @@ async function isFilledFromEarlier(bytes: SegmentBytes, size: SegmentSize): Prom
     first.set(piece.subarray(0, first.length));
     return "enough";
   });
-  const room = size - LONG_PAGE_HEADER_BYTES - (size / PAGE_BYTES - 1) * SHORT_PAGE_HEADER_BYTES;
   const header = decodePageHeader(first);
-  return header !== undefined && header.isContinuation && header.remainingBytes >= room;
+  return header !== undefined && header.isContinuation && header.remainingBytes >= filledByRecordBytes(size);
 }
 
-/** Whether a segment's records can be believed to its end. */
+/** Bytes of one record that fill a segment: all but the page headers. */
+export function filledByRecordBytes(size: SegmentSize): number {
+  return size - LONG_PAGE_HEADER_BYTES - (size / PAGE_BYTES - 1) * SHORT_PAGE_HEADER_BYTES;
+}
+
 async function isSound(
   bytes: SegmentBytes,
   segment: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
@@ -127,7 +131,8 @@ async function isSound(
   return endsAsItShould(scanner.result());
 }
 
-function endsAsItShould({ end }: SegmentScan): boolean {
+/** Whether a segment's records can be believed to its end. */
+export function endsAsItShould({ end }: SegmentScan): boolean {
   return end === "segment-end" || end === "switch";
 }
 

@@ -1,8 +1,8 @@
-import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import { WrongClusterError } from "../wal/errors.ts";
 import type { SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
-import { BroughtFileError, IncompleteSegmentError } from "./acceptance.ts";
+import { BroughtFileError, IncompleteSegmentError, type Neighbour } from "./acceptance.ts";
 import { decompress } from "./compression.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile, FileState } from "./disk.ts";
@@ -38,7 +38,9 @@ export interface CopySourceOptions {
 export class CopySource {
   #names: CopyNames | undefined;
   #isKnownCluster = false;
-  readonly #refused = new Map<string, { readonly state: string; readonly problem: string }>();
+  readonly #refused = new Map<string, Refusal & { readonly state: string }>();
+  /** Of segments where it was left because it has nothing complete of them, in this round. */
+  readonly #lacking = new Set<string>();
 
   constructor(
     private readonly disk: Disk,
@@ -53,6 +55,7 @@ export class CopySource {
   /** What is there is looked for anew. */
   beginRound(): Promise<void> {
     this.#names = undefined;
+    this.#lacking.clear();
     return Promise.resolve();
   }
 
@@ -62,35 +65,67 @@ export class CopySource {
   }
 
   /**
-   * Brings what it has of these segments, lowest first; `onBrought` is told of each when that is durable.
+   * Brings what it has of these segments; `onBrought` is told of each when that is durable.
    *
+   * From what stands behind downwards, each vouched for by the one that came before: a clone of the server is found out
+   * before anything of it has a name. Whoever lacks the last of them can't be found out so; what it has at the other end
+   * is asked for with "before", when nobody else has any more.
    * @returns what is to be said of the rest; `undefined` when it brought all.
    */
   async bring(
     run: SegmentRun,
     onBrought: (number: SegmentNumber) => void,
     signal: AbortSignal,
+    tiedTo: Neighbour = "behind",
   ): Promise<string | undefined> {
+    const { timeline, firstNumber, endNumber } = run;
+    const lastNumber = endNumber - 1n as SegmentNumber;
+    const keyOf = (number: SegmentNumber) => `${timeline} ${number}`;
+    if (tiedTo === "before" && !this.#lacking.has(keyOf(lastNumber))) return undefined;
     const names = this.#names ??= await this.#look();
-    const problems: string[] = [];
     let lacking = 0n;
-    for (let number = run.firstNumber; number < run.endNumber; number++) {
-      signal.throwIfAborted();
-      const name = nameOf({ timeline: run.timeline, number }, this.#identity.segmentSize);
-      const copies = copiesOf(name, names);
-      if (copies.length === 0) lacking++;
-      for (const copy of copies) {
-        const problem = await this.#bringCopy({ name, number, copy });
-        if (problem === undefined) {
-          onBrought(number);
-          break;
-        }
-        problems.push(problem);
-      }
+    for (let number = firstNumber; number < endNumber; number++) {
+      const name = nameOf({ timeline, number }, this.#identity.segmentSize);
+      if (copiesOf(name, names).length === 0) lacking++;
     }
-    const missing = lacking === 0n ? [] : [`lacks ${lacking === 1n ? "1 segment" : `${lacking} segments`}`];
-    const said = [...missing, ...problems.slice(0, 1)];
-    return said.length === 0 ? undefined : said.join("; ");
+    const lacks = lacking === 0n ? [] : [`lacks ${lacking === 1n ? "1 segment" : `${lacking} segments`}`];
+    const hasLast =
+      copiesOf(nameOf({ timeline, number: lastNumber }, this.#identity.segmentSize), names).length > 0;
+    const awaited = tiedTo === "behind" && hasLast
+      ? await this.filler.whatIsAwaited({ timeline, number: lastNumber })
+      : undefined;
+    if (awaited !== undefined) return awaited;
+    for (let left = endNumber - firstNumber; left > 0n; left--) {
+      signal.throwIfAborted();
+      const number = tiedTo === "behind" ? firstNumber + left - 1n : endNumber - left;
+      const stop = await this.#bringFirst({ timeline, number: number as SegmentNumber, tiedTo }, names);
+      if (stop !== undefined) {
+        if (stop.isLack) this.#lacking.add(keyOf(number as SegmentNumber));
+        return [...lacks, ...stop.problems.slice(0, 1)].join("; ");
+      }
+      onBrought(number as SegmentNumber);
+    }
+    return undefined;
+  }
+
+  /** What is to be said against all copies of a segment; `undefined` when the archive has it now. */
+  async #bringFirst(
+    { timeline, number, tiedTo }: {
+      readonly timeline: SegmentRun["timeline"];
+      readonly number: SegmentNumber;
+      readonly tiedTo: Neighbour;
+    },
+    names: CopyNames,
+  ): Promise<{ readonly problems: readonly string[]; readonly isLack: boolean } | undefined> {
+    const name = nameOf({ timeline, number }, this.#identity.segmentSize);
+    const refusals: Refusal[] = [];
+    for (const copy of copiesOf(name, names)) {
+      const refusal = await this.#bringCopy({ name, number, copy, tiedTo });
+      if (refusal === undefined) return undefined;
+      refusals.push(refusal);
+    }
+    const problems = refusals.map(({ problem }) => problem);
+    return { problems, isLack: refusals.every(({ isLack }) => isLack) };
   }
 
   get #identity(): ArchiveIdentity {
@@ -132,38 +167,43 @@ export class CopySource {
   }
 
   /** Why a copy is no good; `undefined` when the archive has the segment now. */
-  async #bringCopy(wanted: Wanted): Promise<string | undefined> {
+  async #bringCopy(wanted: Wanted): Promise<Refusal | undefined> {
     const { path } = wanted.copy;
-    const result = await withFile(this.disk, path, async (file) => {
+    const result = await withFile(this.disk, path, async (file): Promise<{ refusal?: Refusal }> => {
       const state = textOf(await file.state());
       const before = this.#refused.get(path);
-      if (before?.state === state) return { problem: before.problem };
+      if (before?.state === state) return { refusal: before };
       try {
         await this.#takeFrom(file, wanted);
-        return { problem: undefined };
+        return {};
       } catch (error) {
-        if (isLasting(error)) {
+        const judgement = this.filler.judge(error);
+        if (judgement === "failed" || !(error instanceof Error)) throw error;
+        const isLack = error instanceof IncompleteSegmentError || error instanceof DamagedFileError;
+        const refusal = { problem: error.message, isLack };
+        if (judgement === "refused") {
           if (this.#refused.size >= MAXIMUM_REMEMBERED) this.#refused.clear();
-          this.#refused.set(path, { state, problem: error.message });
-        } else if (!(error instanceof BroughtFileError)) throw error;
-        return { problem: error.message };
+          this.#refused.set(path, { state, ...refusal });
+        }
+        return { refusal };
       }
     });
-    return result === undefined ? `"${path}" is gone` : result.problem;
+    return result === undefined ? { problem: `"${path}" is gone`, isLack: false } : result.refusal;
   }
 
-  async #takeFrom(file: DiskFile, { name, number, copy }: Wanted): Promise<void> {
+  async #takeFrom(file: DiskFile, { name, number, copy, tiedTo }: Wanted): Promise<void> {
     const { segmentSize } = this.#identity;
     const systemIdentifier = this.#isKnownCluster ? this.#identity.systemIdentifier : undefined;
+    const tie = { systemIdentifier, tiedTo };
     const { format, path } = copy;
     if (format === undefined) {
       await refuseIncomplete(file, { path, startLsn: segmentStart(number, segmentSize), segmentSize });
       const beside = onlyFile(name, file, this.disk.root);
       const open = (other: string) => other === name ? beside.open(other) : this.disk.open(other);
-      return await this.filler.take(name, { root: this.disk.root, open }, systemIdentifier);
+      return await this.filler.take(name, { root: this.disk.root, open }, tie);
     }
     const label = `${this.disk.root}/${path}`;
-    await this.filler.takeFilled(name, systemIdentifier, async (target) => {
+    await this.filler.takeFilled(name, tie, async (target) => {
       await decompress(file, { format, label, wantBytes: segmentSize }, async (bytes, position) => {
         await target.write(bytes, position);
         return "more" as const;
@@ -172,10 +212,18 @@ export class CopySource {
   }
 }
 
+/** Why a copy was not taken. */
+interface Refusal {
+  readonly problem: string;
+  /** It is no complete segment, whosever it is. */
+  readonly isLack: boolean;
+}
+
 interface Wanted {
   readonly name: string;
   readonly number: SegmentNumber;
   readonly copy: SegmentCopy;
+  readonly tiedTo: Neighbour;
 }
 
 /** Before anything of it is written: most copies that are kept are no whole segments. */
@@ -197,13 +245,6 @@ async function refuseIncomplete(
     `"${path}" is no complete segment: its WAL is right only up to ${formatLsn(scan.contentEndLsn)}` +
       (scan.problem === undefined ? "" : ` (${scan.problem})`),
   );
-}
-
-/** True for what the file itself is to blame for, or does not agree with: as long as it stays the same, so does that. */
-function isLasting(error: unknown): error is Error {
-  return error instanceof IncompleteSegmentError || error instanceof WrongClusterError ||
-    error instanceof ArchiveConflictError || error instanceof DamagedFileError ||
-    error instanceof SyntaxError;
 }
 
 function textOf({ inode, bytes, modifiedMs, changedMs }: FileState): string {

@@ -1,9 +1,31 @@
+import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import type { SegmentNumber } from "../wal/segment.ts";
+import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { acceptFile } from "./accept.ts";
-import { type BroughtDirectory, BroughtFileError } from "./acceptance.ts";
+import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
+import {
+  type BroughtDirectory,
+  BroughtFileError,
+  IncompleteSegmentError,
+  type Neighbour,
+} from "./acceptance.ts";
 import type { Archive } from "./archive.ts";
-import type { DiskFile } from "./disk.ts";
-import { removeName } from "./durable.ts";
+import { DamagedFileError } from "./damaged_file.ts";
+import type { DiskFile, DiskSpace } from "./disk.ts";
+import { readWhole, removeName } from "./durable.ts";
+import { isAnchoredBehind } from "./forward_link.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName, pushedPath } from "./layout.ts";
+import { judgeRoom, type MinimumFree } from "./minimum_free.ts";
+
+/** What is said of a segment for which the time has not come. */
+export const NOTHING_BEHIND_YET = "nothing stands right behind it yet that could vouch for it";
+
+/** What ties a segment to the archive. */
+export interface Tie {
+  /** Of the cluster that the segment's whole source is known to be of. */
+  readonly systemIdentifier: bigint | undefined;
+  readonly tiedTo: Neighbour;
+}
 
 /** What a filler is given from outside. */
 export interface GapFillerOptions {
@@ -13,11 +35,18 @@ export interface GapFillerOptions {
   nowMs(): number;
   /** Lower-case letters and digits, others each time. */
   suffix(): string;
+  /** What receiving leaves free, which is not for old WAL either; without it a disk is filled to its last byte. */
+  readonly minimumFree?: MinimumFree | undefined;
+}
+
+/** Old WAL would take the room that what comes now needs; the round ends. */
+export class NoRoomError extends Error {
+  override readonly name = "NoRoomError";
 }
 
 /**
  * Brings segments that are missing into an archive, through the checks of `acceptFile` and more: only what is proven, from
- * its first record to its last byte, closes a gap.
+ * its first record to its last byte, closes a gap, and only if a neighbour in the archive vouches for it.
  *
  * It takes no lock, and works beside a receiver, pushes and others of its kind.
  */
@@ -27,10 +56,18 @@ export class GapFiller {
   /**
    * Takes the segment `name` out of a directory; resolves when it is durable under its own name, whoever brought it.
    *
-   * @param systemIdentifier of the cluster that the whole directory is known to be of.
-   * @throws as `acceptFile` does.
+   * @throws as `acceptFile` does; {NoRoomError}.
    */
-  async take(name: string, from: BroughtDirectory, systemIdentifier: bigint | undefined): Promise<void> {
+  async take(name: string, from: BroughtDirectory, tie: Tie): Promise<void> {
+    await this.#refuseShortage(name, 1);
+    await this.#accept(name, from, tie);
+  }
+
+  async #accept(
+    name: string,
+    from: BroughtDirectory,
+    { systemIdentifier, tiedTo }: Tie,
+  ): Promise<void> {
     const { pieces } = this.options;
     const startedMs = this.options.nowMs();
     const accepted = await acceptFile(this.archive, { disk: from, name }, {
@@ -39,6 +76,7 @@ export class GapFiller {
       startedMs,
       pieces,
       only: "proven",
+      tiedTo,
     });
     if (accepted.outcome === "kept") {
       throw new Error(`Cannot archive ${name}: it was kept, and not published`);
@@ -51,17 +89,19 @@ export class GapFiller {
    */
   async takeFilled(
     name: string,
-    systemIdentifier: bigint | undefined,
+    tie: Tie,
     fill: (file: DiskFile) => Promise<void>,
   ): Promise<void> {
     const { archive } = this;
+    // What is filled, and the copy of it that gets the name.
+    await this.#refuseShortage(name, 2);
     const filled = `${name}.filled`;
     await this.#removeLeftOver(filled);
     const path = pushedPath(filled, this.options.suffix());
     const file = await archive.disk.create(path, archive.modes.file);
     try {
       await fill(file);
-      await this.take(name, onlyFile(name, file, archive.disk.root), systemIdentifier);
+      await this.#accept(name, onlyFile(name, file, archive.disk.root), tie);
     } finally {
       try {
         await file.close();
@@ -70,6 +110,62 @@ export class GapFiller {
         // The segment is durable, or there is a better reason; the next one of its kind or a receiver removes it.
       }
     }
+  }
+
+  /**
+   * Why a segment can't be tied to what stands right behind it, whoever brings it; `undefined` when it can be.
+   *
+   * Of a wrong server whole gaps look right, and only what stands behind tells.
+   */
+  async whatIsAwaited(place: {
+    readonly timeline: TimelineId;
+    readonly number: SegmentNumber;
+  }): Promise<string | undefined> {
+    const { disk, identity } = this.archive;
+    if (identity === undefined) throw new Error("Cannot heal a gap: the archive is not made yet");
+    const isAnchored = await isAnchoredBehind(disk, { ...place, segmentSize: identity.segmentSize });
+    return isAnchored ? undefined : NOTHING_BEHIND_YET;
+  }
+
+  /** The history that the archive has of a timeline. */
+  async historyOf(timeline: TimelineId): Promise<Uint8Array | undefined> {
+    return await readWhole(this.archive.disk, historyFileName(timeline), MAXIMUM_TEXT_BYTES);
+  }
+
+  /**
+   * What to do about a segment that was not taken.
+   *
+   * - `refused`: the same bytes will be refused again.
+   * - `passing`: another try may do.
+   * - `failed`: it is not the segment's fault.
+   */
+  judge(error: unknown): "refused" | "passing" | "failed" {
+    if (isLasting(error)) return "refused";
+    return error instanceof BroughtFileError ? "passing" : "failed";
+  }
+
+  /**
+   * As much must stay free as receiving wants before it goes on: whoever waits for room gets it first.
+   *
+   * @throws {NoRoomError} when less than that would be left.
+   */
+  async #refuseShortage(name: string, segments: number): Promise<void> {
+    const { archive: { disk, identity }, options: { minimumFree: minimum } } = this;
+    if (minimum === undefined || identity === undefined) return;
+    const segmentBytes = Number(identity.segmentSize);
+    let space: DiskSpace;
+    try {
+      space = await disk.space();
+    } catch {
+      // A file system that does not tell is not watched: a write finds out when it is full.
+      return;
+    }
+    const left = { ...space, freeBytes: space.freeBytes - segments * segmentBytes };
+    const short = judgeRoom(left, { minimum, segmentBytes, wasShort: true });
+    if (short === undefined) return;
+    throw new NoRoomError(
+      `Cannot bring in ${name}: no room, want ${short.wantBytes} bytes free beside it on the disk of "${disk.root}"`,
+    );
   }
 
   /** What a killed one left. Another one that is at work holds its file open, and needs no name. */
@@ -84,6 +180,13 @@ export class GapFiller {
       if (isPushedName(name, filled)) await removeName(disk, `${IN_PROGRESS_DIRECTORY}/${name}`);
     }
   }
+}
+
+/** True for what the file itself is to blame for, or does not agree with: as long as it stays the same, so does that. */
+function isLasting(error: unknown): boolean {
+  return error instanceof IncompleteSegmentError || error instanceof WrongClusterError ||
+    error instanceof ArchiveConflictError || error instanceof DamagedFileError ||
+    error instanceof SyntaxError;
 }
 
 /** A directory with one file in it, which stays open. */

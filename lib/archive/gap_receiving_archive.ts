@@ -10,6 +10,7 @@ import {
   segmentsOfGap,
 } from "./gaps.ts";
 import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
+import { RangeProof } from "./range_proof.ts";
 import { ReceivingArchive, type ReceivingOptions } from "./receiving_archive.ts";
 
 /** WAL that no server has any more. */
@@ -23,12 +24,14 @@ interface MissingWal {
 /** An archive as a receiver uses it that goes on behind WAL that is missing. */
 export class GapReceivingArchive extends ReceivingArchive {
   readonly #archive: Archive;
+  readonly #proof: RangeProof;
   readonly #now: () => Date;
 
   /** @param options.now the wall clock */
   constructor(archive: Archive, options: ReceivingOptions & { now(): Date }) {
     super(archive, options);
     this.#archive = archive;
+    this.#proof = new RangeProof(archive);
     this.#now = options.now;
   }
 
@@ -72,6 +75,17 @@ export class GapReceivingArchive extends ReceivingArchive {
       if (await this.#archive.disk.entry(name + form) !== undefined) return true;
     }
     return false;
+  }
+
+  /**
+   * The segments of a range that are not proven, by name: missing, not whole, damaged, or contradicted by a neighbour.
+   * All others are durable when it resolves.
+   *
+   * To be asked before a range that was written down as missing counts as healed: a name alone may be that of a copy under
+   * way. What is proven once costs a look at its name; of the rest every byte is read, on this archive's disk.
+   */
+  async proveSegments(run: SegmentRun): Promise<readonly string[]> {
+    return await this.#proof.unproven(run);
   }
 
   get #segmentSize() {

@@ -9,11 +9,13 @@ import {
   type LinkedSegment,
   nameAfter,
 } from "./back_link.ts";
+import { UntiedSegmentError } from "./acceptance.ts";
 import { compareBrought, type WrittenSegment } from "./brought_segment.ts";
 import { keepConflict } from "./conflict.ts";
 import { type Contradiction, findContradiction } from "./contradiction.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import { withFile } from "./durable.ts";
+import { checkForwardLink } from "./forward_link.ts";
 import { SEGMENT_FORMS } from "./layout.ts";
 import type { PublishedComparison } from "./published.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
@@ -88,6 +90,36 @@ export async function refuseBrokenLink(
   return await refuse(
     written,
     `Cannot archive ${written.segment}: this archive's ${nameAfter(linkedOf(written))} does not continue it`,
+  );
+}
+
+/**
+ * Refuses a segment for which its neighbour does not vouch.
+ *
+ * @throws {UntiedSegmentError} when the neighbour is not there, or tells nothing yet.
+ */
+export async function refuseUntied(
+  written: WrittenSegment,
+  around: Pick<Surroundings, "link">,
+): Promise<void> {
+  const { acceptance: { archive: { disk }, brought, options: { tiedTo } }, segment } = written;
+  if (tiedTo === undefined) return;
+  if (tiedTo === "before") {
+    if ((await around.link).kind === "continues") return;
+    throw new UntiedSegmentError(
+      `Cannot archive ${brought.name}: the segment before it is not there to vouch for it`,
+    );
+  }
+  const link = await checkForwardLink(disk, linkedOf(written));
+  if (link.kind === "continued") return;
+  if (link.kind === "unknown") {
+    throw new UntiedSegmentError(
+      `Cannot archive ${brought.name}: nothing stands right behind it yet to vouch for it`,
+    );
+  }
+  return await refuse(
+    written,
+    `Cannot archive ${segment}: this archive's ${link.behind} does not continue it: ${link.problem}`,
   );
 }
 

@@ -84,7 +84,11 @@ export async function gapHeal(options: GapHealOptions, context: CommandContext):
     let doneBytes = 0;
     line.show({ doneBytes, totalBytes });
     const onProgress = () => line.show({ doneBytes: doneBytes += before.segmentSize, totalBytes });
-    results = gaps.length === 0 ? [] : await healing.round(gaps, { onProgress, signal: context.signal });
+    // Somebody looks at what comes of it: what nobody can bring up to its end is brought as far as it is there.
+    const tiedTo = ["behind", "before"] as const;
+    results = gaps.length === 0
+      ? []
+      : await healing.round(gaps, { onProgress, tiedTo, signal: context.signal });
     // What others brought meanwhile counts too.
     after = await findGaps(await openArchive(path, "write"));
   } finally {

@@ -3,11 +3,12 @@ import { Archive } from "../archive/archive.ts";
 import { CopySource } from "../archive/copy_source.ts";
 import type { Disk } from "../archive/disk.ts";
 import { openDiskThread } from "../archive/disk_thread.ts";
-import { GapFiller } from "../archive/gap_filler.ts";
+import { GapFiller, NOTHING_BEHIND_YET } from "../archive/gap_filler.ts";
 import { nameOf } from "../archive/layout.ts";
+import { DEFAULT_MINIMUM_FREE, type MinimumFree } from "../archive/minimum_free.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
-import { type HealedGap, healGaps, type HealingSource } from "../receiver/healing.ts";
+import { type HealedGap, healGaps, type HealingSource, type Neighbour } from "../receiver/healing.ts";
 import { HostSource } from "../receiver/host_source.ts";
 import { connect } from "../session/connect.ts";
 import { formatAddress } from "../session/socket.ts";
@@ -33,6 +34,8 @@ export interface HealingOptions {
   readonly settings: ConnectionSettings | undefined;
   /** For so long a server may say nothing. */
   readonly timeoutMs: number;
+  /** How much of the archive's file system stays free; the default, if it is not given. */
+  readonly minimumFree?: MinimumFree | undefined;
   readonly log: Log;
   /** A segment is in the archive that was missing. */
   readonly onBrought?: ((segment: string) => void) | undefined;
@@ -79,10 +82,18 @@ export class Healing {
     }
   }
 
-  /** Asks everybody once; `onProgress` is told of each segment that came. */
+  /**
+   * Asks everybody once; `onProgress` is told of each segment that came.
+   *
+   * @param options.tiedTo what may vouch for what is brought, one after the other; only what stands behind it, if not given.
+   */
   async round(
     gaps: readonly SegmentRun[],
-    { onProgress, signal }: { readonly onProgress?: () => void; readonly signal: AbortSignal },
+    { onProgress, tiedTo, signal }: {
+      readonly onProgress?: () => void;
+      readonly tiedTo?: readonly Neighbour[];
+      readonly signal: AbortSignal;
+    },
   ): Promise<readonly HealedGap[]> {
     const { archive, sources } = await this.#open();
     const size = archive.identity!.segmentSize;
@@ -90,7 +101,7 @@ export class Healing {
       this.options.onBrought?.(nameOf({ timeline, number }, size));
       onProgress?.();
     };
-    return await healGaps(gaps, sources, { onBrought, signal });
+    return await healGaps(gaps, sources, { onBrought, signal, ...(tiedTo === undefined ? {} : { tiedTo }) });
   }
 
   /** "stuck" when a disk does not answer: then something of the archive may still change. */
@@ -123,6 +134,7 @@ export class Healing {
     if (identity === undefined) throw new Error(`Cannot heal "${directory}": it is no archive yet`);
     const filler = new GapFiller(archive, {
       pieces: Array.from({ length: PIECES }, () => disk.allocate(PIECE_BYTES)),
+      minimumFree: this.options.minimumFree ?? DEFAULT_MINIMUM_FREE,
       nowMs: () => Date.now(),
       suffix: () => [...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(36)).join(""),
     });
@@ -177,6 +189,8 @@ export class Healing {
     if (this.#told.has(key)) return;
     if (this.#told.size >= MAXIMUM_TOLD) this.#told.clear();
     this.#told.add(key);
-    this.options.log.warn("missing wal not brought in", { source, answer: maskSecrets(answer) });
+    // It waits for the next round; nobody has to do anything.
+    const level = answer === NOTHING_BEHIND_YET ? "debug" : "warn";
+    this.options.log[level]("missing wal not brought in", { source, answer: maskSecrets(answer) });
   }
 }

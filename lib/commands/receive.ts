@@ -187,6 +187,7 @@ async function receiveInto(
         peers: options.peer ?? [],
         settings: receiving.settings,
         timeoutMs: options.receiveTimeout,
+        minimumFree: options.minFree,
         log,
         onBrought: (segment) => {
           compressing?.published(segment);

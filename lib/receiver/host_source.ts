@@ -3,8 +3,10 @@ import { ServerError } from "../protocol/errors.ts";
 import { WrongClusterError } from "../wal/errors.ts";
 import type { SegmentRun } from "../wal/lineage.ts";
 import { segmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
 import { WAL_REMOVED } from "./failure.ts";
+import type { Neighbour } from "./healing.ts";
 import { requestSegment, TimelineEndedError } from "./segment_request.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -22,9 +24,18 @@ export interface SegmentIntake {
    */
   takeFilled(
     name: string,
-    systemIdentifier: bigint,
+    tie: { readonly systemIdentifier: bigint; readonly tiedTo: Neighbour },
     fill: (file: { write(bytes: Uint8Array, position: number): Promise<void> }) => Promise<void>,
   ): Promise<void>;
+  /** Why a segment can't be tied to what stands right behind it, whoever brings it; `undefined` when it can be. */
+  whatIsAwaited(segment: {
+    readonly timeline: TimelineId;
+    readonly number: SegmentNumber;
+  }): Promise<string | undefined>;
+  /** The history that the archive has of a timeline. */
+  historyOf(timeline: TimelineId): Promise<Uint8Array | undefined>;
+  /** Whether what `takeFilled` threw will be said again of the same bytes, may pass, or is not the segment's fault. */
+  judge(error: unknown): "refused" | "passing" | "failed";
 }
 
 /** What a host is asked with. */
@@ -48,6 +59,12 @@ export interface HostSourceOptions {
  */
 export class HostSource {
   #connection: Promise<WalSource> | undefined;
+  /** The one that it writes, or follows. */
+  #timeline: TimelineId | undefined;
+  /** Of this round. */
+  readonly #comparedHistories = new Set<TimelineId>();
+  /** Segments where it was left because it has not come so far, in this round. */
+  readonly #notThereYet = new Set<string>();
   readonly #refused = new Map<string, { readonly problem: string; readonly atMs: number }>();
 
   constructor(private readonly options: HostSourceOptions) {}
@@ -57,6 +74,8 @@ export class HostSource {
   }
 
   beginRound(): Promise<void> {
+    this.#comparedHistories.clear();
+    this.#notThereYet.clear();
     return Promise.resolve();
   }
 
@@ -73,7 +92,10 @@ export class HostSource {
   /**
    * Brings what it has of these segments; `onBrought` is told of each when that is durable.
    *
-   * A server removes its oldest WAL first: if it lacks one, the first that it has is searched for.
+   * From what stands behind downwards, each vouched for by the one that came before: a clone of the server is found out
+   * before anything of it is in the archive. A server removes its oldest WAL first: at the first segment that it lacks it
+   * is left. One that has not come so far as the last of them is asked with "before", from the other end, when nobody
+   * else has any more.
    * @returns what is to be said of the rest; `undefined` when it brought all.
    * @throws when it can't be asked any more in this round.
    */
@@ -81,34 +103,49 @@ export class HostSource {
     run: SegmentRun,
     onBrought: (number: SegmentNumber) => void,
     signal: AbortSignal,
+    tiedTo: Neighbour = "behind",
   ): Promise<string | undefined> {
+    const { timeline, firstNumber, endNumber } = run;
+    const lastNumber = endNumber - 1n as SegmentNumber;
+    const keyOf = (number: SegmentNumber) => `${timeline} ${number}`;
+    if (tiedTo === "before" && !this.#notThereYet.has(keyOf(lastNumber))) return undefined;
+    const awaited = tiedTo === "before"
+      ? undefined
+      : await this.options.intake.whatIsAwaited({ timeline, number: lastNumber });
+    if (awaited !== undefined) return awaited;
     const source = await (this.#connection ??= this.#connect(signal));
-    const brought = new Set<SegmentNumber>();
-    let answer: string | undefined;
-    const ask = async (number: SegmentNumber): Promise<boolean> => {
-      if (brought.has(number)) return true;
-      const problem = await this.#ask(source, { ...run, number }, signal);
-      if (problem === undefined) {
-        brought.add(number);
-        onBrought(number);
-        return true;
+    await this.#refuseOtherHistory(source, timeline);
+    for (let left = endNumber - firstNumber; left > 0n; left--) {
+      const number = (tiedTo === "behind" ? firstNumber + left - 1n : endNumber - left) as SegmentNumber;
+      try {
+        await this.#ask(source, { timeline, number, tiedTo }, signal);
+      } catch (error) {
+        const isLack = error instanceof ServerError || error instanceof TimelineEndedError;
+        if (signal.aborted || !(isLack || error instanceof RefusedError)) throw error;
+        const isRemoved = error instanceof ServerError && error.sqlState === WAL_REMOVED;
+        if (isLack && !isRemoved) this.#notThereYet.add(keyOf(number));
+        return isRemoved ? error.serverMessage : messageChain(error);
       }
-      answer ??= problem;
-      return false;
-    };
-    try {
-      for (let number = run.firstNumber; number < run.endNumber;) {
-        number = await ask(number)
-          ? number + 1n as SegmentNumber
-          : await firstThere({ goneNumber: number, endNumber: run.endNumber }, ask);
-      }
-    } catch (error) {
-      const isAnswer = error instanceof RefusedError || error instanceof ServerError ||
-        error instanceof TimelineEndedError;
-      if (signal.aborted || !isAnswer) throw error;
-      return messageChain(error);
+      onBrought(number);
     }
-    return answer;
+    return undefined;
+  }
+
+  /** @throws {WrongClusterError} when it was promoted to a timeline of which the archive has another history. */
+  async #refuseOtherHistory(source: WalSource, timeline: TimelineId): Promise<void> {
+    const { intake } = this.options;
+    for (const each of new Set([this.#timeline ?? timeline, timeline])) {
+      if (each === 1 || this.#comparedHistories.has(each)) continue;
+      const own = await intake.historyOf(each);
+      const theirs = own === undefined ? undefined : await source.timelineHistory(each);
+      if (own !== undefined && theirs !== undefined && !sameBytes(own, theirs)) {
+        throw new WrongClusterError(
+          `Cannot take WAL from ${source.address}: it has another history of timeline ${each} than the archive; two ` +
+            "servers were promoted to the same timeline",
+        );
+      }
+      this.#comparedHistories.add(each);
+    }
   }
 
   async #connect(signal: AbortSignal): Promise<WalSource> {
@@ -120,7 +157,8 @@ export class HostSource {
     signal.addEventListener("abort", giveUp, { once: true });
     try {
       signal.throwIfAborted();
-      const { systemIdentifier } = await source.identifySystem();
+      const { systemIdentifier, timeline } = await source.identifySystem();
+      this.#timeline = timeline;
       if (systemIdentifier === this.options.systemIdentifier) return source;
       throw new WrongClusterError(
         `Cannot take WAL from ${source.address}: it has system identifier ${systemIdentifier}, ` +
@@ -135,12 +173,20 @@ export class HostSource {
     }
   }
 
-  /** What it says when it no longer has a segment; `undefined` when that is in the archive now. */
+  /**
+   * Resolves when a segment is in the archive.
+   *
+   * @throws {RefusedError} @throws {ServerError} @throws {TimelineEndedError} what is to be said of this segment.
+   */
   async #ask(
     source: WalSource,
-    { timeline, number }: { readonly timeline: SegmentRun["timeline"]; readonly number: SegmentNumber },
+    { timeline, number, tiedTo }: {
+      readonly timeline: SegmentRun["timeline"];
+      readonly number: SegmentNumber;
+      readonly tiedTo: Neighbour;
+    },
     signal: AbortSignal,
-  ): Promise<string | undefined> {
+  ): Promise<void> {
     const { segmentSize, intake, clock, timeoutMs, systemIdentifier } = this.options;
     const name = segmentName(timeline, number, segmentSize);
     const before = this.#refused.get(name);
@@ -149,18 +195,18 @@ export class HostSource {
     }
     let isWhole = false;
     try {
-      await intake.takeFilled(name, systemIdentifier, async (file) => {
+      await intake.takeFilled(name, { systemIdentifier, tiedTo }, async (file) => {
         const write = (bytes: Uint8Array, position: number) => file.write(bytes, position);
         await requestSegment(source, { timeline, number, segmentSize }, { clock, timeoutMs, write }, signal);
         isWhole = true;
       });
-      return undefined;
     } catch (error) {
-      if (error instanceof ServerError && error.sqlState === WAL_REMOVED) return error.serverMessage;
-      if (!isWhole || isSystemError(error)) throw error;
-      // The archive has something against it.
-      if (this.#refused.size >= MAXIMUM_REMEMBERED) this.#refused.clear();
-      this.#refused.set(name, { problem: messageChain(error), atMs: clock.nowMs() });
+      const judgement = isWhole ? intake.judge(error) : "failed";
+      if (judgement === "failed") throw error;
+      if (judgement === "refused") {
+        if (this.#refused.size >= MAXIMUM_REMEMBERED) this.#refused.clear();
+        this.#refused.set(name, { problem: messageChain(error), atMs: clock.nowMs() });
+      }
       throw new RefusedError(messageChain(error));
     }
   }
@@ -171,26 +217,6 @@ class RefusedError extends Error {
   override readonly name = "RefusedError";
 }
 
-function isSystemError(error: unknown): boolean {
-  return typeof (error as { code?: unknown } | undefined)?.code === "string";
-}
-
-/**
- * The lowest segment that is there, above one that is gone and below `endNumber`, or `endNumber`.
- *
- * The number of questions is that of halvings, whatever the length.
- */
-export async function firstThere(
-  range: { readonly goneNumber: SegmentNumber; readonly endNumber: SegmentNumber },
-  isThere: (number: SegmentNumber) => Promise<boolean>,
-): Promise<SegmentNumber> {
-  let { goneNumber, endNumber: thereNumber } = range;
-  // Mostly all of it is gone, and then one question tells.
-  let probe = thereNumber - 1n as SegmentNumber;
-  while (goneNumber + 1n < thereNumber) {
-    if (await isThere(probe)) thereNumber = probe;
-    else goneNumber = probe;
-    probe = (goneNumber + thereNumber) / 2n as SegmentNumber;
-  }
-  return thereNumber;
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, index) => byte === b[index]);
 }

@@ -376,3 +376,25 @@ test("contents() sees a segment whose compressed form takes the plain one's plac
       await disk.close();
     }
   }));
+
+test("contents() believes no name that somebody gave behind the sync of its directory", () =>
+  onSimDisk(async (machine) => {
+    const archive = await Archive.open(machine.disk, { naming: NAMING, userId: undefined });
+    await archive.claim(IDENTITY);
+    const [name = ""] = NAMES;
+    const file = await machine.disk.create(`inprogress/${name}.push-1`, 0o600);
+    await file.write(walOf({ bytes: MIB }), 0);
+    await file.sync();
+    await file.close();
+    await machine.disk.syncDirectory("inprogress");
+    const { disk } = archive;
+    const sync = disk.syncDirectory.bind(disk);
+    disk.syncDirectory = async (path) => {
+      await sync(path);
+      // Another process, which does not come to its own sync.
+      if (path === ".") await machine.disk.link(`inprogress/${name}.push-1`, name).catch(() => {});
+    };
+    const { runs } = await archive.contents();
+    const after = await Archive.open(machine.restart("power cut"), { naming: NAMING, userId: undefined });
+    assert.deepEqual((await after.contents()).runs, runs);
+  }));

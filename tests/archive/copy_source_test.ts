@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -7,27 +8,28 @@ import { Archive } from "../../lib/archive/archive.ts";
 import { CopySource } from "../../lib/archive/copy_source.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
-import { GapFiller } from "../../lib/archive/gap_filler.ts";
+import { GapFiller, NOTHING_BEHIND_YET } from "../../lib/archive/gap_filler.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { lz4BlockEncoder } from "../../lib/archive/lz4_block.ts";
 import { encodeLz4Frame } from "../../lib/archive/lz4_frame.ts";
+import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { copiesOf } from "../../lib/archive/segment_copies.ts";
 import { xxHash32 } from "../../lib/archive/xx_hash32.ts";
 import { WrongClusterError } from "../../lib/wal/errors.ts";
-import { lsn } from "../../lib/wal/lsn.ts";
 import { segmentNumber } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { buildWal, MIB } from "../wal/wal_builder.ts";
+import { buildWal, MIB, type RecordPlan } from "../wal/wal_builder.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
-import { IDENTITY, type Machine, NAMES, NAMING, onSimDisk, walOf } from "./on_sim_disk.ts";
+import { IDENTITY, type Machine, NAMES, NAMING, onSimDisk, START, walOf } from "./on_sim_disk.ts";
 
 const WAL = walOf({ bytes: 5 * MIB });
 const segmentOf = (index: number, wal = WAL) => wal.slice(index * MIB, (index + 1) * MIB);
 const [FIRST = "", SECOND = "", THIRD = "", FOURTH = ""] = NAMES;
 /** Segments 4 and 5. */
 const GAP = { timeline: timelineId(1), firstNumber: segmentNumber(4n), endNumber: segmentNumber(6n) };
-const ALL_OF_IT = [segmentNumber(4n), segmentNumber(5n)];
+/** From what stands behind it downwards. */
+const ALL_OF_IT = [segmentNumber(5n), segmentNumber(4n)];
 
 function lz4Of(bytes: Uint8Array): Uint8Array {
   return encodeLz4Frame(bytes, { hash: xxHash32, encodeBlock: lz4BlockEncoder() });
@@ -35,10 +37,11 @@ function lz4Of(bytes: Uint8Array): Uint8Array {
 
 let suffixes = 0;
 
-async function fillerOf(disk: Disk): Promise<GapFiller> {
+async function fillerOf(disk: Disk, minimumFree?: MinimumFree): Promise<GapFiller> {
   const archive = await Archive.open(disk, { naming: NAMING, userId: undefined });
   return new GapFiller(archive, {
     pieces: [new Uint8Array(MIB / 4), new Uint8Array(MIB / 4)],
+    minimumFree,
     nowMs: () => 1e12,
     suffix: () => `h${suffixes++}`,
   });
@@ -58,8 +61,16 @@ interface Brought {
 
 async function bringFrom(source: CopySource, gap = GAP): Promise<Brought> {
   const numbers: bigint[] = [];
+  const { signal } = new AbortController();
+  const take = (number: bigint) => void numbers.push(number);
   await source.beginRound();
-  const said = await source.bring(gap, (number) => void numbers.push(number), new AbortController().signal);
+  let said = await source.bring(gap, take, signal, "behind");
+  // As whoever heals goes on, for what is left.
+  const endNumber = numbers.reduce<bigint>((end, number) => number < end ? number : end, gap.endNumber);
+  if (endNumber > gap.firstNumber) {
+    said = await source.bring({ ...gap, endNumber: segmentNumber(endNumber) }, take, signal, "before") ??
+      said;
+  }
   await source.endRound();
   return { numbers, said };
 }
@@ -152,7 +163,7 @@ test("a gap is filled from another directory, whatever form its files have", asy
 });
 
 test("P1: what fills a gap has its name when it is synced, and is told of only then", () =>
-  withPeer({ [SECOND]: segmentOf(1) }, async (source, machine) => {
+  withPeer({ [THIRD]: segmentOf(2) }, async (source, machine) => {
     machine.operations.length = 0;
     const told: number[] = [];
     await source.beginRound();
@@ -161,13 +172,13 @@ test("P1: what fills a gap has its name when it is synced, and is told of only t
       /^(create|sync|link|unlink)/.test(line)
     ).map((line) => line.replace(/push-h\d+/, "push-h"));
     assert.deepEqual(important, [
-      `create inprogress/${SECOND}.push-h`,
-      `sync inprogress/${SECOND}.push-h`,
-      `link inprogress/${SECOND}.push-h ${SECOND}`,
+      `create inprogress/${THIRD}.push-h`,
+      `sync inprogress/${THIRD}.push-h`,
+      `link inprogress/${THIRD}.push-h ${THIRD}`,
       "syncDirectory .",
-      `unlink inprogress/${SECOND}.push-h`,
+      `unlink inprogress/${THIRD}.push-h`,
     ]);
-    assert.equal(machine.operations.some((line) => line.startsWith(`create ${SECOND}`)), false);
+    assert.equal(machine.operations.some((line) => line.startsWith(`create ${THIRD}`)), false);
   }));
 
 test("what another directory lacks is told, and the rest is brought", () =>
@@ -223,18 +234,21 @@ test("nor does one that is compressed and not whole, or not right", async () => 
 });
 
 test("a segment that ends in an XLOG_SWITCH is whole, if nothing stands behind that", async () => {
-  const records = [{ totalBytes: 5000 }, { totalBytes: 24, resourceManager: 0, info: 0x40 }];
-  const startLsn = lsn(4n * BigInt(MIB));
-  const { segments } = buildWal({ startLsn, segmentBytes: MIB, records });
-  const gap = { ...GAP, endNumber: segmentNumber(5n) };
+  const records: RecordPlan[] = Array.from({ length: 250 }, () => ({ totalBytes: 5000 }));
+  records.push({ totalBytes: 24, resourceManager: 0, info: 0x40 });
+  const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+  // The peer has nothing of the next one.
+  const gap = GAP;
   for (const isWhole of [true, false]) {
-    const content = segments[0]!.slice();
+    const content = segments[1]!.slice();
     if (!isWhole) content[900_000] = 1;
     await onSimDisk(async (machine) => {
       await makeArchive(machine.disk);
+      await bring(machine.disk, FIRST, { [FIRST]: segments[0]! });
       const filler = await fillerOf(machine.disk);
       const peer = peerOf({ [SECOND]: content });
-      const { numbers } = await bringFrom(new CopySource(peer, filler, { name: "peer", places: "all" }), gap);
+      const source = new CopySource(peer, filler, { name: "peer", places: "all" });
+      const { numbers } = await bringFrom(source, gap);
       assert.deepEqual(numbers, isWhole ? [4n] : []);
     });
   }
@@ -248,7 +262,7 @@ test("a damaged form does not stand in the way of a good one", () =>
   }, async (source, names) => {
     const { numbers, said } = await bringFrom(source);
     assert.deepEqual(numbers, [4n]);
-    assert.match(said ?? "", /right only up to/);
+    assert.match(said ?? "", /is cut off inside a frame/);
     assert.deepEqual(names(), [FIRST, SECOND, FOURTH]);
   }));
 
@@ -307,7 +321,7 @@ test("a copy that was kept from an earlier run fills a gap if it is whole", () =
     const source = new CopySource(machine.disk, filler, { name: "kept copies", places: "unfinished" });
     const { numbers, said } = await bringFrom(source);
     assert.deepEqual(numbers, [4n]);
-    assert.match(said ?? "", /0+10+4\.saved-1" is no complete segment/);
+    assert.match(said ?? "", /0+10+5" is no complete segment/);
     assertHas(machine, [FIRST, SECOND, FOURTH]);
     const before = machine.sim.names("inprogress").toSorted();
     machine.operations.length = 0;
@@ -354,3 +368,142 @@ test("a filler rejects what the disk says, and leaves nothing behind", () =>
     assertHas(machine, [FIRST, FOURTH]);
     assert.deepEqual((await bringFrom(source)).numbers, [4n], "when there is room again");
   }));
+
+const names = (first: number, end: number) =>
+  Array.from({ length: end - first }, (_, index) => `00000001000000000000000${first + index}`);
+
+/** WAL from segment 3 on; another server's, a clone's, from record `partsAt` on. */
+function forkedWal(partsAt = Infinity): (number: number) => Uint8Array {
+  const records: RecordPlan[] = [];
+  for (let index = 0; index * 5000 < 8 * MIB; index++) {
+    records.push({ totalBytes: index < partsAt ? 5000 : 5024 });
+  }
+  const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+  return (number) => segments[number - 3]!;
+}
+
+function filesOf(wal: (number: number) => Uint8Array, numbers: readonly number[]) {
+  return Object.fromEntries(numbers.map((number) => [names(number, number + 1)[0]!, wal(number)]));
+}
+
+/** Segments 4 to 7. */
+const LONG_GAP = { ...GAP, endNumber: segmentNumber(8n) };
+const RIGHT = forkedWal();
+
+/** An archive with segment 3, and 8 complete, growing, or not there. */
+async function archiveWithLongGap(disk: Disk, eight: "published" | "growing" | "begun" | "absent") {
+  await makeArchive(disk);
+  const [three = "", last = ""] = [names(3, 4)[0], names(8, 9)[0]];
+  await bring(disk, three, filesOf(RIGHT, [3]));
+  if (eight === "published") await bring(disk, last, filesOf(RIGHT, [8]));
+  if (eight === "absent" || eight === "published") return;
+  const file = await disk.create(`inprogress/${last}`, 0o600);
+  await file.truncate(MIB);
+  await file.write(RIGHT(8).slice(0, eight === "begun" ? 2000 : 300_000), 0);
+  await file.sync();
+  await file.close();
+}
+
+for (const eight of ["published", "growing"] as const) {
+  for (const [parts, partsAt] of [["before", 0], ["inside", 300]] as const) {
+    test(`P5: nothing of a clone that parted ${parts} a gap's first segment gets a name, while the one behind is ${eight}`, () =>
+      onSimDisk(async (machine) => {
+        const clone = forkedWal(partsAt);
+        assert.deepEqual(
+          Buffer.compare(clone(3), RIGHT(3)) === 0,
+          partsAt !== 0,
+        );
+        await archiveWithLongGap(machine.disk, eight);
+        const filler = await fillerOf(machine.disk);
+        const options = { name: "peer", places: "all" } as const;
+        const wrong = new CopySource(peerOf(filesOf(clone, [4, 5, 6, 7])), filler, options);
+        const { numbers, said } = await bringFrom(wrong, LONG_GAP);
+        assert.deepEqual(numbers, []);
+        assert.match(said ?? "", /Cannot archive 0+10+7: this archive's .*0+10+8 does not continue it/);
+        const right = new CopySource(peerOf(filesOf(RIGHT, [4, 5, 6, 7])), filler, options);
+        assert.deepEqual(await bringFrom(right, LONG_GAP), { numbers: [7n, 6n, 5n, 4n], said: undefined });
+        for (const number of [4, 5, 6, 7]) {
+          assert.deepEqual(machine.sim.file(names(number, number + 1)[0]!)?.content, RIGHT(number));
+        }
+      }));
+  }
+}
+
+test("P5: a directory with segments of two servers is left at the first one that is not continued", () =>
+  onSimDisk(async (machine) => {
+    await archiveWithLongGap(machine.disk, "published");
+    const filler = await fillerOf(machine.disk);
+    const files = { ...filesOf(RIGHT, [6, 7]), ...filesOf(forkedWal(300), [4, 5]) };
+    const mixed = new CopySource(peerOf(files), filler, { name: "peer", places: "all" });
+    const { numbers, said } = await bringFrom(mixed, LONG_GAP);
+    assert.deepEqual(numbers, [7n, 6n]);
+    assert.match(said ?? "", /this archive's 0+10+6 does not continue it/);
+  }));
+
+for (const eight of ["absent", "begun"] as const) {
+  test(`a gap waits for what stands behind it, which is ${eight}`, () =>
+    onSimDisk(async (machine) => {
+      await archiveWithLongGap(machine.disk, eight);
+      const filler = await fillerOf(machine.disk);
+      const peer = peerOf(filesOf(RIGHT, [4, 5, 6, 7]));
+      const source = new CopySource(peer, filler, { name: "peer", places: "all" });
+      assert.deepEqual(await bringFrom(source, LONG_GAP), { numbers: [], said: NOTHING_BEHIND_YET });
+      if (eight === "begun") await machine.disk.unlink(`inprogress/${names(8, 9)[0]}`);
+      await bring(machine.disk, names(8, 9)[0]!, filesOf(RIGHT, [8]));
+      assert.deepEqual((await bringFrom(source, LONG_GAP)).numbers, [7n, 6n, 5n, 4n]);
+    }));
+}
+
+test("what a directory has of a gap's start is tied to what stands before it, if it lacks the end", () =>
+  onSimDisk(async (machine) => {
+    await archiveWithLongGap(machine.disk, "published");
+    const filler = await fillerOf(machine.disk);
+    const peer = peerOf({ ...filesOf(RIGHT, [4, 5]), ...filesOf(() => RIGHT(6).slice().fill(0, 9000), [7]) });
+    const source = new CopySource(peer, filler, { name: "peer", places: "all" });
+    assert.deepEqual((await bringFrom(source, LONG_GAP)).numbers, [4n, 5n]);
+  }));
+
+test("segments that one record fills are tied by what is left of it", () =>
+  onSimDisk(async (machine) => {
+    const records = [{ totalBytes: 5000 }, { totalBytes: 4 * MIB }, { totalBytes: 2 * MIB }];
+    const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+    const other = buildWal({
+      startLsn: START,
+      segmentBytes: MIB,
+      records: [{ totalBytes: 5000 }, { totalBytes: 4 * MIB + 800 }, { totalBytes: 2 * MIB }],
+    }).segments;
+    await makeArchive(machine.disk);
+    for (const number of [3, 6]) {
+      await bring(
+        machine.disk,
+        names(number, number + 1)[0]!,
+        filesOf((one) => segments[one - 3]!, [number]),
+      );
+    }
+    const filler = await fillerOf(machine.disk);
+    const from = (wal: readonly Uint8Array[]) =>
+      new CopySource(peerOf(filesOf((one) => wal[one - 3]!, [4, 5])), filler, {
+        name: "peer",
+        places: "all",
+      });
+    assert.match((await bringFrom(from(other))).said ?? "", /does not continue it: it goes on with another/);
+    assert.deepEqual((await bringFrom(from(segments))).numbers, [5n, 4n]);
+  }));
+
+for (const [form, files] of [["", segmentOf(2)], [".lz4", lz4Of(segmentOf(2))]] as const) {
+  test(`a gap is not filled with the room that receiving keeps free: ${THIRD}${form}`, () =>
+    onSimDisk(async (machine) => {
+      await archiveWithGap(machine.disk);
+      const filler = await fillerOf(machine.disk, { kind: "bytes", bytes: 10 * MIB });
+      const peer = peerOf({ [THIRD + form]: files });
+      const source = new CopySource(peer, filler, { name: "peer", places: "all" });
+      // Two segments more than the minimum, as receiving wants that was short of room, and what is written here.
+      const wanted = (12 + (form === "" ? 1 : 2)) * MIB;
+      machine.sim.freeBytes = wanted - 1;
+      machine.operations.length = 0;
+      await assert.rejects(bringFrom(source), /no room, want 12582912 bytes free/);
+      assert.deepEqual(machine.operations.filter((line) => /^(create|write|link)/.test(line)), []);
+      machine.sim.freeBytes = wanted;
+      assert.deepEqual((await bringFrom(source)).numbers, [5n]);
+    }));
+}

@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { setImmediate } from "node:timers";
 import { healGaps, type HealingSource, withoutSegment } from "../../lib/receiver/healing.ts";
-import { firstThere, HostSource, type SegmentIntake } from "../../lib/receiver/host_source.ts";
+import { HostSource, type SegmentIntake } from "../../lib/receiver/host_source.ts";
 import { requestSegment } from "../../lib/receiver/segment_request.ts";
 import type { StreamEnd, WalSource, WalStream, WalStreamHandler } from "../../lib/receiver/wal_source.ts";
 import { ArchiveConflictError } from "../../lib/wal/errors.ts";
@@ -36,12 +36,15 @@ class FakeIntake implements SegmentIntake {
   /** Against one segment, or each. */
   error: unknown;
   writeError: unknown;
+  /** Why nothing can be tied to what stands behind. */
+  awaited: string | undefined;
+  readonly histories = new Map<number, Uint8Array>();
   /** Writes settle only when it is told. */
   held: (() => void)[] | undefined;
 
   async takeFilled(
     name: string,
-    systemIdentifier: bigint,
+    { systemIdentifier }: { readonly systemIdentifier: bigint },
     fill: (file: { write(bytes: Uint8Array, position: number): Promise<void> }) => Promise<void>,
   ): Promise<void> {
     assert.equal(systemIdentifier, SYSTEM_IDENTIFIER);
@@ -58,7 +61,22 @@ class FakeIntake implements SegmentIntake {
     if (this.error !== undefined) throw this.error;
     this.taken.push(name);
   }
+
+  whatIsAwaited(): Promise<string | undefined> {
+    return Promise.resolve(this.awaited);
+  }
+
+  historyOf(timeline: number): Promise<Uint8Array | undefined> {
+    return Promise.resolve(this.histories.get(timeline));
+  }
+
+  judge(error: unknown): "refused" | "passing" | "failed" {
+    if (error instanceof ArchiveConflictError) return "refused";
+    return error instanceof PassingError ? "passing" : "failed";
+  }
 }
+
+class PassingError extends Error {}
 
 interface Scene {
   readonly server: FakeServer;
@@ -119,22 +137,6 @@ test("withoutSegment() takes one segment out", () => {
   }
 });
 
-test("firstThere() finds the first segment that is there with few questions", async () => {
-  for (const [gone, end] of [[3, 4], [3, 5], [3, 20], [0, 1000], [0, 2 ** 44]] as const) {
-    for (const first of new Set([gone + 1, Math.floor((gone + end) / 2) + 1, end - 1, end])) {
-      if (first <= gone || first > end) continue;
-      let questions = 0;
-      const isThere = (one: SegmentNumber) => {
-        questions++;
-        return Promise.resolve(one >= first);
-      };
-      const range = { goneNumber: number(gone), endNumber: number(end) };
-      assert.equal(await firstThere(range, isThere), BigInt(first));
-      assert.ok(questions <= 46, `${questions} questions`);
-    }
-  }
-});
-
 test("a server streams what is missing segment by segment, with no slot, and nothing is claimed", async () => {
   const { server, intake, host } = scene();
   server.onStart = (source) => {
@@ -143,10 +145,10 @@ test("a server streams what is missing segment by segment, with no slot, and not
       source.send(...Array.from({ length: 10 }, () => MIB / 8));
     });
   };
-  assert.deepEqual(await bring(host, run(5, 8)), { numbers: [5, 6, 7], said: undefined });
-  assert.deepEqual(intake.taken, [5, 6, 7].map((one) => `00000001000000000000000${one}`));
+  assert.deepEqual(await bring(host, run(5, 8)), { numbers: [7, 6, 5], said: undefined });
+  assert.deepEqual(intake.taken, [7, 6, 5].map((one) => `00000001000000000000000${one}`));
   assert.deepEqual(server.journal.filter((line) => !line.startsWith("status")), [
-    ...["0/500000", "0/600000", "0/700000"].flatMap((lsn) => [`start 1 ${lsn}`, "copy done"]),
+    ...["0/700000", "0/600000", "0/500000"].flatMap((lsn) => [`start 1 ${lsn}`, "copy done"]),
     "closed",
   ]);
   assert.equal(server.sources.length, 1, "one connection a round");
@@ -169,7 +171,7 @@ test("what a server has removed is told, and the rest of the gap is brought", as
     server.tellsRemoved = tells;
     server.removedBelow = at(17);
     const { numbers, said } = await bring(host, run(5, 25));
-    assert.deepEqual(numbers.toSorted((a, b) => a - b), [17, 18, 19, 20, 21, 22, 23, 24]);
+    assert.deepEqual(numbers, [24, 23, 22, 21, 20, 19, 18, 17]);
     assert.equal(said, "requested WAL segment has already been removed");
     assert.ok(server.journal.filter((line) => line.startsWith("start")).length < 16);
     server.removedBelow = at(30);
@@ -221,7 +223,71 @@ test("what the archive refuses is not asked for again, before an hour has gone",
   }
   intake.error = undefined;
   await clock.advance(3_600_000);
-  assert.deepEqual((await bring(host, run(5, 7))).numbers, [5, 6]);
+  assert.deepEqual((await bring(host, run(5, 7))).numbers, [6, 5]);
+});
+
+test("what passes is told, and asked for again in the next round", async () => {
+  const { server, intake, host } = scene();
+  for (let round = 1; round <= 2; round++) {
+    intake.error = new PassingError("a receiver that started removed what was written");
+    const { numbers, said } = await bring(host, run(5, 7));
+    assert.deepEqual([numbers, said], [[], "a receiver that started removed what was written"]);
+    assert.equal(server.journal.filter((line) => line.startsWith("start")).length, round);
+  }
+  intake.error = new Error("The disk thread ended");
+  await assert.rejects(bring(host, run(5, 7)), /disk thread/);
+  intake.error = undefined;
+  assert.deepEqual((await bring(host, run(5, 7))).numbers, [6, 5]);
+});
+
+test("a server is asked for nothing before something stands behind the gap", async () => {
+  const { server, intake, host } = scene();
+  intake.awaited = "nothing stands there";
+  assert.deepEqual(await bring(host, run(5, 7)), { numbers: [], said: "nothing stands there" });
+  assert.equal(server.sources.length, 0);
+});
+
+test("P5: a server with another history of its timeline or the gap's is asked for nothing", async () => {
+  const text = (value: string) => new TextEncoder().encode(value);
+  for (const other of [2, 3]) {
+    const { server, intake, host } = scene();
+    server.timeline = 3;
+    for (const timeline of [2, 3]) {
+      server.histories.set(timeline, `1\t0/${timeline}00000\tno recovery target specified\n`);
+      intake.histories.set(timeline, text(server.histories.get(timeline)!));
+    }
+    intake.histories.set(other, text("1\t0/480000\tno recovery target specified\n"));
+    await assert.rejects(
+      bring(host, run(5, 6, 2)),
+      new RegExp(`has another history of timeline ${other} than the archive`),
+    );
+    assert.ok(!server.journal.some((line) => line.startsWith("start")));
+    intake.histories.set(other, text(server.histories.get(other)!));
+    assert.deepEqual((await bring(host, run(5, 6, 2))).numbers, [5]);
+  }
+});
+
+test("a server that has not come to a gap's end is asked from the other end when nobody else has more", async () => {
+  const { server, host } = scene();
+  const numbers: number[] = [];
+  const ask = (tiedTo: "behind" | "before") =>
+    host.bring(run(5, 8), (one) => void numbers.push(Number(one)), never, tiedTo);
+  await host.beginRound();
+  assert.equal(await ask("before"), undefined, "it was not asked for the last one");
+  server.removedBelow = at(9);
+  assert.match(await ask("behind") ?? "", /already been removed/);
+  await ask("before");
+  assert.deepEqual(numbers, [], "what removed the last one has none before it");
+  server.removedBelow = at(0);
+  server.startError = serverError(
+    "XX000",
+    "requested starting point 0/700000 is ahead of the WAL flush position",
+  );
+  assert.match(await ask("behind") ?? "", /ahead of/);
+  server.startError = undefined;
+  await ask("before");
+  assert.deepEqual(numbers, [5, 6, 7]);
+  await host.endRound();
 });
 
 test("a server that falls silent is given up, and its connection closed", async () => {
@@ -400,6 +466,8 @@ test("healGaps() asks the next source only for what is left, and tells what each
     ...["peer begins", "db begins", "c begins"],
     ...["peer asked for 5-9", "db asked for 6-7", "db asked for 8-9"],
     ...["peer asked for 20-22", "db asked for 20-22", "c asked for 21-22"],
+    // What came may be what another one's segments are tied to.
+    ...["peer asked for 21-22", "db asked for 21-22", "c asked for 21-22"],
     ...["peer ends", "db ends", "c ends"],
   ]);
 });

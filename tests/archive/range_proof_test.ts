@@ -1,0 +1,112 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Archive } from "../../lib/archive/archive.ts";
+// Loaded before time is simulated.
+import "../../lib/archive/compression.ts";
+import type { Disk } from "../../lib/archive/disk.ts";
+import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
+import { encodeLz4Frame } from "../../lib/archive/lz4_frame.ts";
+import { lz4BlockEncoder } from "../../lib/archive/lz4_block.ts";
+import { xxHash32 } from "../../lib/archive/xx_hash32.ts";
+import { segmentNumber } from "../../lib/wal/segment.ts";
+import { timelineId } from "../../lib/wal/timeline.ts";
+import { MIB } from "../wal/wal_builder.ts";
+import { bring, makeArchive } from "./brought_files.ts";
+import { type Machine, NAMES, NAMING, onSimDisk, recordEvents, walOf } from "./on_sim_disk.ts";
+
+const WAL = walOf({ bytes: 5 * MIB });
+const segmentOf = (index: number, wal = WAL) => wal.slice(index * MIB, (index + 1) * MIB);
+const [FIRST = "", SECOND = "", THIRD = "", FOURTH = ""] = NAMES;
+/** Segments 4 and 5. */
+const RANGE = { timeline: timelineId(1), firstNumber: segmentNumber(4n), endNumber: segmentNumber(6n) };
+
+/** As somebody copies a file by hand: nothing is synced. */
+async function copy(disk: Disk, name: string, content: Uint8Array): Promise<void> {
+  const file = await disk.create(name, 0o600);
+  await file.write(content, 0);
+  await file.close();
+}
+
+async function withRange(
+  use: (archive: GapReceivingArchive, machine: Machine) => Promise<void>,
+): Promise<void> {
+  await onSimDisk(async (machine) => {
+    const archive = await makeArchive(machine.disk);
+    await bring(machine.disk, FIRST, { [FIRST]: segmentOf(0) });
+    await bring(machine.disk, FOURTH, { [FOURTH]: segmentOf(3) });
+    const options = { clock: machine.clock, events: recordEvents(), now: () => new Date(0) };
+    await use(new GapReceivingArchive(archive, options), machine);
+  });
+}
+
+const lz4Of = (bytes: Uint8Array) =>
+  encodeLz4Frame(bytes, { hash: xxHash32, encodeBlock: lz4BlockEncoder() });
+
+test("proveSegments() believes no name alone", async () => {
+  const clone = walOf({ bytes: 5 * MIB, seed: 3 });
+  const damaged = segmentOf(2).fill(1, 500_000, 500_010);
+  for (
+    const [form, content] of [
+      ["", new Uint8Array(MIB)],
+      ["", segmentOf(2).subarray(0, MIB / 2)],
+      ["", segmentOf(2).fill(0, MIB / 2)],
+      ["", segmentOf(1)],
+      ["", segmentOf(2, clone)],
+      ["", damaged],
+      ["", walOf({ bytes: 5 * MIB }).slice(2 * MIB, 3 * MIB + 8192)],
+      [".lz4", new Uint8Array(1)],
+      [".lz4", lz4Of(segmentOf(2)).subarray(0, -100)],
+      [".lz4", lz4Of(damaged)],
+      ["missing", segmentOf(2)],
+    ] as const
+  ) {
+    await withRange(async (archive, { disk }) => {
+      await copy(disk, SECOND, segmentOf(1));
+      if (form !== "missing") await copy(disk, THIRD + form, content);
+      const unproven = await archive.proveSegments(RANGE);
+      assert.ok(unproven.includes(THIRD), `${form} ${content.length}`);
+      assert.deepEqual(await archive.proveSegments(RANGE), unproven);
+      if (form !== "missing") await disk.unlink(THIRD + form);
+      await copy(disk, THIRD, segmentOf(2));
+      assert.deepEqual(await archive.proveSegments(RANGE), []);
+    });
+  }
+});
+
+test("P1: what proveSegments() has proven survives a power cut, whoever put it there", () =>
+  withRange(async (archive, machine) => {
+    await copy(machine.disk, SECOND, segmentOf(1));
+    await copy(machine.disk, `${THIRD}.lz4`, lz4Of(segmentOf(2)));
+    assert.deepEqual(await archive.proveSegments(RANGE), []);
+    const disk = machine.restart("power cut");
+    assert.deepEqual(machine.sim.file(SECOND)?.content, segmentOf(1));
+    assert.deepEqual(machine.sim.file(`${THIRD}.lz4`)?.content, lz4Of(segmentOf(2)));
+    await assert.doesNotReject(Archive.open(disk, { naming: NAMING, userId: undefined }));
+  }));
+
+test("proveSegments() reads nothing twice, before a file is another one", () =>
+  withRange(async (archive, machine) => {
+    for (const [name, index] of [[SECOND, 1], [THIRD, 2]] as const) {
+      await copy(machine.disk, name, segmentOf(index));
+    }
+    const kindsOf = async () => {
+      const before = machine.kinds.length;
+      assert.deepEqual(await archive.proveSegments(RANGE), []);
+      return new Set(machine.kinds.slice(before));
+    };
+    assert.ok((await kindsOf()).has("read"));
+    assert.deepEqual([...await kindsOf()], ["entry"]);
+    await machine.disk.unlink(THIRD);
+    await copy(machine.disk, THIRD, segmentOf(2));
+    assert.ok((await kindsOf()).has("read"));
+  }));
+
+test("proveSegments() rejects what the disk says to a sync", () =>
+  withRange(async (archive, machine) => {
+    await copy(machine.disk, SECOND, segmentOf(1));
+    machine.fail("sync", "EIO");
+    await assert.rejects(
+      archive.proveSegments(RANGE),
+      (error) => (error as { code?: string }).code === "EIO",
+    );
+  }));
