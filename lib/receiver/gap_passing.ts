@@ -1,6 +1,6 @@
 import { type Log, messageChain } from "../log.ts";
 import { WalGapError } from "../wal/errors.ts";
-import { byTimeline, missingWithin, type SegmentRun } from "../wal/lineage.ts";
+import { byTimeline, joinedRuns, missingWithin, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
@@ -11,6 +11,7 @@ import { gapFields } from "./gap_watch.ts";
 import { GAP_PATIENCE_MS, type HostReply, judgeRound, type Lack } from "./lack.ts";
 import type { Prepared } from "./preparation.ts";
 import type { Reporter } from "./reporter.ts";
+import type { LedgerClaim } from "./start.ts";
 import type { GapArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -55,7 +56,7 @@ export class GapPassing {
   #missing: Missing | undefined;
   #lack: Lack | undefined;
   #passage: Passage | undefined;
-  /** Gaps of which this process has made the record durable. */
+  /** What of the ledger this process has made durable. */
   readonly #proven = new Set<string>();
 
   constructor(private readonly options: GapPassingOptions) {}
@@ -177,7 +178,7 @@ export class GapPassing {
         server: passage.server,
         answer: passage.words,
       });
-      this.#proven.add(keyOf(run));
+      this.#proven.add(keyOf({ kind: "recorded", run }));
       log.error("gap recorded", {
         ...gapFields(run, segmentSize),
         server: passage.server,
@@ -189,13 +190,14 @@ export class GapPassing {
     return true;
   }
 
-  /** What an earlier process wrote down may be lost in a power cut: then nothing may stand behind it yet. */
-  async prove({ unprovenGaps }: Prepared): Promise<void> {
-    for (const run of unprovenGaps) {
-      if (this.#proven.has(keyOf(run))) continue;
+  /** What an earlier process wrote down may be lost in a power cut: nothing may count on it before it is written again. */
+  async prove(claims: readonly LedgerClaim[]): Promise<void> {
+    const unproven = claims.filter((claim) => !this.#proven.has(keyOf(claim)));
+    // One write tells all that touches a stretch.
+    for (const run of joinedRuns(unproven.map((claim) => claim.run))) {
       await this.options.archive.confirmGap(run);
-      this.#proven.add(keyOf(run));
     }
+    for (const claim of unproven) this.#proven.add(keyOf(claim));
   }
 }
 
@@ -221,6 +223,6 @@ function isSameLine(one: Prepared, other: Prepared): boolean {
   return isSameStart(one, other) && one.serverLineage.timeline === other.serverLineage.timeline;
 }
 
-function keyOf({ timeline, firstNumber, endNumber }: SegmentRun): string {
-  return `${timeline} ${firstNumber} ${endNumber}`;
+function keyOf({ kind, run: { timeline, firstNumber, endNumber } }: LedgerClaim): string {
+  return `${kind} ${timeline} ${firstNumber} ${endNumber}`;
 }

@@ -16,7 +16,7 @@ import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.
 import { Preparation, type Prepared } from "./preparation.ts";
 import { Reporter } from "./reporter.ts";
 import { RoomWatch } from "./room_watch.ts";
-import { holesBelow, type StartPlan } from "./start.ts";
+import { claimsBelow, gapsBelow, type StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
 import type { GapArchive, GapHealer } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
@@ -240,7 +240,9 @@ class Receiver {
   async #endedWith(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
     const { plan, segmentSize, serverLineage: lineage } = prepared;
     const contents = await this.#untilStopped(source, signal, () => this.dependencies.archive.contents());
-    const gap = holesBelow({ contents, lineage, segmentSize }, plan.startLsn, "open")
+    const view = { contents, lineage, segmentSize };
+    await this.#untilStopped(source, signal, () => this.#gaps.prove(claimsBelow(view, plan.startLsn)));
+    const gap = gapsBelow(view, plan.startLsn, "open")
       .find(({ firstNumber }) => segmentStart(firstNumber, segmentSize) < this.options.endLsn!);
     if (gap === undefined) return { kind: "end-reached" };
     const { startLsn, endLsn, timeline } = gapFields(gap, segmentSize);
@@ -264,7 +266,7 @@ class Receiver {
 
   /** One leg; what is missing before it is watched. */
   async #leg(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
-    await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared));
+    await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared.claims));
     if (prepared.openGaps.length === 0) return await this.#stream(source, prepared, undefined, signal);
     // What is missing is written down, and nothing streams yet: when nobody waits now, nobody ever waits for what is
     // missing, since whoever begins to wait later waits for what comes behind it.
@@ -297,7 +299,7 @@ class Receiver {
     },
   ): GapWatch {
     const { archive, clock, log } = this.dependencies;
-    const { serverLineage: lineage, segmentSize, systemIdentifier, openGaps, plan: { startLsn } } = prepared;
+    const { segmentSize, systemIdentifier, openGaps } = prepared;
     const heal = (gaps: readonly SegmentRun[]) => {
       if (this.#healing !== undefined) return;
       this.#heal(gaps, signal).catch((error) => {
@@ -313,9 +315,7 @@ class Receiver {
       clock,
       log,
       gate,
-      lineage,
       segmentSize,
-      startLsn,
       openGaps,
       heal,
       onNobodyWaits,
