@@ -25,6 +25,8 @@ import type { WalSource } from "./wal_source.ts";
 const AFTER_SHUTDOWN_MS = 2000;
 /** A stream that lived this long ends a row of failures; one that breaks at once is one more. */
 const STEADY_MS = 10_000;
+/** So often in a row another connection is made at once after all hosts were asked; more is getting nowhere. */
+const ROUNDS_AT_ONCE = 2;
 const SERVER_SHUTDOWN = "The server ended the stream: it shuts down";
 
 /** What a receiver is told to do. */
@@ -92,7 +94,9 @@ class Receiver {
   /** How far the running stream has come. */
   #receivedLsn: Lsn | undefined;
   /** One round at a time, whatever connections come and go meanwhile. */
-  #healing: Promise<void> | undefined;
+  #healing: { readonly gaps: readonly SegmentRun[]; readonly ended: Promise<void> } | undefined;
+  /** So often in a row all hosts were asked for what is missing there, and nothing came of the next connection. */
+  #rounds: { readonly startLsn: Lsn; readonly count: number } | undefined;
   /** A slot that its server has invalidated, and whether anything was done about it. */
   #slotError:
     | { readonly address: string; readonly error: ServerError; readonly isSettled: boolean }
@@ -113,6 +117,7 @@ class Receiver {
     this.#gaps = new GapPassing({
       askHosts: (ask, signal) => dependencies.askHosts(ask, signal),
       heal: (gaps, signal) => this.#heal(gaps, signal),
+      healing: () => this.#healing?.gaps ?? [],
       archive,
       clock,
       log,
@@ -128,7 +133,7 @@ class Receiver {
       // It writes to the archive, and soon nobody may any more.
       this.#ending.abort(new Error("Receiving has ended"));
       const limits = { clock: this.dependencies.clock, timeoutMs: this.options.timing.stopTimeoutMs };
-      await withinStop(this.#healing ?? Promise.resolve(), limits, AbortSignal.abort()).catch(() => {
+      await withinStop(this.#healing?.ended ?? Promise.resolve(), limits, AbortSignal.abort()).catch(() => {
         // It is stuck, as its disk is: whoever closes that says so.
       });
     }
@@ -156,11 +161,16 @@ class Receiver {
           }
           return "stopped";
         }
-        if (error instanceof OtherHostError) continue;
-        if (!this.options.loop || afterFailure(error, { streamed: this.#streamed }) === "stop") throw error;
-        this.#reporter.disconnected(error);
-        this.#forgiveFailures();
-        delayMs = backoffMs(this.#failures++, this.dependencies.random());
+        if (error instanceof OtherHostError) {
+          const more = (this.#rounds?.count ?? 0) - ROUNDS_AT_ONCE;
+          if (more <= 0) continue;
+          delayMs = backoffMs(more - 1, this.dependencies.random());
+        } else {
+          if (!this.options.loop || afterFailure(error, { streamed: this.#streamed }) === "stop") throw error;
+          this.#reporter.disconnected(error);
+          this.#forgiveFailures();
+          delayMs = backoffMs(this.#failures++, this.dependencies.random());
+        }
       }
       await this.#sleep(delayMs, signal);
     }
@@ -205,6 +215,7 @@ class Receiver {
   async #connect(signal: AbortSignal): Promise<{ readonly source: WalSource; readonly first: Prepared }> {
     let first: Prepared | undefined;
     let lacking: Prepared | undefined;
+    this.#gaps.beginConnection();
     const accept = (candidate: WalSource) =>
       this.#untilStopped(candidate, signal, async () => {
         first = await this.#preparation.prepare(candidate);
@@ -230,6 +241,9 @@ class Receiver {
       const { clock } = this.dependencies;
       const limits = { clock, timeoutMs: this.options.timing.stopTimeoutMs };
       await withinStop(this.#gaps.askAll(lacking, signal), limits, signal);
+      const { startLsn } = lacking.plan;
+      const count = this.#rounds?.startLsn === startLsn ? this.#rounds.count : 0;
+      this.#rounds = { startLsn, count: count + 1 };
       throw new OtherHostError("What is missing came from elsewhere, or comes from nowhere", {
         cause: error,
       });
@@ -327,8 +341,8 @@ class Receiver {
     const { healer } = this.dependencies;
     if (healer === undefined) return Promise.resolve();
     const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
-    this.#healing ??= round().finally(() => this.#healing = undefined);
-    return this.#healing;
+    this.#healing ??= { gaps, ended: round().finally(() => this.#healing = undefined) };
+    return this.#healing.ended;
   }
 
   #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {
@@ -377,7 +391,10 @@ class Receiver {
         },
         onPosition: (position) => {
           this.#receivedLsn = position.receivedLsn;
-          if (position.receivedLsn > plan.startLsn) this.#gaps.forget();
+          if (position.receivedLsn > plan.startLsn) {
+            this.#gaps.forget();
+            this.#rounds = undefined;
+          }
           this.dependencies.onPosition(position);
         },
         onDiskFull: () =>

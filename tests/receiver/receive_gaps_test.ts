@@ -256,6 +256,9 @@ function fails(error: unknown): HostReply<SegmentAnswer> {
   return { address: "db2:5432", error };
 }
 
+/** A round whose healing has brought nothing. */
+const atMs = (nowMs: number, broughtCount = 0) => ({ nowMs, broughtCount });
+
 const LACKS: HostReply<SegmentAnswer> = {
   address: "db:5432",
   answer: { kind: "lacks", firstNumber: number(6), words: "removed" },
@@ -263,33 +266,46 @@ const LACKS: HostReply<SegmentAnswer> = {
 
 for (const [name, reply, mayPassAtOnce] of REPLIES) {
   test(`judgeRound() beside a host that lacks the segment and one that ${name}`, () => {
-    const first = judgeRound([LACKS, reply], undefined, 1000);
+    const first = judgeRound([LACKS, reply], undefined, atMs(1000));
     assert.equal(first.mayPass, mayPassAtOnce);
     assert.equal(first.firstNumber, number(6));
     assert.ok(first.lack?.picture.startsWith(HOSTS));
-    const early = judgeRound([LACKS, reply], first.lack, 1000 + GAP_PATIENCE_MS - 1);
+    const early = judgeRound([LACKS, reply], first.lack, atMs(1000 + GAP_PATIENCE_MS - 1));
     assert.equal(early.mayPass, mayPassAtOnce);
-    assert.equal(judgeRound([LACKS, reply], early.lack, 1000 + GAP_PATIENCE_MS).mayPass, true);
+    assert.equal(judgeRound([LACKS, reply], early.lack, atMs(1000 + GAP_PATIENCE_MS)).mayPass, true);
     // For another segment nothing counts that was before.
-    assert.equal(judgeRound([LACKS, reply], undefined, 1000 + GAP_PATIENCE_MS).mayPass, mayPassAtOnce);
+    assert.equal(judgeRound([LACKS, reply], undefined, atMs(1000 + GAP_PATIENCE_MS)).mayPass, mayPassAtOnce);
     // Nobody lacks it: nothing is given up, however long that lasts.
-    const none = judgeRound([reply], first.lack, 1000 + 10 * GAP_PATIENCE_MS);
+    const none = judgeRound([reply], first.lack, atMs(1000 + 10 * GAP_PATIENCE_MS));
     if (!mayPassAtOnce) assert.deepEqual(none, { mayPass: false, lack: undefined, firstNumber: undefined });
     for (const [otherName, other] of REPLIES) {
       const isSame = otherName === name ||
         [otherName, name].every((each) => ["is away", "does not answer"].includes(each));
-      const changed = judgeRound([LACKS, other], first.lack, 1000 + GAP_PATIENCE_MS);
+      const changed = judgeRound([LACKS, other], first.lack, atMs(1000 + GAP_PATIENCE_MS));
       assert.equal(changed.mayPass, isSame || otherName === "lacks it", `then ${otherName}`);
     }
   });
 }
 
+test("judgeRound() never passes a host that has the segment while something is brought in, and counts that for nobody else", () => {
+  const judge = (reply: HostReply<SegmentAnswer>, broughtCounts: readonly number[]) => {
+    let judged = judgeRound([LACKS, reply], undefined, atMs(0));
+    for (const [index, count] of broughtCounts.entries()) {
+      judged = judgeRound([LACKS, reply], judged.lack, atMs((index + 1) * GAP_PATIENCE_MS, count));
+    }
+    return judged.mayPass;
+  };
+  assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 5]), false);
+  assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 3]), true);
+  assert.equal(judge(fails(new ConnectionError("refused", "nobody there")), [1]), true);
+});
+
 test("judgeRound() goes on at the first segment that any host has", () => {
   const lacks = (firstNumber: SegmentNumber | undefined) =>
     answers({ kind: "lacks", firstNumber, words: "removed" });
-  assert.equal(judgeRound([lacks(number(8)), lacks(number(5))], undefined, 0).firstNumber, number(5));
-  assert.equal(judgeRound([lacks(undefined), lacks(number(5))], undefined, 0).firstNumber, number(5));
-  assert.equal(judgeRound([lacks(undefined)], undefined, 0).firstNumber, undefined);
+  assert.equal(judgeRound([lacks(number(8)), lacks(number(5))], undefined, atMs(0)).firstNumber, number(5));
+  assert.equal(judgeRound([lacks(undefined), lacks(number(5))], undefined, atMs(0)).firstNumber, number(5));
+  assert.equal(judgeRound([lacks(undefined)], undefined, atMs(0)).firstNumber, undefined);
 });
 
 test("receiveWal() takes what is missing from the host that has it, and records nothing", async () => {
@@ -472,6 +488,83 @@ test("receiveWal() waits a bounded time for a healing that brings nothing, and f
   assert.equal(rounds, 1);
   await run.stop();
   assert.equal(run.outcome.value, "stopped");
+});
+
+test("receiveWal() goes behind no segment that a host has while its healing brings in others", async () => {
+  let brought = 5;
+  const run = await startLacking(9, {
+    others: [{
+      address: "db2:5432",
+      timeline: 1,
+      flushLsn: at(6.25),
+      onStart: (source) => source.sendUpTo(at(6.25)),
+    }],
+    prepare: ({ server, archive }) => {
+      server.timeline = 2;
+      server.histories.set(2, HISTORY_2);
+      archive.histories.set(2, HISTORY_2);
+    },
+    heal: (_gaps, signal) =>
+      new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+  });
+  // From the newest down, one in 50 s.
+  for (; brought > 2; brought--) {
+    await run.clock.advance(50_000);
+    run.archive.addSegments(1, brought, brought + 1);
+  }
+  await run.clock.advance(50_000);
+  assert.deepEqual(run.archive.missing, []);
+  await run.clock.advance(200_000);
+  assert.deepEqual(run.journal.filter((line) => line.startsWith("record")), [
+    "record gap 1 2-3",
+    "record gap 2 6-9",
+  ]);
+  await run.stop();
+});
+
+test("receiveWal() counts the minute anew after a pause in which nobody was asked", async () => {
+  const run = await startLacking(6, {
+    others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
+  });
+  await run.clock.advance(20_000);
+  run.archive.room = { freeBytes: 0, wantBytes: 1 };
+  await run.clock.advance(300_000);
+  const asked = run.askedAtMs.length;
+  run.archive.room = undefined;
+  await run.clock.advance(40_000);
+  assert.ok(run.askedAtMs.length > asked);
+  assert.deepEqual(run.archive.missing, []);
+  await run.clock.advance(90_000);
+  assert.ok(run.journal.includes("record gap 1 2-6"));
+  await run.stop();
+});
+
+test("receiveWal() waits between rounds of which nothing comes: what is said to be here counts as missing", async () => {
+  const run = await startLacking(9, {
+    others: [{
+      address: "db2:5432",
+      timeline: 1,
+      flushLsn: at(6.25),
+      onStart: (source) => source.sendUpTo(at(6.25)),
+    }],
+    heal: () => Promise.resolve(),
+    prepare: ({ server, archive }) => {
+      server.timeline = 2;
+      server.histories.set(2, HISTORY_2);
+      archive.histories.set(2, HISTORY_2);
+      // It would spin for ever.
+      const { open } = server;
+      server.open = () => {
+        assert.ok(server.sources.length < 1000);
+        return open.call(server);
+      };
+      archive.hasSegment = () => Promise.resolve(true);
+    },
+  });
+  await run.clock.advance(60_000);
+  assert.ok(run.askedAtMs.length > 3 && run.askedAtMs.length < 12, String(run.askedAtMs));
+  assert.equal(run.outcome.done, false, String(run.outcome.error));
+  await run.stop();
 });
 
 test("receiveWal() records nothing of what the archive itself has inside the gap", async () => {
@@ -864,15 +957,18 @@ test("receiveWal() behind a gap tells no flush position, and has it healed, also
 });
 
 test("receiveWal() up to an end position says no below a gap, also when push brought a later segment", async () => {
-  const run = await startLacking(6, {
-    options: { endLsn: at(8), gaps: "stop" },
-    prepare: ({ archive }) => {
-      archive.addSegments(1, 12, 13);
-      archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
-    },
-  });
-  await run.clock.advance(1000);
-  assert.ok(run.outcome.error instanceof WalGapError, String(run.outcome.value));
+  // Up to the gap's end nothing is received at all.
+  for (const end of [6, 8]) {
+    const run = await startLacking(6, {
+      options: { endLsn: at(end), gaps: "stop" },
+      prepare: ({ archive }) => {
+        archive.addSegments(1, 12, 13);
+        archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      },
+    });
+    await run.clock.advance(1000);
+    assert.ok(run.outcome.error instanceof WalGapError, `up to ${end}: ${run.outcome.value}`);
+  }
 });
 
 test("receiveWal() behind a gap says neither healed nor accepted when the segments below it are removed", async () => {
