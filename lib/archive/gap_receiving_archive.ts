@@ -1,4 +1,4 @@
-import type { SegmentRun } from "../wal/lineage.ts";
+import type { LineageStock, SegmentRun } from "../wal/lineage.ts";
 import { segmentName, type SegmentNumber } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive } from "./archive.ts";
@@ -7,8 +7,10 @@ import {
   encodeGapRecord,
   encodeGapWithdrawal,
   gapOfSegments,
+  missingByLedger,
   segmentsOfGap,
 } from "./gaps.ts";
+import { isSegmentEntry } from "./inventory.ts";
 import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
 import { RangeProof } from "./range_proof.ts";
 import { ReceivingArchive, type ReceivingOptions } from "./receiving_archive.ts";
@@ -68,11 +70,18 @@ export class GapReceivingArchive extends ReceivingArchive {
     return entry === undefined ? "" : `${entry.inode} ${entry.bytes}`;
   }
 
-  /** Whether a complete segment is there, in whatever form. */
+  /** What is written down; it may not be durable. */
+  async ledgerGaps(): Promise<LineageStock["gaps"]> {
+    return missingByLedger(await this.#archive.ledger(), this.#segmentSize);
+  }
+
+  /** Whether a complete segment is there, in whatever form; its name may not be durable. */
   async hasSegment({ timeline, number }: { timeline: TimelineId; number: SegmentNumber }): Promise<boolean> {
-    const name = segmentName(timeline, number, this.#segmentSize);
+    const size = this.#segmentSize;
+    const name = segmentName(timeline, number, size);
     for (const form of SEGMENT_FORMS) {
-      if (await this.#archive.disk.entry(name + form) !== undefined) return true;
+      const entry = await this.#archive.disk.entry(name + form);
+      if (entry !== undefined && isSegmentEntry({ name: name + form, ...entry }, size)) return true;
     }
     return false;
   }
@@ -86,6 +95,11 @@ export class GapReceivingArchive extends ReceivingArchive {
    */
   async proveSegments(run: SegmentRun): Promise<readonly string[]> {
     return await this.#proof.unproven(run);
+  }
+
+  /** Whatever segment was seen before it was called survives a power cut when it resolves. */
+  async syncNames(): Promise<void> {
+    await this.#archive.disk.syncDirectory(".");
   }
 
   get #segmentSize() {

@@ -1,6 +1,6 @@
 import { crc32c } from "../wal/crc32c.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import { holesOnLineage, type LineageStock, type SegmentRun } from "../wal/lineage.ts";
+import { holesOnLineage, joinedRuns, type LineageStock, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, parseLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { type TimelineId, timelineId } from "../wal/timeline.ts";
@@ -215,24 +215,8 @@ export function allGaps(
     const lineage = histories.find((history) => history.timeline === timeline) ?? emptyHistory(timeline);
     return holesOnLineage({ contents: stock, lineage, segmentSize }, "all");
   });
-  return describe(joined(holes), ledger, segmentSize);
-}
-
-/** Lineages share ancestors, and so their holes. */
-function joined(holes: readonly SegmentRun[]): readonly SegmentRun[] {
-  const runs: SegmentRun[] = [];
-  const ordered = [...holes].sort((a, b) =>
-    a.timeline - b.timeline || (a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0)
-  );
-  for (const hole of ordered) {
-    const last = runs.at(-1);
-    if (last === undefined || last.timeline !== hole.timeline || last.endNumber < hole.firstNumber) {
-      runs.push(hole);
-    } else if (last.endNumber < hole.endNumber) {
-      runs[runs.length - 1] = { ...last, endNumber: hole.endNumber };
-    }
-  }
-  return runs;
+  // Lineages share ancestors, and so their holes.
+  return describe(joinedRuns(holes), ledger, segmentSize);
 }
 
 function describe(holes: readonly SegmentRun[], ledger: GapLedger, size: SegmentSize): readonly Gap[] {

@@ -19,9 +19,13 @@ export interface Inventory {
   readonly incomplete: readonly string[];
 }
 
-/** Compressed forms have any size. */
-function isPlainSegment(name: string): boolean {
-  return name.length === 24;
+/** Whether what stands under a segment's name can be one: a file, and a plain one of a segment's size. */
+export function isSegmentEntry(
+  { name, kind, bytes }: Pick<NamedEntry, "name" | "kind" | "bytes">,
+  size: SegmentSize,
+): boolean {
+  // Compressed forms have any size, and a longer name.
+  return kind === "file" && (name.length > 24 || bytes === Number(size));
 }
 
 function bySegment(
@@ -60,11 +64,11 @@ export function takeInventory(
   const temporary: string[] = [];
   const foreign: string[] = [];
   const incomplete: string[] = [];
-  for (const { name, kind, bytes } of names.archive) {
+  for (const entry of names.archive) {
+    const { name } = entry;
     const parsed = parseArchiveName(name, size);
-    if (parsed.kind === "segment" && (kind !== "file" || (isPlainSegment(name) && bytes !== Number(size)))) {
-      incomplete.push(name);
-    } else if (parsed.kind === "segment") segments.push(parsed);
+    if (parsed.kind === "segment" && !isSegmentEntry(entry, size)) incomplete.push(name);
+    else if (parsed.kind === "segment") segments.push(parsed);
     else if (parsed.kind === "history") histories.push(parsed.timeline);
     else if (parsed.kind === "temporary") temporary.push(name);
     else if (parsed.kind === "foreign") foreign.push(name);

@@ -1,6 +1,6 @@
 import { type Log, messageChain } from "../log.ts";
 import { WalGapError } from "../wal/errors.ts";
-import { byTimeline, missingWithin, type SegmentRun } from "../wal/lineage.ts";
+import { byTimeline, joinedRuns, missingWithin, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
@@ -8,9 +8,17 @@ import { NotYetError } from "./failure.ts";
 import { removalOf } from "./first_available.ts";
 import { askForSegment, type SegmentAnswer } from "./gap_survey.ts";
 import { gapFields } from "./gap_watch.ts";
-import { GAP_PATIENCE_MS, type HostReply, judgeRound, type Lack } from "./lack.ts";
+import {
+  firstBehind,
+  GAP_PATIENCE_MS,
+  type HostReply,
+  judgeRound,
+  type Lack,
+  LONGEST_PAUSE_MS,
+} from "./lack.ts";
 import type { Prepared } from "./preparation.ts";
 import type { Reporter } from "./reporter.ts";
+import type { LedgerClaim } from "./start.ts";
 import type { GapArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -23,6 +31,8 @@ export interface GapPassingOptions {
   ): Promise<readonly HostReply<T>[]>;
   /** Brings in what it can of these segments. */
   heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void>;
+  /** What is being brought in just now, by whatever round. */
+  healing(): readonly SegmentRun[];
   readonly archive: GapArchive;
   readonly clock: Clock;
   readonly log: Log;
@@ -55,7 +65,9 @@ export class GapPassing {
   #missing: Missing | undefined;
   #lack: Lack | undefined;
   #passage: Passage | undefined;
-  /** Gaps of which this process has made the record durable. */
+  /** When all hosts were last asked. */
+  #askedAtMs: number | undefined;
+  /** What of the ledger this process has made durable. */
   readonly #proven = new Set<string>();
 
   constructor(private readonly options: GapPassingOptions) {}
@@ -66,8 +78,16 @@ export class GapPassing {
     this.#missing = { prepared, errors: new Map([...this.#missing?.errors ?? [], [address, error]]) };
   }
 
+  /** A connection begins: what was found out before a long pause counts no more. */
+  beginConnection(): void {
+    if (this.#askedAtMs !== undefined && this.options.clock.nowMs() - this.#askedAtMs > LONGEST_PAUSE_MS) {
+      this.forget();
+    }
+  }
+
   /** What was missing comes, or what is known of it is too old. */
   forget(): void {
+    this.#askedAtMs = undefined;
     this.#missing = undefined;
     this.#lack = undefined;
     this.#passage = undefined;
@@ -100,14 +120,23 @@ export class GapPassing {
       (source) => askForSegment(source, sought, { clock, timeoutMs }),
       signal,
     );
-    const { mayPass, lack, firstNumber } = judgeRound(replies, this.#lack, clock.nowMs());
-    this.#lack = lack;
-    const endNumber = firstNumber ?? number + 1n as SegmentNumber;
+    const gaps = byTimeline({
+      firstNumber: number,
+      endNumber: firstBehind(replies) ?? number + 1n as SegmentNumber,
+    }, {
+      lineage,
+      segmentSize,
+    });
+    let broughtCount = 0;
     if (replies.some((reply) => "answer" in reply && reply.answer.kind === "has")) {
-      const run = { firstNumber: number, endNumber };
-      await this.#heal(byTimeline(run, { lineage, segmentSize }), signal);
+      await this.#heal(gaps, signal);
       if (await archive.hasSegment({ timeline: plan.timeline, number })) return this.forget();
+      broughtCount = await this.#countHere([...gaps, ...this.options.healing()]);
     }
+    const round = { nowMs: clock.nowMs(), broughtCount };
+    const { mayPass, lack, firstNumber } = judgeRound(replies, this.#lack, round);
+    this.#lack = lack;
+    this.#askedAtMs = round.nowMs;
     const lacking = replies.flatMap((reply) =>
       "answer" in reply && reply.answer.kind === "lacks"
         ? [{ address: reply.address, error: lackError(reply.address, missing.prepared, reply.answer) }]
@@ -120,7 +149,7 @@ export class GapPassing {
     const [host] = lacking;
     if (!mayPass || host === undefined) throw this.#wait(replies, host?.error);
     if (firstNumber === undefined) throw host.error;
-    this.#passage = { endNumber, server: host.address, words: host.error.words };
+    this.#passage = { endNumber: firstNumber, server: host.address, words: host.error.words };
   }
 
   /** A host that would not do for streaming has it. All of it may take long: then the next round finds what came. */
@@ -135,6 +164,16 @@ export class GapPassing {
     } finally {
       cancel();
     }
+  }
+
+  async #countHere(gaps: readonly SegmentRun[]): Promise<number> {
+    let count = 0;
+    for (const { timeline, firstNumber, endNumber } of joinedRuns(gaps)) {
+      for (let number = firstNumber; number < endNumber; number = number + 1n as SegmentNumber) {
+        if (await this.options.archive.hasSegment({ timeline, number })) count++;
+      }
+    }
+    return count;
   }
 
   #wait(replies: readonly HostReply<SegmentAnswer>[], cause: WalGapError | undefined): NotYetError {
@@ -177,7 +216,7 @@ export class GapPassing {
         server: passage.server,
         answer: passage.words,
       });
-      this.#proven.add(keyOf(run));
+      this.#proven.add(keyOf({ kind: "recorded", run }));
       log.error("gap recorded", {
         ...gapFields(run, segmentSize),
         server: passage.server,
@@ -189,13 +228,14 @@ export class GapPassing {
     return true;
   }
 
-  /** What an earlier process wrote down may be lost in a power cut: then nothing may stand behind it yet. */
-  async prove({ unprovenGaps }: Prepared): Promise<void> {
-    for (const run of unprovenGaps) {
-      if (this.#proven.has(keyOf(run))) continue;
+  /** What an earlier process wrote down may be lost in a power cut: nothing may count on it before it is written again. */
+  async prove(claims: readonly LedgerClaim[]): Promise<void> {
+    const unproven = claims.filter((claim) => !this.#proven.has(keyOf(claim)));
+    // One write tells all that touches a stretch.
+    for (const run of joinedRuns(unproven.map((claim) => claim.run))) {
       await this.options.archive.confirmGap(run);
-      this.#proven.add(keyOf(run));
     }
+    for (const claim of unproven) this.#proven.add(keyOf(claim));
   }
 }
 
@@ -221,6 +261,6 @@ function isSameLine(one: Prepared, other: Prepared): boolean {
   return isSameStart(one, other) && one.serverLineage.timeline === other.serverLineage.timeline;
 }
 
-function keyOf({ timeline, firstNumber, endNumber }: SegmentRun): string {
-  return `${timeline} ${firstNumber} ${endNumber}`;
+function keyOf({ kind, run: { timeline, firstNumber, endNumber } }: LedgerClaim): string {
+  return `${kind} ${timeline} ${firstNumber} ${endNumber}`;
 }

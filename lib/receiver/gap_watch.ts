@@ -1,11 +1,9 @@
 import { type Log, messageChain } from "../log.ts";
-import type { TimelineHistory } from "../wal/history.ts";
-import { holesOnLineage, type SegmentRun } from "../wal/lineage.ts";
-import { formatLsn, type Lsn } from "../wal/lsn.ts";
-import { type SegmentSize, segmentStart } from "../wal/segment.ts";
+import { joinedRuns, type SegmentRun, withoutRuns } from "../wal/lineage.ts";
+import { formatLsn } from "../wal/lsn.ts";
+import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
 import type { FlushGate } from "./flush_gate.ts";
-import { holesBelow } from "./start.ts";
 import type { GapArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -23,10 +21,8 @@ export interface GapWatchOptions {
   readonly log: Log;
   /** Of a server that has standbys to wait for. */
   readonly gate: FlushGate | undefined;
-  readonly lineage: TimelineHistory;
   readonly segmentSize: SegmentSize;
-  /** Where streaming began: what is missing behind it is no matter of this watch. */
-  readonly startLsn: Lsn;
+  /** Missing below where streaming began: what is missing behind that is no matter of this watch. */
   readonly openGaps: readonly SegmentRun[];
   /** Begins to ask for what is missing; what comes is seen here. */
   heal(gaps: readonly SegmentRun[]): void;
@@ -34,14 +30,25 @@ export interface GapWatchOptions {
   onNobodyWaits(): void;
 }
 
-/** Watches the gaps before a stream while it runs: has them healed, and opens the gate when none is left. */
+/** A gap, and the end of it that nobody has seen yet. */
+interface OpenGap {
+  readonly gap: SegmentRun;
+  readonly rest: SegmentRun;
+}
+
+/**
+ * Watches the gaps before a stream while it runs: has them healed, and opens the gate when none is left.
+ *
+ * It looks only for the segments that are missing: to list a large archive would hold up what is to become durable. A
+ * gap stays one when segments below it are removed.
+ */
 export class GapWatch {
-  #openGaps: readonly SegmentRun[];
+  #open: readonly OpenGap[];
   /** What the ledger was when it was last read; it may have changed between the planning and now. */
   #mark: string | undefined;
 
   constructor(private readonly options: GapWatchOptions) {
-    this.#openGaps = options.openGaps;
+    this.#open = options.openGaps.map((gap) => ({ gap, rest: gap }));
   }
 
   /** Until nothing is missing any more, or it is told to stop: then neither a disk nor a server is waited for. */
@@ -54,10 +61,10 @@ export class GapWatch {
     let roundAtMs = clock.nowMs();
     for (let rounds = 0;;) {
       await this.#quietly(() => this.#look(signal));
-      if (signal.aborted || this.#openGaps.length === 0) return;
+      if (signal.aborted || this.#open.length === 0) return;
       if (clock.nowMs() >= roundAtMs) {
         roundAtMs = clock.nowMs() + ROUND_INTERVAL_MS;
-        this.options.heal(this.#openGaps);
+        await this.#quietly(() => this.#healRest(signal));
         // This connection has just asked.
         if (gate !== undefined && rounds > 0) await this.#quietly(() => this.#askWhoWaits(signal));
         rounds++;
@@ -78,31 +85,55 @@ export class GapWatch {
 
   /** Looks whether something of what was missing is here, or was given up. */
   async #look(signal: AbortSignal): Promise<void> {
-    const { archive, gate, log, lineage, segmentSize, startLsn } = this.options;
+    const { archive, gate, log, segmentSize } = this.options;
     const mark = await archive.gapMark();
-    if (mark === this.#mark && !await this.#anyHere()) return;
-    const view = { contents: await archive.contents(), lineage, segmentSize };
-    const open = holesBelow(view, startLsn, "open");
-    const all = holesOnLineage(view, "all");
-    const closed = this.#openGaps.filter((gap) => !open.some((other) => overlap(gap, other)))
-      .map((gap) => ({ gap, isAccepted: all.some((other) => overlap(gap, other)) }));
-    // Who accepted it may not have brought that to the disk; and what is told because of it can't be taken back.
-    for (const { gap } of closed.filter(({ isAccepted }) => isAccepted)) await archive.confirmGap(gap);
-    for (const { gap, isAccepted } of closed) {
-      log.info(isAccepted ? "gap accepted" : "gap healed", gapFields(gap, segmentSize));
-    }
+    const accepted = mark === this.#mark ? [] : (await archive.ledgerGaps()).accepted;
+    const kept = this.#open.flatMap(({ gap, rest }) => {
+      const left = withoutRuns(rest, accepted);
+      return left.length === 1 && left[0]! === rest
+        ? [{ gap, rest }]
+        : left.map((run) => ({ gap: run, rest: run }));
+    });
+    const givenUp = joinedRuns(
+      this.#open.flatMap(({ rest }) => withoutRuns(rest, kept.map((one) => one.rest))),
+    );
+    const seen: OpenGap[] = [];
+    for (const { gap, rest } of kept) seen.push({ gap, rest: await this.#unseenOf(rest) });
+    const open = seen.filter(({ rest }) => rest.firstNumber < rest.endNumber);
+    const healed = seen.filter(({ rest }) => rest.firstNumber === rest.endNumber);
+    // What is told because of them can't be taken back, and neither who accepted something nor who gave a segment its
+    // name may have brought that to the disk.
+    for (const gap of givenUp) await archive.confirmGap(gap);
+    if (givenUp.length + healed.length > 0) await archive.syncNames();
     if (signal.aborted) return;
-    this.#openGaps = open;
+    for (const gap of givenUp) log.info("gap accepted", gapFields(gap, segmentSize));
+    for (const { gap } of healed) log.info("gap healed", gapFields(gap, segmentSize));
+    this.#open = open;
     this.#mark = mark;
     if (open.length === 0) gate?.open();
   }
 
-  /** The first segment of each: whoever heals begins there. */
-  async #anyHere(): Promise<boolean> {
-    for (const { timeline, firstNumber } of this.#openGaps) {
-      if (await this.options.archive.hasSegment({ timeline, number: firstNumber })) return true;
+  /** What follows the first segment that is not here. */
+  async #unseenOf(rest: SegmentRun): Promise<SegmentRun> {
+    let { firstNumber } = rest;
+    while (
+      firstNumber < rest.endNumber &&
+      await this.options.archive.hasSegment({ timeline: rest.timeline, number: firstNumber })
+    ) firstNumber = firstNumber + 1n as SegmentNumber;
+    return { ...rest, firstNumber };
+  }
+
+  /** Asks for what is missing, but not for what came behind the first missing segment. */
+  async #healRest(signal: AbortSignal): Promise<void> {
+    const missing: SegmentRun[] = [];
+    for (const { rest: { timeline, firstNumber, endNumber } } of this.#open) {
+      for (let number = firstNumber; number < endNumber; number = number + 1n as SegmentNumber) {
+        if (signal.aborted) return;
+        if (await this.options.archive.hasSegment({ timeline, number })) continue;
+        missing.push({ timeline, firstNumber: number, endNumber: number + 1n as SegmentNumber });
+      }
     }
-    return false;
+    if (missing.length > 0) this.options.heal(joinedRuns(missing));
   }
 
   /** Only a hint: the setting may change again before anything is done about it. */
@@ -125,11 +156,6 @@ export function gapFields({ timeline, firstNumber, endNumber }: SegmentRun, size
     segments: endNumber - firstNumber,
     bytes: endLsn - startLsn,
   };
-}
-
-function overlap(one: SegmentRun, other: SegmentRun): boolean {
-  return one.timeline === other.timeline && one.firstNumber < other.endNumber &&
-    other.firstNumber < one.endNumber;
 }
 
 function untilAborted(signal: AbortSignal): Promise<void> {

@@ -9,10 +9,24 @@ import type { SegmentAnswer } from "./gap_survey.ts";
  */
 export const GAP_PATIENCE_MS = 60_000;
 
+/**
+ * What a round found out so long ago counts no more: nobody was asked meanwhile, as there was no room or a server
+ * streamed. More than the longest wait between two tries.
+ */
+export const LONGEST_PAUSE_MS = 45_000;
+
 /** What one host answered in a round over all of them, or why it did not. */
 export type HostReply<T> =
   | { readonly address: string; readonly answer: T }
   | { readonly address: string; readonly error: unknown };
+
+/** When a round was, and what its healing comes to. */
+export interface Round {
+  /** When it ended. Monotonic. */
+  readonly nowMs: number;
+  /** So many of the segments that were asked for are here. */
+  readonly broughtCount: number;
+}
 
 /** A segment that is missing at one host at least, from round to round. */
 export interface Lack {
@@ -36,29 +50,37 @@ export interface Judgement {
  * Judges one round, in which every host was asked for the same segment.
  *
  * It may be given up when every host says that it has removed it. While one of them says anything else, all must have
- * said the same for `GAP_PATIENCE_MS` without a break.
+ * said the same for `GAP_PATIENCE_MS` without a break. While one says that it has it, nothing may have been brought in
+ * for so long either.
  *
  * @param before what the last round gave, `undefined` when that asked for another segment.
  */
 export function judgeRound(
   replies: readonly HostReply<SegmentAnswer>[],
   before: Lack | undefined,
-  nowMs: number,
+  { nowMs, broughtCount }: Round,
 ): Judgement {
   const lacking = replies.flatMap((reply) =>
     "answer" in reply && reply.answer.kind === "lacks" ? [reply.answer] : []
   );
   // Nobody says any more that it is missing.
   if (lacking.length === 0) return { mayPass: false, lack: undefined, firstNumber: undefined };
-  const picture = replies.map((reply) => `${reply.address} ${kindOf(reply)}`).join("\n");
+  const isThere = replies.some((reply) => "answer" in reply && reply.answer.kind === "has");
+  const picture = [
+    ...replies.map((reply) => `${reply.address} ${kindOf(reply)}`),
+    ...(isThere ? [`${broughtCount} brought`] : []),
+  ].join("\n");
   const lack = before?.picture === picture ? before : { picture, sinceMs: nowMs };
   const mayPass = lacking.length === replies.length || nowMs - lack.sinceMs >= GAP_PATIENCE_MS;
-  const firstNumber = lacking.reduce<SegmentNumber | undefined>(
-    (lowest, { firstNumber: own }) =>
-      lowest === undefined || own !== undefined && own < lowest ? own : lowest,
-    undefined,
-  );
-  return { mayPass, lack, firstNumber };
+  return { mayPass, lack, firstNumber: firstBehind(replies) };
+}
+
+/** The first later segment that one of those has who lack this one. */
+export function firstBehind(replies: readonly HostReply<SegmentAnswer>[]): SegmentNumber | undefined {
+  return replies.reduce<SegmentNumber | undefined>((lowest, reply) => {
+    const own = "answer" in reply && reply.answer.kind === "lacks" ? reply.answer.firstNumber : undefined;
+    return lowest === undefined || own !== undefined && own < lowest ? own : lowest;
+  }, undefined);
 }
 
 /** What counts of a reply. That a host is away is one thing, however its network says it. */

@@ -18,12 +18,13 @@ import { compareOverlap, type OverlapTiming } from "./overlap.ts";
 import type { Reporter } from "./reporter.ts";
 import {
   beyondForks,
-  holesBelow,
+  claimsBelow,
+  gapsBelow,
+  type LedgerClaim,
   newestTimeline,
   planStart,
   type StartFacts,
   type StartPlan,
-  unprovenGaps,
 } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -55,8 +56,8 @@ export interface Prepared {
   readonly systemIdentifier: bigint;
   /** Missing below where streaming begins, and not given up. */
   readonly openGaps: readonly SegmentRun[];
-  /** Recorded right below where streaming begins, with nothing behind that would prove the record to be durable. */
-  readonly unprovenGaps: readonly SegmentRun[];
+  /** What the ledger tells of it; what an earlier process wrote may not be durable. */
+  readonly claims: readonly LedgerClaim[];
 }
 
 /** What a preparation works with. */
@@ -136,8 +137,8 @@ export class Preparation {
       segmentSize,
       serverLineage: lineage,
       systemIdentifier: system.systemIdentifier,
-      openGaps: holesBelow(facts, plan.startLsn, "open"),
-      unprovenGaps: unprovenGaps(facts, plan.startLsn),
+      openGaps: gapsBelow(facts, plan.startLsn, "open"),
+      claims: claimsBelow(facts, plan.startLsn),
     };
   }
 

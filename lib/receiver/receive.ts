@@ -16,7 +16,7 @@ import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.
 import { Preparation, type Prepared } from "./preparation.ts";
 import { Reporter } from "./reporter.ts";
 import { RoomWatch } from "./room_watch.ts";
-import { holesBelow, type StartPlan } from "./start.ts";
+import { claimsBelow, gapsBelow, type StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
 import type { GapArchive, GapHealer } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
@@ -25,6 +25,8 @@ import type { WalSource } from "./wal_source.ts";
 const AFTER_SHUTDOWN_MS = 2000;
 /** A stream that lived this long ends a row of failures; one that breaks at once is one more. */
 const STEADY_MS = 10_000;
+/** So often in a row another connection is made at once after all hosts were asked; more is getting nowhere. */
+const ROUNDS_AT_ONCE = 2;
 const SERVER_SHUTDOWN = "The server ended the stream: it shuts down";
 
 /** What a receiver is told to do. */
@@ -92,7 +94,9 @@ class Receiver {
   /** How far the running stream has come. */
   #receivedLsn: Lsn | undefined;
   /** One round at a time, whatever connections come and go meanwhile. */
-  #healing: Promise<void> | undefined;
+  #healing: { readonly gaps: readonly SegmentRun[]; readonly ended: Promise<void> } | undefined;
+  /** So often in a row all hosts were asked for what is missing there, and nothing came of the next connection. */
+  #rounds: { readonly startLsn: Lsn; readonly count: number } | undefined;
   /** A slot that its server has invalidated, and whether anything was done about it. */
   #slotError:
     | { readonly address: string; readonly error: ServerError; readonly isSettled: boolean }
@@ -123,6 +127,7 @@ class Receiver {
     this.#gaps = new GapPassing({
       askHosts: (ask, signal) => dependencies.askHosts(ask, signal),
       heal: (gaps, signal) => this.#heal(gaps, signal),
+      healing: () => this.#healing?.gaps ?? [],
       archive,
       clock,
       log,
@@ -138,7 +143,7 @@ class Receiver {
       // It writes to the archive, and soon nobody may any more.
       this.#ending.abort(new Error("Receiving has ended"));
       const limits = { clock: this.dependencies.clock, timeoutMs: this.options.timing.stopTimeoutMs };
-      await withinStop(this.#healing ?? Promise.resolve(), limits, AbortSignal.abort()).catch(() => {
+      await withinStop(this.#healing?.ended ?? Promise.resolve(), limits, AbortSignal.abort()).catch(() => {
         // It is stuck, as its disk is: whoever closes that says so.
       });
     }
@@ -166,11 +171,16 @@ class Receiver {
           }
           return "stopped";
         }
-        if (error instanceof OtherHostError) continue;
-        if (!this.options.loop || afterFailure(error, { streamed: this.#streamed }) === "stop") throw error;
-        this.#reporter.disconnected(error);
-        this.#forgiveFailures();
-        delayMs = backoffMs(this.#failures++, this.dependencies.random());
+        if (error instanceof OtherHostError) {
+          const more = (this.#rounds?.count ?? 0) - ROUNDS_AT_ONCE;
+          if (more <= 0) continue;
+          delayMs = backoffMs(more - 1, this.dependencies.random());
+        } else {
+          if (!this.options.loop || afterFailure(error, { streamed: this.#streamed }) === "stop") throw error;
+          this.#reporter.disconnected(error);
+          this.#forgiveFailures();
+          delayMs = backoffMs(this.#failures++, this.dependencies.random());
+        }
       }
       await this.#sleep(delayMs, signal);
     }
@@ -215,6 +225,7 @@ class Receiver {
   async #connect(signal: AbortSignal): Promise<{ readonly source: WalSource; readonly first: Prepared }> {
     let first: Prepared | undefined;
     let lacking: Prepared | undefined;
+    this.#gaps.beginConnection();
     const accept = (candidate: WalSource) =>
       this.#untilStopped(candidate, signal, async () => {
         first = await this.#preparation.prepare(candidate);
@@ -240,6 +251,9 @@ class Receiver {
       const { clock } = this.dependencies;
       const limits = { clock, timeoutMs: this.options.timing.stopTimeoutMs };
       await withinStop(this.#gaps.askAll(lacking, signal), limits, signal);
+      const { startLsn } = lacking.plan;
+      const count = this.#rounds?.startLsn === startLsn ? this.#rounds.count : 0;
+      this.#rounds = { startLsn, count: count + 1 };
       throw new OtherHostError("What is missing came from elsewhere, or comes from nowhere", {
         cause: error,
       });
@@ -250,7 +264,9 @@ class Receiver {
   async #endedWith(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
     const { plan, segmentSize, serverLineage: lineage } = prepared;
     const contents = await this.#untilStopped(source, signal, () => this.dependencies.archive.contents());
-    const gap = holesBelow({ contents, lineage, segmentSize }, plan.startLsn, "open")
+    const view = { contents, lineage, segmentSize };
+    await this.#untilStopped(source, signal, () => this.#gaps.prove(claimsBelow(view, plan.startLsn)));
+    const gap = gapsBelow(view, plan.startLsn, "open")
       .find(({ firstNumber }) => segmentStart(firstNumber, segmentSize) < this.options.endLsn!);
     if (gap === undefined) return { kind: "end-reached" };
     const { startLsn, endLsn, timeline } = gapFields(gap, segmentSize);
@@ -274,7 +290,7 @@ class Receiver {
 
   /** One leg; what is missing before it is watched. */
   async #leg(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
-    await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared));
+    await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared.claims));
     if (prepared.openGaps.length === 0) return await this.#stream(source, prepared, undefined, signal);
     // What is missing is written down, and nothing streams yet: when nobody waits now, nobody ever waits for what is
     // missing, since whoever begins to wait later waits for what comes behind it.
@@ -307,7 +323,7 @@ class Receiver {
     },
   ): GapWatch {
     const { archive, clock, log } = this.dependencies;
-    const { serverLineage: lineage, segmentSize, systemIdentifier, openGaps, plan: { startLsn } } = prepared;
+    const { segmentSize, systemIdentifier, openGaps } = prepared;
     const heal = (gaps: readonly SegmentRun[]) => {
       if (this.#healing !== undefined) return;
       this.#heal(gaps, signal).catch((error) => {
@@ -323,9 +339,7 @@ class Receiver {
       clock,
       log,
       gate,
-      lineage,
       segmentSize,
-      startLsn,
       openGaps,
       heal,
       onNobodyWaits,
@@ -337,8 +351,8 @@ class Receiver {
     const { healer } = this.dependencies;
     if (healer === undefined) return Promise.resolve();
     const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
-    this.#healing ??= round().finally(() => this.#healing = undefined);
-    return this.#healing;
+    this.#healing ??= { gaps, ended: round().finally(() => this.#healing = undefined) };
+    return this.#healing.ended;
   }
 
   #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {
@@ -387,7 +401,10 @@ class Receiver {
         },
         onPosition: (position) => {
           this.#receivedLsn = position.receivedLsn;
-          if (position.receivedLsn > plan.startLsn) this.#gaps.forget();
+          if (position.receivedLsn > plan.startLsn) {
+            this.#gaps.forget();
+            this.#rounds = undefined;
+          }
           this.dependencies.onPosition(position);
         },
         onDiskFull: () =>

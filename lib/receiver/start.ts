@@ -2,8 +2,9 @@ import type { TimelineHistory } from "../wal/history.ts";
 import {
   firstMissingSegment,
   type HoleKind,
-  holesOnLineage,
   type LineageView,
+  missingBelow,
+  overlap,
   type SegmentRun,
   timelineOfSegment,
 } from "../wal/lineage.ts";
@@ -76,28 +77,29 @@ export function beyondForks(
   });
 }
 
-/** The holes that end at an LSN, a segment's start, or before it. */
-export function holesBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): readonly SegmentRun[] {
-  return holesOnLineage(view, kind).filter(({ endNumber }) =>
-    segmentStart(endNumber, view.segmentSize) <= startLsn
-  );
+/** What is missing below an LSN, a segment's start. */
+export function gapsBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): readonly SegmentRun[] {
+  return missingBelow(view, segmentNumberAt(startLsn, view.segmentSize), kind);
+}
+
+/** A line of the gap ledger that something is to count on. */
+export interface LedgerClaim {
+  readonly kind: "recorded" | "accepted";
+  readonly run: SegmentRun;
 }
 
 /**
- * The holes right below where receiving begins.
+ * What the ledger tells of segments that are not here, below where receiving begins.
  *
- * Whoever stored something behind a recorded gap has made the record durable first; of one with nothing behind, nobody
- * knows. What `push` brought behind it proves nothing.
+ * Whoever wrote it may have been killed before it was durable; that something stands behind it proves nothing, since
+ * `push` may have brought that.
  */
-export function unprovenGaps(view: LineageView, startLsn: Lsn): readonly SegmentRun[] {
-  const upwards = holesBelow(view, startLsn, "all").toReversed();
-  const unproven: SegmentRun[] = [];
-  for (let end = segmentNumberAt(startLsn, view.segmentSize); upwards[unproven.length]?.endNumber === end;) {
-    const hole = upwards[unproven.length]!;
-    unproven.push(hole);
-    end = hole.firstNumber;
-  }
-  return unproven.reverse();
+export function claimsBelow(view: LineageView, startLsn: Lsn): readonly LedgerClaim[] {
+  const { recorded, accepted } = view.contents.gaps;
+  const missing = gapsBelow(view, startLsn, "all");
+  const count = (kind: LedgerClaim["kind"], runs: readonly SegmentRun[]) =>
+    runs.filter((run) => missing.some((gap) => overlap(gap, run))).map((run) => ({ kind, run }));
+  return [...count("recorded", recorded), ...count("accepted", accepted)];
 }
 
 /**

@@ -117,8 +117,15 @@ export interface GapArchive extends WalArchive {
   confirmGap(run: SegmentRun): Promise<void>;
   /** Changes whenever something is written down. */
   gapMark(): Promise<string>;
-  /** Whether a complete segment is there; it costs less than to look at all of them. */
+  /** What is written down; it may not be durable. */
+  ledgerGaps(): Promise<LineageStock["gaps"]>;
+  /**
+   * Whether a complete segment is there; it costs less than to look at all of them. Before `syncNames` a power cut may
+   * still take its name away.
+   */
   hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
+  /** Whatever segment was seen before it was called survives a power cut when it resolves. */
+  syncNames(): Promise<void>;
 }
 
 /** Brings in WAL that is missing, from wherever it is: other hosts, other archives, copies of this one. */

@@ -86,6 +86,34 @@ export function holesOnLineage(view: LineageView, kind: HoleKind): readonly Segm
   return holes;
 }
 
+/**
+ * What is missing on a lineage below a segment, lowest first, each of one timeline: every hole above the archive's first
+ * byte there, and what is recorded to be missing whatever the archive begins with. What is not received yet, from that
+ * segment on, is no part of it, whatever stands behind it already.
+ *
+ * What one record or acceptance tells of and the next one does not is kept apart.
+ */
+export function missingBelow(
+  view: LineageView,
+  endNumber: SegmentNumber,
+  kind: HoleKind,
+): readonly SegmentRun[] {
+  const { contents: { runs, gaps } } = view;
+  const begin = beginOnLineage(view);
+  const told = onLineage([...gaps.recorded, ...gaps.accepted], view);
+  const asked = [...told, ...(begin === undefined ? [] : [{ firstNumber: begin, endNumber }])];
+  const filled = onLineage(kind === "all" ? runs : [...runs, ...gaps.accepted], view);
+  const bounds = [...asked, ...filled].flatMap((range) => [range.firstNumber, range.endNumber]);
+  const ordered = [...new Set([...bounds, endNumber])].filter((number) => number <= endNumber)
+    .sort((a, b) => a < b ? -1 : a > b ? 1 : 0);
+  return ordered.slice(1).flatMap((end, index) => {
+    const piece = { firstNumber: ordered[index]!, endNumber: end };
+    const covers = (range: Omit<SegmentRun, "timeline">) =>
+      range.firstNumber <= piece.firstNumber && piece.endNumber <= range.endNumber;
+    return asked.some(covers) && !filled.some(covers) ? byTimeline(piece, view) : [];
+  });
+}
+
 /** What of some segments of a lineage is neither here nor recorded to be missing, lowest first. */
 export function missingWithin(
   view: LineageView,
@@ -103,6 +131,40 @@ export function missingWithin(
     next = endOfCover(after, known);
   }
   return missing;
+}
+
+/** The same segments by timeline, lowest first; what overlaps or touches is one. */
+export function joinedRuns(ranges: readonly SegmentRun[]): readonly SegmentRun[] {
+  const runs: SegmentRun[] = [];
+  const ordered = [...ranges].sort((a, b) =>
+    a.timeline - b.timeline || (a.firstNumber < b.firstNumber ? -1 : a.firstNumber > b.firstNumber ? 1 : 0)
+  );
+  for (const range of ordered) {
+    const last = runs.at(-1);
+    if (last === undefined || last.timeline !== range.timeline || last.endNumber < range.firstNumber) {
+      runs.push(range);
+    } else if (last.endNumber < range.endNumber) {
+      runs[runs.length - 1] = { ...last, endNumber: range.endNumber };
+    }
+  }
+  return runs;
+}
+
+/** What of these segments is in none of the ranges, lowest first. */
+export function withoutRuns(run: SegmentRun, ranges: readonly SegmentRun[]): readonly SegmentRun[] {
+  return ranges.reduce<readonly SegmentRun[]>((parts, range) =>
+    parts.flatMap((part) => {
+      if (!overlap(part, range)) return [part];
+      const below = { ...part, endNumber: range.firstNumber };
+      const above = { ...part, firstNumber: range.endNumber };
+      return [below, above].filter(({ firstNumber, endNumber }) => firstNumber < endNumber);
+    }), [run]);
+}
+
+/** Whether a segment is in both. */
+export function overlap(one: SegmentRun, other: SegmentRun): boolean {
+  return one.timeline === other.timeline && one.firstNumber < other.endNumber &&
+    other.firstNumber < one.endNumber;
 }
 
 /** Some segments of a lineage, as the timelines have them whose files they are in. */

@@ -289,6 +289,14 @@ export class FakeArchive implements GapArchive {
     return Promise.resolve(`${this.recorded.length} ${this.accepted.length}`);
   }
 
+  ledgerGaps(): Promise<ArchiveContents["gaps"]> {
+    return Promise.resolve({ recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] });
+  }
+
+  syncNames(): Promise<void> {
+    return Promise.resolve();
+  }
+
   hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean> {
     return Promise.resolve(this.complete.has(`${segment.timeline}/${segment.number}`));
   }

@@ -145,11 +145,47 @@ test("receiveWal() that was killed behind the record writes it once more before 
   await killed.clock.advance(1000);
   assert.equal(killed.journal.filter((line) => line.startsWith("confirm")).length, 1);
   await killed.stop();
-  // What stands behind it proves it.
+  // What stands behind it proves nothing: push may have brought that.
   const went = await start({ prepare: ({ archive }) => archive.addSegments(1, 6, 7) });
   await settled();
-  assert.equal(went.journal[0], "start 1 0/700000");
+  assert.deepEqual(went.journal.slice(0, 2), ["confirm gap 1 2-6", "start 1 0/700000"]);
   await went.stop();
+});
+
+test("receiveWal() writes an acceptance once more before it counts, at each process's first connection with it", async () => {
+  const gap = { timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) };
+  const confirmed = (run: { readonly journal: readonly string[] }) =>
+    run.journal.filter((line) => line === "confirm gap 1 2-6").length;
+  const accepted = await startWaitedFor({ prepare: ({ archive }) => void archive.accepted.push(gap) });
+  await settled();
+  assert.equal(accepted.journal[0], "confirm gap 1 2-6");
+  assert.equal(confirmed(accepted), 1);
+  await accepted.stop();
+  // Accepted while nothing was connected: that the record was proven is no proof of the acceptance.
+  const later = await startWaitedFor({ prepare: ({ archive }) => void archive.recorded.push(gap) });
+  await settled();
+  assert.equal(confirmed(later), 1);
+  later.server.source.fail(new ConnectionError("closed", "gone"));
+  await settled();
+  later.archive.accepted.push(gap);
+  await later.clock.advance(1000);
+  assert.equal(confirmed(later), 2);
+  assert.equal(later.server.source.statuses.at(-1)?.flushLsn, later.archive.sink.flushLsn);
+  await later.stop();
+});
+
+test("receiveWal() up to an end position writes an acceptance once more before it says that all is safe", async () => {
+  const run = await startLacking(6, {
+    options: { endLsn: at(8), gaps: "stop" },
+    prepare: ({ archive }) => {
+      archive.addSegments(1, 6, 9);
+      archive.accepted.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      archive.confirmGap = () => Promise.reject(Object.assign(new Error("EIO: sync"), { code: "EIO" }));
+    },
+  });
+  await run.clock.advance(1000);
+  assert.equal(run.outcome.done, false);
+  await run.stop();
 });
 
 test("receiveWal() with an empty archive records no gap: there is nothing before it", async () => {
@@ -220,6 +256,9 @@ function fails(error: unknown): HostReply<SegmentAnswer> {
   return { address: "db2:5432", error };
 }
 
+/** A round whose healing has brought nothing. */
+const atMs = (nowMs: number, broughtCount = 0) => ({ nowMs, broughtCount });
+
 const LACKS: HostReply<SegmentAnswer> = {
   address: "db:5432",
   answer: { kind: "lacks", firstNumber: number(6), words: "removed" },
@@ -227,33 +266,46 @@ const LACKS: HostReply<SegmentAnswer> = {
 
 for (const [name, reply, mayPassAtOnce] of REPLIES) {
   test(`judgeRound() beside a host that lacks the segment and one that ${name}`, () => {
-    const first = judgeRound([LACKS, reply], undefined, 1000);
+    const first = judgeRound([LACKS, reply], undefined, atMs(1000));
     assert.equal(first.mayPass, mayPassAtOnce);
     assert.equal(first.firstNumber, number(6));
     assert.ok(first.lack?.picture.startsWith(HOSTS));
-    const early = judgeRound([LACKS, reply], first.lack, 1000 + GAP_PATIENCE_MS - 1);
+    const early = judgeRound([LACKS, reply], first.lack, atMs(1000 + GAP_PATIENCE_MS - 1));
     assert.equal(early.mayPass, mayPassAtOnce);
-    assert.equal(judgeRound([LACKS, reply], early.lack, 1000 + GAP_PATIENCE_MS).mayPass, true);
+    assert.equal(judgeRound([LACKS, reply], early.lack, atMs(1000 + GAP_PATIENCE_MS)).mayPass, true);
     // For another segment nothing counts that was before.
-    assert.equal(judgeRound([LACKS, reply], undefined, 1000 + GAP_PATIENCE_MS).mayPass, mayPassAtOnce);
+    assert.equal(judgeRound([LACKS, reply], undefined, atMs(1000 + GAP_PATIENCE_MS)).mayPass, mayPassAtOnce);
     // Nobody lacks it: nothing is given up, however long that lasts.
-    const none = judgeRound([reply], first.lack, 1000 + 10 * GAP_PATIENCE_MS);
+    const none = judgeRound([reply], first.lack, atMs(1000 + 10 * GAP_PATIENCE_MS));
     if (!mayPassAtOnce) assert.deepEqual(none, { mayPass: false, lack: undefined, firstNumber: undefined });
     for (const [otherName, other] of REPLIES) {
       const isSame = otherName === name ||
         [otherName, name].every((each) => ["is away", "does not answer"].includes(each));
-      const changed = judgeRound([LACKS, other], first.lack, 1000 + GAP_PATIENCE_MS);
+      const changed = judgeRound([LACKS, other], first.lack, atMs(1000 + GAP_PATIENCE_MS));
       assert.equal(changed.mayPass, isSame || otherName === "lacks it", `then ${otherName}`);
     }
   });
 }
 
+test("judgeRound() never passes a host that has the segment while something is brought in, and counts that for nobody else", () => {
+  const judge = (reply: HostReply<SegmentAnswer>, broughtCounts: readonly number[]) => {
+    let judged = judgeRound([LACKS, reply], undefined, atMs(0));
+    for (const [index, count] of broughtCounts.entries()) {
+      judged = judgeRound([LACKS, reply], judged.lack, atMs((index + 1) * GAP_PATIENCE_MS, count));
+    }
+    return judged.mayPass;
+  };
+  assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 5]), false);
+  assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 3]), true);
+  assert.equal(judge(fails(new ConnectionError("refused", "nobody there")), [1]), true);
+});
+
 test("judgeRound() goes on at the first segment that any host has", () => {
   const lacks = (firstNumber: SegmentNumber | undefined) =>
     answers({ kind: "lacks", firstNumber, words: "removed" });
-  assert.equal(judgeRound([lacks(number(8)), lacks(number(5))], undefined, 0).firstNumber, number(5));
-  assert.equal(judgeRound([lacks(undefined), lacks(number(5))], undefined, 0).firstNumber, number(5));
-  assert.equal(judgeRound([lacks(undefined)], undefined, 0).firstNumber, undefined);
+  assert.equal(judgeRound([lacks(number(8)), lacks(number(5))], undefined, atMs(0)).firstNumber, number(5));
+  assert.equal(judgeRound([lacks(undefined), lacks(number(5))], undefined, atMs(0)).firstNumber, number(5));
+  assert.equal(judgeRound([lacks(undefined)], undefined, atMs(0)).firstNumber, undefined);
 });
 
 test("receiveWal() takes what is missing from the host that has it, and records nothing", async () => {
@@ -436,6 +488,83 @@ test("receiveWal() waits a bounded time for a healing that brings nothing, and f
   assert.equal(rounds, 1);
   await run.stop();
   assert.equal(run.outcome.value, "stopped");
+});
+
+test("receiveWal() goes behind no segment that a host has while its healing brings in others", async () => {
+  let brought = 5;
+  const run = await startLacking(9, {
+    others: [{
+      address: "db2:5432",
+      timeline: 1,
+      flushLsn: at(6.25),
+      onStart: (source) => source.sendUpTo(at(6.25)),
+    }],
+    prepare: ({ server, archive }) => {
+      server.timeline = 2;
+      server.histories.set(2, HISTORY_2);
+      archive.histories.set(2, HISTORY_2);
+    },
+    heal: (_gaps, signal) =>
+      new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+  });
+  // From the newest down, one in 50 s.
+  for (; brought > 2; brought--) {
+    await run.clock.advance(50_000);
+    run.archive.addSegments(1, brought, brought + 1);
+  }
+  await run.clock.advance(50_000);
+  assert.deepEqual(run.archive.missing, []);
+  await run.clock.advance(200_000);
+  assert.deepEqual(run.journal.filter((line) => line.startsWith("record")), [
+    "record gap 1 2-3",
+    "record gap 2 6-9",
+  ]);
+  await run.stop();
+});
+
+test("receiveWal() counts the minute anew after a pause in which nobody was asked", async () => {
+  const run = await startLacking(6, {
+    others: [{ address: "db2:5432", connectError: new ConnectionError("refused", "nobody at db2") }],
+  });
+  await run.clock.advance(20_000);
+  run.archive.room = { freeBytes: 0, wantBytes: 1 };
+  await run.clock.advance(300_000);
+  const asked = run.askedAtMs.length;
+  run.archive.room = undefined;
+  await run.clock.advance(40_000);
+  assert.ok(run.askedAtMs.length > asked);
+  assert.deepEqual(run.archive.missing, []);
+  await run.clock.advance(90_000);
+  assert.ok(run.journal.includes("record gap 1 2-6"));
+  await run.stop();
+});
+
+test("receiveWal() waits between rounds of which nothing comes: what is said to be here counts as missing", async () => {
+  const run = await startLacking(9, {
+    others: [{
+      address: "db2:5432",
+      timeline: 1,
+      flushLsn: at(6.25),
+      onStart: (source) => source.sendUpTo(at(6.25)),
+    }],
+    heal: () => Promise.resolve(),
+    prepare: ({ server, archive }) => {
+      server.timeline = 2;
+      server.histories.set(2, HISTORY_2);
+      archive.histories.set(2, HISTORY_2);
+      // It would spin for ever.
+      const { open } = server;
+      server.open = () => {
+        assert.ok(server.sources.length < 1000);
+        return open.call(server);
+      };
+      archive.hasSegment = () => Promise.resolve(true);
+    },
+  });
+  await run.clock.advance(60_000);
+  assert.ok(run.askedAtMs.length > 3 && run.askedAtMs.length < 12, String(run.askedAtMs));
+  assert.equal(run.outcome.done, false, String(run.outcome.error));
+  await run.stop();
 });
 
 test("receiveWal() records nothing of what the archive itself has inside the gap", async () => {
@@ -797,5 +926,134 @@ test("receiveWal() goes on when healing fails", async () => {
   await pass(run, 130_000);
   assert.equal(run.outcome.done, false);
   assert.ok(run.lines("warn").includes("missing wal not brought in"));
+  await run.stop();
+});
+
+test("receiveWal() behind a gap tells no flush position, and has it healed, also when push brought a later segment", async () => {
+  let rounds = 0;
+  const run = await startWaitedFor({
+    heal: (gaps) => {
+      assert.deepEqual(gaps.map(({ firstNumber, endNumber }) => `${firstNumber}-${endNumber}`), ["2-6"]);
+      rounds++;
+      return Promise.resolve();
+    },
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 12, 13);
+      server.flushLsn = at(13.5);
+    },
+  });
+  await pass(run, 65_000);
+  assert.ok(run.journal.includes("record gap 1 2-6"));
+  assert.equal(rounds, 2);
+  assert.ok(run.lines("warn").includes("archive has open gaps"));
+  for (const { statuses } of run.server.sources) {
+    assert.ok(statuses.every(({ flushLsn }) => flushLsn <= at(2)));
+  }
+  run.archive.addSegments(1, 2, 6);
+  await run.clock.advance(3000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
+  assert.equal(run.lines("info").filter((line) => line === "gap healed").length, 1);
+  await run.stop();
+});
+
+test("receiveWal() up to an end position says no below a gap, also when push brought a later segment", async () => {
+  // Up to the gap's end nothing is received at all.
+  for (const end of [6, 8]) {
+    const run = await startLacking(6, {
+      options: { endLsn: at(end), gaps: "stop" },
+      prepare: ({ archive }) => {
+        archive.addSegments(1, 12, 13);
+        archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      },
+    });
+    await run.clock.advance(1000);
+    assert.ok(run.outcome.error instanceof WalGapError, `up to ${end}: ${run.outcome.value}`);
+  }
+});
+
+test("receiveWal() behind a gap says neither healed nor accepted when the segments below it are removed", async () => {
+  const run = await startWaitedFor();
+  await pass(run, 10_000);
+  for (const name of ["1/0", "1/1"]) run.archive.complete.delete(name);
+  await pass(run, 10_000);
+  // And at the next connection.
+  run.server.source.fail(new ConnectionError("closed", "gone"));
+  await pass(run, 20_000);
+  assert.equal(run.server.sources.at(-1)!.closed, false);
+  for (const { statuses } of run.server.sources) {
+    assert.ok(statuses.every(({ flushLsn }) => flushLsn <= at(2)));
+  }
+  assert.deepEqual(run.lines("info").filter((line) => line.startsWith("gap")), []);
+  HEALED_OR_ACCEPTED.accepted(run.archive);
+  await run.clock.advance(3000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
+  await run.stop();
+});
+
+test("receiveWal() behind a gap looks for its own segments alone, and reads the ledger when that changed", async () => {
+  const asked: string[] = [];
+  let [listings, readings] = [0, 0];
+  const run = await startWaitedFor({
+    heal: () => Promise.resolve(),
+    prepare: ({ archive }) => {
+      const { contents, ledgerGaps, hasSegment } = archive;
+      Object.assign(archive, {
+        contents: () => (listings++, contents.call(archive)),
+        ledgerGaps: () => (readings++, ledgerGaps.call(archive)),
+        hasSegment: (segment: Parameters<typeof hasSegment>[0]) => {
+          asked.push(String(segment.number));
+          return hasSegment.call(archive, segment);
+        },
+      });
+    },
+  });
+  await settled();
+  const before = listings;
+  await pass(run, 30_000);
+  assert.equal(listings, before);
+  assert.equal(readings, 1);
+  // Those in the middle only when they are asked for.
+  assert.deepEqual(asked.filter((each) => each !== "2"), ["3", "4", "5"]);
+  // What came in the middle closes nothing, and is not asked for again.
+  run.archive.addSegments(1, 4, 6);
+  await pass(run, 10_000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, ZERO_LSN);
+  run.archive.addSegments(1, 2, 4);
+  await run.clock.advance(3000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
+  assert.equal(listings, before);
+  await run.stop();
+});
+
+test("receiveWal() whose archive can't make the names of healed segments durable tells no flush position", async () => {
+  const run = await startWaitedFor();
+  run.archive.syncNames = () => Promise.reject(Object.assign(new Error("EIO: fsync"), { code: "EIO" }));
+  run.archive.addSegments(1, 2, 6);
+  await pass(run, 20_000);
+  assert.ok(run.server.source.statuses.every(({ flushLsn }) => flushLsn === ZERO_LSN));
+  assert.ok(!run.lines("info").includes("gap healed"));
+  await run.stop();
+});
+
+test("receiveWal() behind two gaps of which one is accepted goes on waiting for the other", async () => {
+  const run = await startWaitedFor({
+    prepare: ({ archive }) => {
+      for (const [first, end] of [[2, 4], [4, 6]] as const) {
+        archive.recorded.push({
+          timeline: timelineId(1),
+          firstNumber: number(first),
+          endNumber: number(end),
+        });
+      }
+    },
+  });
+  await settled();
+  run.archive.accepted.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(4) });
+  await pass(run, 10_000);
+  assert.deepEqual(run.lines("info").filter((line) => line.startsWith("gap")), ["gap accepted"]);
+  assert.ok(run.server.source.statuses.every(({ flushLsn }) => flushLsn === ZERO_LSN));
+  run.archive.addSegments(1, 4, 6);
+  await run.clock.advance(3000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
   await run.stop();
 });

@@ -3,10 +3,14 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { TimelineHistory } from "../../lib/wal/history.ts";
 import {
+  type HoleKind,
+  joinedRuns,
   type LineageView,
+  missingBelow,
   missingWithin,
   type SegmentRun,
   timelineOfSegment,
+  withoutRuns,
 } from "../../lib/wal/lineage.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { type SegmentNumber, segmentSize } from "../../lib/wal/segment.ts";
@@ -27,8 +31,12 @@ const run = (timeline: number, first: number, end: number): SegmentRun => ({
   endNumber: number(end),
 });
 
-function viewOf(runs: readonly SegmentRun[], recorded: readonly SegmentRun[]): LineageView {
-  const contents = { runs, unfinished: [], gaps: { recorded, accepted: [] } };
+function viewOf(
+  runs: readonly SegmentRun[],
+  recorded: readonly SegmentRun[],
+  accepted: readonly SegmentRun[] = [],
+): LineageView {
+  const contents = { runs, unfinished: [], gaps: { recorded: [...recorded, ...accepted], accepted } };
   return { contents, lineage: LINEAGE, segmentSize: SIZE };
 }
 
@@ -70,5 +78,92 @@ test("missingWithin() equals a look at each segment", () => {
       if (!isKnown) wanted.add(`${timeline} ${each}`);
     }
     assert.deepEqual([...found].sort(), [...wanted].sort());
+  }));
+});
+
+function texts(runs: readonly SegmentRun[]): readonly string[] {
+  return runs.map(({ timeline, firstNumber, endNumber }) => `${timeline}: ${firstNumber}-${endNumber}`);
+}
+
+function below(view: LineageView, end: number, kind: HoleKind = "open"): readonly string[] {
+  return texts(missingBelow(view, number(end), kind));
+}
+
+test("missingBelow() ends a gap where receiving begins, whatever stands behind that already", () => {
+  const gap = [run(1, 2, 4)];
+  assert.deepEqual(below(viewOf([run(1, 0, 2)], gap), 4), ["1: 2-4"]);
+  assert.deepEqual(below(viewOf([run(1, 0, 2), run(2, 8, 9)], gap), 4), ["1: 2-4"]);
+  assert.deepEqual(below(viewOf([run(1, 0, 2), run(2, 8, 9)], [run(1, 2, 6), run(2, 6, 7)]), 7), [
+    "1: 2-6",
+    "2: 6-7",
+  ]);
+  assert.deepEqual(below(viewOf([run(1, 0, 4), run(2, 8, 9)], gap), 4), []);
+  // What begins where receiving does is no matter of it.
+  assert.deepEqual(below(viewOf([run(1, 0, 2)], gap), 2), []);
+});
+
+test("missingBelow() keeps a recorded gap when what lies below it is removed", () => {
+  const gap = [run(1, 2, 4)];
+  const rest = [run(1, 4, 6), run(2, 6, 9)];
+  assert.deepEqual(below(viewOf([run(1, 1, 2), ...rest], gap), 9), ["1: 2-4"]);
+  assert.deepEqual(below(viewOf(rest, gap), 9), ["1: 2-4"]);
+  assert.deepEqual(below(viewOf([], gap), 9), ["1: 2-4"]);
+  assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap), 9), ["1: 2-3"]);
+  assert.deepEqual(below(viewOf(rest, gap, gap), 9), []);
+  // What was never recorded, and lies before the archive's first byte, is missed by nobody.
+  assert.deepEqual(below(viewOf(rest, []), 9), []);
+});
+
+test("missingBelow() keeps apart what one line of the ledger tells of and the next one does not", () => {
+  const here = [run(1, 0, 1)];
+  assert.deepEqual(below(viewOf(here, [run(1, 1, 2), run(1, 2, 4)]), 4), ["1: 1-2", "1: 2-4"]);
+  assert.deepEqual(below(viewOf(here, [run(1, 1, 4)], [run(1, 1, 3)]), 4), ["1: 3-4"]);
+  assert.deepEqual(below(viewOf(here, [run(1, 1, 4)], [run(1, 1, 3)]), 4, "all"), ["1: 1-3", "1: 3-4"]);
+});
+
+test("missingBelow(), withoutRuns() and joinedRuns() equal a look at each segment", () => {
+  const runs = fc.array(
+    fc.tuple(fc.integer({ min: 1, max: 2 }), fc.integer({ min: 0, max: 11 }), fc.integer({ min: 1, max: 4 }))
+      .map(([timeline, first, count]) => run(timeline, first, first + count)),
+    { maxLength: 4 },
+  );
+  const segmentsOf = (all: readonly SegmentRun[]) =>
+    all.flatMap(({ timeline, firstNumber, endNumber }) =>
+      Array.from(
+        { length: Number(endNumber - firstNumber) },
+        (_, i) => `${timeline} ${Number(firstNumber) + i}`,
+      )
+    );
+  const isIn = (ranges: readonly SegmentRun[], timeline: number, each: number) =>
+    ranges.some((range) =>
+      range.timeline === timeline && range.firstNumber <= each && each < range.endNumber
+    );
+  const beginsAt = (here: readonly SegmentRun[]) => {
+    // The file of the switch's segment is timeline 2's, but timeline 1's of it begins with bytes of the line too.
+    const onLine = here.filter(({ timeline, firstNumber }) =>
+      timeline === 1 ? firstNumber <= 6 : firstNumber >= 6
+    );
+    return Math.min(...onLine.map(({ firstNumber }) => Number(firstNumber)));
+  };
+  fc.assert(fc.property(runs, runs, runs, fc.nat(14), (here, recorded, accepted, end) => {
+    const view = viewOf(here, recorded, accepted);
+    for (const kind of ["open", "all"] as const) {
+      const wanted: string[] = [];
+      for (let each = 0; each < end; each++) {
+        const timeline = timelineOfSegment(LINEAGE, number(each), SIZE);
+        const isAsked = each >= beginsAt(here) || isIn([...recorded, ...accepted], timeline, each);
+        const isFilled = isIn(kind === "all" ? here : [...here, ...accepted], timeline, each);
+        if (isAsked && !isFilled) wanted.push(`${timeline} ${each}`);
+      }
+      assert.deepEqual(segmentsOf(missingBelow(view, number(end), kind)), wanted);
+    }
+    const joined = joinedRuns(here);
+    assert.deepEqual(segmentsOf(joined).sort(), [...new Set(segmentsOf(here))].sort());
+    for (const one of joined) {
+      assert.deepEqual(
+        segmentsOf(withoutRuns(one, recorded)),
+        segmentsOf([one]).filter((each) => !segmentsOf(recorded).includes(each)),
+      );
+    }
   }));
 });
