@@ -76,7 +76,7 @@ async function lookBehind<T>(
 ): Promise<T | undefined> {
   const { segmentSize } = place;
   const number = place.number + 1n as SegmentNumber;
-  for (const timeline of [place.timeline, ...await timelinesFrom(disk, place)]) {
+  const lookAt = async (timeline: TimelineId): Promise<{ readonly said: T } | undefined> => {
     const name = nameOf({ timeline, number }, segmentSize);
     const told = (path: string, isPublished: boolean) => async (bytes: SegmentBytes) => {
       const startLsn = segmentStart(number, segmentSize);
@@ -87,10 +87,16 @@ async function lookBehind<T>(
     const published = await withoutDamage(() =>
       withPublishedBytes(disk, { name, segmentSize }, told(name, true))
     );
-    if (published !== undefined) return published.said;
+    if (published !== undefined) return published;
     const path = inProgressPath(name);
-    const growing = await withFile(disk, path, (file) => told(path, false)(bytesOfFile(file)));
-    if (growing !== undefined) return growing.said;
+    return await withFile(disk, path, (file) => told(path, false)(bytesOfFile(file)));
+  };
+  const own = await lookAt(place.timeline);
+  if (own !== undefined) return own.said;
+  // Only now: it takes a listing of the archive.
+  for (const timeline of await timelinesFrom(disk, place)) {
+    const child = await lookAt(timeline);
+    if (child !== undefined) return child.said;
   }
   return undefined;
 }
