@@ -254,14 +254,28 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
 }
 
 /** Where the lowest WAL begins that was recorded to be missing, and has neither come nor been given up. */
-export function firstWanted(view: Pick<GapView, "contents" | "ledger" | "segmentSize">): Lsn | undefined {
-  const { records, acceptances } = view.ledger;
-  const settled = [...healedGaps(view), ...acceptances];
-  return records.filter((record) => !settled.some((other) => covers(other, record)))
-    .reduce<Lsn | undefined>(
-      (lowest, { startLsn }) => lowest === undefined || startLsn < lowest ? startLsn : lowest,
-      undefined,
-    );
+export function firstWanted(
+  { contents: { runs }, ledger, segmentSize }: Pick<GapView, "contents" | "ledger" | "segmentSize">,
+): Lsn | undefined {
+  const settled = [...runs, ...ledger.acceptances.map((range) => segmentsOfGap(range, segmentSize))];
+  let lowest: Lsn | undefined;
+  for (const record of ledger.records) {
+    const { timeline, firstNumber, endNumber } = segmentsOfGap(record, segmentSize);
+    let next: bigint = firstNumber;
+    // Some of it may have come, and the rest been given up.
+    for (let before = -1n; before !== next;) {
+      before = next;
+      for (const run of settled) {
+        if (run.timeline === timeline && run.firstNumber <= next && next < run.endNumber) {
+          next = run.endNumber;
+        }
+      }
+    }
+    if (next >= endNumber) continue;
+    const startLsn = segmentStart(next as SegmentNumber, segmentSize);
+    if (lowest === undefined || startLsn < lowest) lowest = startLsn;
+  }
+  return lowest;
 }
 
 /** Cuts a range wherever one of the others begins or ends in it; neighbours that the same ones cover stay one. */

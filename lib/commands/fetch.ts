@@ -9,7 +9,7 @@ import { fetchComplete, fetchFile, type FetchOutcome, prepareRestore } from "../
 import { exitCodeOf, type Obstacle, obstacleOf, RESTORE_EXIT } from "../restore/obstacle.ts";
 import { outlastOutage } from "../restore/outlast_outage.ts";
 import { parseRequestedName, type RequestedFile } from "../restore/requested_file.ts";
-import { isStandby, type RestoringServer } from "../restore/server_directory.ts";
+import { isFirstProcess, isStandby, type RestoringServer } from "../restore/server_directory.ts";
 import { type Look, type Trigger, waitForFile } from "../restore/wait_for_file.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type CommandContext, hintOf, UsageError } from "./context.ts";
@@ -49,11 +49,17 @@ export async function fetch(
   const aheadCall = { archive, server, target: words.target, proof } as const;
   if (options.prepare !== undefined) {
     const { prepareAhead } = await import("./fetch_ahead.ts");
-    await prepareAhead(aheadCall, { segment: file.name, into: options.prepare });
-    // Nothing was delivered.
-    return RESTORE_EXIT.refused;
+    try {
+      await prepareAhead(aheadCall, { segment: file.name, into: options.prepare });
+    } catch (error) {
+      if (error instanceof UsageError) throw error;
+    }
+    // It may end as a child of the server, in a container: any other end would be a crash of one of its own.
+    return RESTORE_EXIT.delivered;
   }
-  const reading = options.ahead ? await import("./fetch_ahead.ts") : undefined;
+  const reading = options.ahead && !await isFirstProcess(server.data)
+    ? await import("./fetch_ahead.ts")
+    : undefined;
   const ahead = reading?.findBoot();
   let delivered: Delivered | undefined;
   try {

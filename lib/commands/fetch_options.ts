@@ -55,7 +55,7 @@ export function fetchCommand(
     .option(
       "--ahead",
       "for a fast recovery: after each segment, start a process that copies and checks the next one while the server is at " +
-        "this one. Needs room for one segment more in pg_wal, and the executable made with Bun, on Linux",
+        "this one. Needs room for one segment more in pg_wal, and the executable made with Bun, on Linux; nothing is read ahead where the server is process 1 of a container",
     )
     .addOption(new Option("--prepare <name>", "what --ahead starts").hideHelp())
     .option(

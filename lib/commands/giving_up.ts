@@ -3,6 +3,7 @@ import type { ArchiveIdentity } from "../archive/identity.ts";
 import { type Log, messageChain } from "../log.ts";
 import type { SlotSample } from "../observe/slot_forecast.ts";
 import type { Clock } from "../receiver/clock.ts";
+import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import { gapFields } from "../receiver/gap_watch.ts";
 import { newestTimeline } from "../receiver/start.ts";
@@ -48,17 +49,22 @@ export async function giveSlotUp(
 ): Promise<never> {
   const { slot, identity, clock, log } = givingUp;
   const takeBack: (() => Promise<void>)[] = [];
+  const late = new AbortController();
   const beforeDrop = (last: SlotSample | undefined) =>
     // A disk that stalls must not keep the process from ending.
     withinStop(
-      recordMissing(givingUp, last, takeBack),
+      recordMissing(givingUp, last, { takeBack, late: late.signal }),
       { clock, timeoutMs: RECORD_TIMEOUT_MS },
       AbortSignal.abort(),
     );
   try {
     await guardian.dropSlot(identity?.systemIdentifier, beforeDrop);
   } catch (cause) {
+    // Without an answer it may be gone all the same: then the record is right.
+    const isThere = cause instanceof ServerError || cause instanceof StopTimeout || takeBack.length === 0;
+    late.abort();
     const undo = async () => {
+      if (!isThere) return;
       for (const withdraw of takeBack) await withdraw();
     };
     await withinStop(undo(), { clock, timeoutMs: RECORD_TIMEOUT_MS }, AbortSignal.abort()).catch((error) =>
@@ -69,7 +75,9 @@ export async function giveSlotUp(
     );
     const why = cause instanceof StopTimeout
       ? "what it would leave missing could not be recorded in time, so it stays"
-      : "it holds up too much WAL, and stays";
+      : isThere
+      ? "it holds up too much WAL, and stays"
+      : "it holds up too much WAL; look whether it is gone";
     throw new PermanentError(
       `Cannot drop replication slot "${slot}": ${why}; drop it by hand if it must go: walvault receive --drop-slot`,
       { cause },
@@ -85,7 +93,7 @@ export async function giveSlotUp(
 async function recordMissing(
   { slot, archive, identity, log }: GivingUp,
   last: SlotSample | undefined,
-  takeBack: (() => Promise<void>)[],
+  { takeBack, late }: { readonly takeBack: (() => Promise<void>)[]; readonly late: AbortSignal },
 ): Promise<void> {
   if (last === undefined || identity === undefined) return;
   const { segmentSize } = identity;
@@ -96,7 +104,10 @@ async function recordMissing(
   const lineage = history === undefined ? emptyHistory(timeline) : parseHistory(timeline, history.bytes);
   for (const run of missingBelow({ contents, lineage, segmentSize }, last.serverLsn)) {
     const reason = `replication slot "${slot}" was dropped: it held up too much WAL`;
-    takeBack.push(await archive.recordGap({ run, reason, server: "", answer: "" }));
+    const withdraw = await archive.recordGap({ run, reason, server: "", answer: "" });
+    // The slot stays then.
+    if (late.aborted) return await withdraw();
+    takeBack.push(withdraw);
     log.error("gap recorded", {
       ...gapFields(run, segmentSize),
       serverLsn: formatLsn(last.serverLsn),

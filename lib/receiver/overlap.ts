@@ -2,9 +2,11 @@ import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import { formatLsn, type Lsn, lsn } from "../wal/lsn.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Clock } from "./clock.ts";
-import { WAL_REMOVED } from "./failure.ts";
 import type { Overlap, WalArchive } from "./wal_archive.ts";
 import type { WalSource, WalStream, WalStreamHandler } from "./wal_source.ts";
+
+/** Classes of errors that say nothing about WAL: of the connection, its login, resources, a shutdown. */
+const OF_THE_CONNECTION = /^(08|28|53|57)/;
 
 /** No position: for a status that claims nothing. */
 const NOTHING = lsn(0n);
@@ -103,7 +105,8 @@ async function fetchOverlap(
     await Promise.race([stream.ended, late.promise]);
     return isComplete ? bytes : undefined;
   } catch (error) {
-    if (error instanceof ServerError && error.sqlState === WAL_REMOVED) return undefined;
+    // It has that WAL no more, or will not send it: then the back link decides, and the stream itself.
+    if (error instanceof ServerError && !OF_THE_CONNECTION.test(error.sqlState)) return undefined;
     throw error;
   } finally {
     cancel();

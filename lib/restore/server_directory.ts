@@ -1,8 +1,9 @@
 import type { Disk } from "../archive/disk.ts";
-import { withFile } from "../archive/durable.ts";
+import { readWhole, withFile } from "../archive/durable.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 
 const CONTROL_FILE = "global/pg_control";
+const MAXIMUM_PID_FILE_BYTES = 4096;
 const STANDBY_SIGNAL = "standby.signal";
 
 /** What is known of the server that asks. */
@@ -31,6 +32,12 @@ export async function readSystemIdentifier(data: Disk): Promise<bigint | undefin
 /** Whether the server is a standby that goes on asking, and that an exit code above 125 would end. */
 export async function isStandby(data: Disk): Promise<boolean> {
   return await data.entry(STANDBY_SIGNAL) !== undefined;
+}
+
+/** Whether the server is the first process of a container: what nobody waits for becomes its child. */
+export async function isFirstProcess(data: Disk): Promise<boolean> {
+  const bytes = await readWhole(data, "postmaster.pid", MAXIMUM_PID_FILE_BYTES).catch(() => undefined);
+  return bytes !== undefined && new TextDecoder().decode(bytes).split("\n")[0]?.trim() === "1";
 }
 
 /** Whether the server has the history of a timeline itself. */

@@ -370,7 +370,9 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
   assert.equal(wanted([]), undefined);
   assert.equal(wanted([run(0, 5), run(7, 9)], ...two), at(5));
   assert.equal(wanted([run(0, 9)], ...two), at(9));
-  assert.equal(wanted([run(0, 6), run(7, 9)], ...two), at(5), "a part of it is not enough");
+  assert.equal(wanted([run(0, 6), run(7, 9)], ...two), at(6), "a part of it is not enough");
+  assert.equal(wanted([run(0, 6), run(7, 9)], ...two, acceptance(1, 6, 7)), at(9), "the rest was given up");
+  assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 6, 7), acceptance(1, 5, 6)), at(9));
   assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), at(9));
   assert.equal(wanted([run(0, 12)], ...two), undefined);
 });

@@ -12,7 +12,7 @@ import { type SegmentNumber, segmentSize } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { bring, makeArchive } from "../archive/brought_files.ts";
 import { IDENTITY, NAMES, NAMING, onSimDisk, recordEvents, walOf } from "../archive/on_sim_disk.ts";
-import { FakeClock, fakeLog, watched } from "../receiver/fakes.ts";
+import { FakeClock, fakeLog, serverError, watched } from "../receiver/fakes.ts";
 
 const MIB = 1024 * 1024;
 
@@ -112,10 +112,16 @@ test("giveSlotUp() records what will be missing before the slot goes", () =>
   }));
 
 test("giveSlotUp() takes the record back when the slot could not be dropped", () =>
-  giveUpOnSimDisk(() => Promise.reject(new Error("connect ECONNREFUSED")), ({ error, before, after }) => {
+  giveUpOnSimDisk(() => Promise.reject(serverError("55006", "it is in use")), ({ error, before, after }) => {
     assert.match(error.message, /Cannot drop replication slot "wv".* stays/);
     assert.deepEqual(before, ["4-100"]);
     assert.deepEqual(after, [], "the slot still holds it: receiving goes on from there");
+  }));
+
+test("giveSlotUp() lets the record stand when the answer is lost: the slot may be gone", () =>
+  giveUpOnSimDisk(() => Promise.reject(new Error("ECONNRESET")), ({ error, after }) => {
+    assert.match(error.message, /look whether it is gone/);
+    assert.deepEqual(after, ["4-100"]);
   }));
 
 test("giveSlotUp() leaves the slot where it is when nothing can be recorded in time", async () => {

@@ -38,12 +38,12 @@ test("receive goes on behind WAL that the server removed, and has written that d
   // The flush position is told: nobody waits for what comes behind the gap.
   await caughtUp(cluster, receiver);
   assert.equal(await receiver.stop(), 0);
-  // It goes on where it was, and does not write the same down again.
+  // It goes on where it was. What an earlier process wrote may not be durable: it is written once more, as it was.
   await using again = receiveInto(scene);
   await again.next("archive has open gaps");
   await again.next("streaming");
   await received(scene);
-  assert.equal(recordsOf(archive).length, 1);
+  for (const told of recordsOf(archive)) assert.deepEqual(told, record);
   assert.equal(await again.stop(), 0);
 });
 
@@ -160,31 +160,4 @@ test("receive that is killed between the gap's record and what comes behind it g
   assert.equal(new Set(records).size, 1);
   assert.ok(records.length <= 2);
   assert.equal(await again.stop(), 0);
-});
-
-test("receive takes what its server removed from another host that has it, whatever its role", {
-  timeout,
-}, async () => {
-  using directory = new WorkDirectory();
-  await using cluster = await startGreedy();
-  await cluster.configure({ wal_keep_size: "4GB" });
-  await using standby = await cluster.createStandby();
-  const scene = await sceneOf(directory, cluster);
-  await removeWal(scene);
-  const end = await cluster.value("SELECT pg_current_wal_flush_lsn()");
-  await until(
-    "the standby having it",
-    async () => await standby.value(`SELECT pg_last_wal_receive_lsn() >= '${end}'`) === "true",
-  );
-  const connection = cluster.conninfo({
-    host: `${cluster.host},${standby.host}`,
-    port: `${cluster.port},${standby.port}`,
-  });
-  // The standby would not do for streaming, and is asked all the same.
-  await using receiver = receiveInto(scene, { connection: `${connection} target_session_attrs=primary` });
-  const line = await receiver.next("missing wal brought in");
-  assert.equal(line["source"], `${standby.host}:${standby.port}`);
-  await received(scene);
-  assert.deepEqual(recordsOf(scene.archive), []);
-  assert.equal(await receiver.stop(), 0);
 });
