@@ -88,8 +88,9 @@ export function holesOnLineage(view: LineageView, kind: HoleKind): readonly Segm
 
 /**
  * What is missing on a lineage below a segment, lowest first, each of one timeline: every hole above the archive's first
- * byte there, and what is recorded to be missing whatever the archive begins with. What is not received yet, from that
- * segment on, is no part of it, whatever stands behind it already.
+ * byte there, and what is recorded to be missing. What is not received yet, from that segment on, is no part of it,
+ * whatever stands behind it already; nor is what lies before the archive's first byte: a gap that was healed, and later
+ * removed with all that is old, is none any more.
  *
  * What one record or acceptance tells of and the next one does not is kept apart.
  */
@@ -110,7 +111,8 @@ export function missingBelow(
     const piece = { firstNumber: ordered[index]!, endNumber: end };
     const covers = (range: Omit<SegmentRun, "timeline">) =>
       range.firstNumber <= piece.firstNumber && piece.endNumber <= range.endNumber;
-    return asked.some(covers) && !filled.some(covers) ? byTimeline(piece, view) : [];
+    const isBefore = begin !== undefined && piece.firstNumber < begin;
+    return !isBefore && asked.some(covers) && !filled.some(covers) ? byTimeline(piece, view) : [];
   });
 }
 

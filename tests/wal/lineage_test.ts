@@ -102,16 +102,16 @@ test("missingBelow() ends a gap where receiving begins, whatever stands behind t
   assert.deepEqual(below(viewOf([run(1, 0, 2)], gap), 2), []);
 });
 
-test("missingBelow() keeps a recorded gap when what lies below it is removed", () => {
+test("missingBelow() leaves out what lies before the archive's first byte, recorded or not", () => {
   const gap = [run(1, 2, 4)];
   const rest = [run(1, 4, 6), run(2, 6, 9)];
   assert.deepEqual(below(viewOf([run(1, 1, 2), ...rest], gap), 9), ["1: 2-4"]);
-  assert.deepEqual(below(viewOf(rest, gap), 9), ["1: 2-4"]);
-  assert.deepEqual(below(viewOf([], gap), 9), ["1: 2-4"]);
-  assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap), 9), ["1: 2-3"]);
-  assert.deepEqual(below(viewOf(rest, gap, gap), 9), []);
-  // What was never recorded, and lies before the archive's first byte, is missed by nobody.
+  // Healed once, and removed with all that was old.
+  assert.deepEqual(below(viewOf(rest, gap), 9), []);
+  assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap), 9), []);
   assert.deepEqual(below(viewOf(rest, []), 9), []);
+  // Nothing else is here.
+  assert.deepEqual(below(viewOf([], gap), 9), ["1: 2-4"]);
 });
 
 test("missingBelow() keeps apart what one line of the ledger tells of and the next one does not", () => {
@@ -151,7 +151,9 @@ test("missingBelow(), withoutRuns() and joinedRuns() equal a look at each segmen
       const wanted: string[] = [];
       for (let each = 0; each < end; each++) {
         const timeline = timelineOfSegment(LINEAGE, number(each), SIZE);
-        const isAsked = each >= beginsAt(here) || isIn([...recorded, ...accepted], timeline, each);
+        const begin = beginsAt(here);
+        const isAsked = each >= begin ||
+          begin === Infinity && isIn([...recorded, ...accepted], timeline, each);
         const isFilled = isIn(kind === "all" ? here : [...here, ...accepted], timeline, each);
         if (isAsked && !isFilled) wanted.push(`${timeline} ${each}`);
       }
