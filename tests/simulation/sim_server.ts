@@ -44,6 +44,8 @@ export interface StreamFacts {
   readonly slot: string | undefined;
   /** Up to here WAL was handed to the receiver. */
   deliveredLsn: bigint;
+  /** Whether commits wait for a receiver, and have done so since this one asked last. */
+  isWaitedFor(): boolean;
 }
 
 /** How a server and its network behave; drawn by chance. */
@@ -67,6 +69,7 @@ export class SimServer {
   #slot: { restartLsn: bigint | undefined; holder: Connection | undefined } | undefined;
   #connections = new Set<Connection>();
   #standbyNames = "";
+  #namesChanges = 0;
   /** Where commits end that wait for the receiver. */
   #waiting: bigint[] = [];
   #up = true;
@@ -148,6 +151,11 @@ export class SimServer {
     return this.#standbyNames;
   }
 
+  /** How often the setting was changed. */
+  get namesChanges(): number {
+    return this.#namesChanges;
+  }
+
   /** Below it the server has no WAL. */
   get removedBelow(): bigint {
     return this.#removedBelow;
@@ -157,6 +165,7 @@ export class SimServer {
   setStandbyNames(names: string): void {
     this.watcher.trace(`server: synchronous_standby_names = '${names}'`);
     this.#standbyNames = names;
+    this.#namesChanges++;
     if (names === "") this.#waiting = [];
   }
 
@@ -497,9 +506,14 @@ class Connection implements WalSource {
   show(name: string): Promise<string> {
     return this.#query(() => {
       if (name === "wal_segment_size") return `${SEGMENT_BYTES / 1048576}MB`;
-      return name === "synchronous_standby_names" ? this.server.standbyNames : "";
+      if (name !== "synchronous_standby_names") return "";
+      this.#namesSeen = this.server.namesChanges;
+      return this.server.standbyNames;
     });
   }
+
+  /** Which of the settings this connection was told. */
+  #namesSeen: number | undefined;
 
   async showAfresh(name: string): Promise<{ readonly systemIdentifier: bigint; readonly value: string }> {
     return { systemIdentifier: SYSTEM_IDENTIFIER, value: await this.show(name) };
@@ -603,7 +617,9 @@ class Connection implements WalSource {
           this.#pendingRejects.delete(reject);
           return resolve(this.#timelineEnd(start.timeline));
         }
-        const facts = { branch, ...start, deliveredLsn: start.startLsn as bigint };
+        const namesSeen = this.#namesSeen;
+        const isWaitedFor = () => this.server.standbyNames !== "" && this.server.namesChanges === namesSeen;
+        const facts = { branch, ...start, deliveredLsn: start.startLsn as bigint, isWaitedFor };
         this.#copy = {
           facts,
           listener,

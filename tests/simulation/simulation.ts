@@ -1,3 +1,4 @@
+import { acceptFile } from "../../lib/archive/accept.ts";
 import { Archive } from "../../lib/archive/archive.ts";
 import { decodeIdentity } from "../../lib/archive/identity.ts";
 import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
@@ -18,6 +19,7 @@ import { timelineOfSegment } from "../../lib/wal/lineage.ts";
 import { formatLsn, lsn } from "../../lib/wal/lsn.ts";
 import { parseSegmentName, segmentName, type SegmentNumber } from "../../lib/wal/segment.ts";
 import { historyFileName, parseHistoryFileName } from "../../lib/wal/timeline.ts";
+import { broughtFiles } from "../archive/brought_files.ts";
 import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { Scheduler } from "./sim_clock.ts";
@@ -121,6 +123,10 @@ class Simulation {
   #recordsSeen = 0;
   /** Who accepts a gap, and is killed as soon as his line is written. */
   #killAtLine: { readonly process: SimProcess; readonly bytes: number } | undefined;
+  /** Segments that push brought, or is bringing. */
+  readonly #pushed = new Set<string>();
+  #pusher: SimProcess | undefined;
+  readonly #pushRandom: Random;
   /** Chance of its own: what it does leaves the other disasters as they were. */
   readonly #gapRandom: Random;
   /** From here on the server has thrown a line of WAL away. */
@@ -136,6 +142,7 @@ class Simulation {
     const random = new Random(seed);
     this.#random = random;
     this.#gapRandom = new Random(seed + 7_000_000);
+    this.#pushRandom = new Random(seed + 9_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
     const watcher = {
       violation: (text: string) => this.#fail(text),
@@ -307,7 +314,10 @@ class Simulation {
     let losses = random.pick([1, 3, 10]);
     const lose = () => {
       if (this.#calm || losses === 0) return;
-      if (this.#server.loseWal()) losses--;
+      if (this.#server.loseWal()) {
+        losses--;
+        if (this.#pusher === undefined && this.#pushRandom.chance(0.8)) this.#push("newest");
+      }
       this.#scheduler.after(random.spread(5, 500), lose);
     };
     this.#scheduler.after(random.spread(5, 500), lose);
@@ -324,6 +334,57 @@ class Simulation {
       this.#scheduler.after(random.spread(500, 20_000), tend);
     };
     tend();
+    if (random.chance(0.7)) this.#planPushes();
+  }
+
+  /** The server's archive_command comes late: it brings segments above what is received, and some that are missing. */
+  #planPushes(): void {
+    const random = this.#pushRandom;
+    const push = () => {
+      if (this.#calm) return;
+      if (this.#pusher === undefined) this.#push(random.chance(0.5) ? "newest" : "any");
+      this.#scheduler.after(random.spread(5, 300), push);
+    };
+    this.#scheduler.after(random.spread(5, 500), push);
+  }
+
+  #push(which: "newest" | "any"): void {
+    const { branch, flushLsn, world } = this.#server;
+    const nameOf = (number: bigint) => {
+      const each = number as SegmentNumber;
+      return segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
+    };
+    const end = flushLsn / BIG_SEGMENT;
+    // Where an archive begins that has but the start of one segment is open once it has a later one.
+    let first = branch.firstSegment;
+    while (first < end && this.#disk.file(nameOf(first)) === undefined) first++;
+    if (first >= end) return;
+    const number = which === "newest"
+      ? end - 1n
+      : first + BigInt(this.#pushRandom.integer(0, Number(end - first) - 1));
+    const name = nameOf(number);
+    const bytes = branch.segments[Number(number - branch.firstSegment)]!;
+    // A server that loses what it has archived is another story.
+    const stays = world.eras.every(({ branch: other, endLsn }) =>
+      endLsn < (number + 1n) * BIG_SEGMENT ||
+      sameBytes(other.segments[Number(number - other.firstSegment)]!, bytes)
+    );
+    if (!stays || this.#disk.file(name) !== undefined) return;
+    this.#trace(`push brings ${name}`);
+    this.#pushed.add(name);
+    const process = this.#pusher = { alive: true };
+    const push = async () => {
+      const archive = await Archive.open(this.#disk.open(process), { naming: this.#naming, userId: 1000 });
+      await acceptFile(archive, { disk: broughtFiles({ [name]: bytes }), name }, {
+        systemIdentifier: SYSTEM_IDENTIFIER,
+        suffix: "1",
+        startedMs: 1e12,
+        pieces: [new Uint8Array(300_000), new Uint8Array(300_000)],
+      });
+    };
+    push().catch((error) => this.#trace(`not pushed: ${error}`)).finally(() => {
+      if (this.#pusher === process) this.#pusher = undefined;
+    });
   }
 
   /** The network may fail while it is searched for what is left. */
@@ -486,7 +547,11 @@ class Simulation {
     this.#trace(power ? "POWER CUT" : "KILL");
     this.#disk.kill(process);
     this.#server.loseClient(process, power && this.#random.chance(0.5) ? "untold" : "told");
-    if (power) this.#disk.cutPower();
+    if (power) {
+      if (this.#pusher !== undefined) this.#disk.kill(this.#pusher);
+      this.#pusher = undefined;
+      this.#disk.cutPower();
+    }
     this.#process = undefined;
     this.#scheduler.after(1, () => process.release());
     this.#scheduler.after(this.#random.spread(2, 3000), () => {
@@ -535,6 +600,7 @@ class Simulation {
       if (++this.#statuses === this.#crashAtStatus) this.#crash();
       return;
     }
+    this.#checkGate(stream, flushLsn);
     const range = this.#ackedRange(stream, flushLsn);
     // A connection that is dead without knowing it may still speak of what its server has given up since.
     const limit = this.#givenUp.get(stream.branch) ?? flushLsn;
@@ -544,6 +610,30 @@ class Simulation {
       this.#checkHeld(`P2: flush ${formatLsn(lsn(flushLsn))} is reported`);
     }
     if (++this.#statuses === this.#crashAtStatus) this.#crash();
+  }
+
+  /** P6: who is waited for tells no flush position above what is missing, and was not given up. */
+  #checkGate(stream: StreamFacts, flushLsn: bigint): void {
+    // Whoever begins to wait while it streams waits for what comes then.
+    if (!stream.isWaitedFor() || this.#recordsSeen === 0) return;
+    const { branch, startLsn } = stream;
+    const { records, acceptances } = this.#certainLedger();
+    const certain = new Map(this.#disk.certainFiles("."));
+    for (const record of records) {
+      const { firstNumber, endNumber } = segmentsOfGap(record, SEGMENT_SIZE);
+      for (let number = firstNumber; number < endNumber && number * BIG_SEGMENT < startLsn; number++) {
+        const name = segmentName(record.timeline, number, SEGMENT_SIZE);
+        if (!isIn([record], branch, number) || certain.has(name) || isIn(acceptances, branch, number)) {
+          continue;
+        }
+        this.#fail(
+          `P6: flush ${
+            formatLsn(lsn(flushLsn))
+          } is reported, and ${name} is missing, for which commits may wait`,
+        );
+        return;
+      }
+    }
   }
 
   /** What is called written was handed to the operating system. */
@@ -667,7 +757,8 @@ class Simulation {
       const { timeline, firstNumber, endNumber } = segmentsOfGap(record, SEGMENT_SIZE);
       for (let number = firstNumber; number < endNumber; number++) {
         const name = segmentName(timeline, number, SEGMENT_SIZE);
-        if (this.#disk.file(name) !== undefined) {
+        // It may have come between the look and the record.
+        if (this.#disk.file(name) !== undefined && !this.#pushed.has(name)) {
           this.#fail(`P6: ${name} is recorded to be missing, and is here`);
         }
         this.#noteAcked(number);
@@ -737,7 +828,7 @@ class Simulation {
     const timeline = parseHistoryFileName(name);
     if (segment !== undefined) {
       this.#checkSegment(name, segment, inode);
-      this.#checkHolesBelow(segment.timeline, segment.number);
+      if (!this.#pushed.has(name)) this.#checkHolesBelow(segment.timeline, segment.number);
     } else if (timeline !== undefined) {
       const known = this.#server.world.eras.some(({ branch }) =>
         [branch.history.timeline, ...branch.history.entries.map((entry) => entry.timeline)].includes(
