@@ -1,6 +1,13 @@
 import { crc32c } from "../wal/crc32c.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import { holesOnLineage, joinedRuns, type LineageStock, type SegmentRun } from "../wal/lineage.ts";
+import {
+  holesOnLineage,
+  joinedRuns,
+  type LineageStock,
+  missingBelow,
+  overlap,
+  type SegmentRun,
+} from "../wal/lineage.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, parseLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { type TimelineId, timelineId } from "../wal/timeline.ts";
@@ -154,6 +161,16 @@ function readTexts<Name extends string>(
   return Object.fromEntries(texts) as Record<Name, string>;
 }
 
+/** What a ledger tells last of the WAL at one place: that it was given up, or else that it is missing. */
+export function gapAt(
+  { records, acceptances }: GapLedger,
+  place: Pick<GapRange, "timeline" | "startLsn">,
+): GapAcceptance | GapRecord | undefined {
+  const holds = ({ timeline, startLsn, endLsn }: GapRange) =>
+    timeline === place.timeline && startLsn <= place.startLsn && place.startLsn < endLsn;
+  return acceptances.findLast(holds) ?? records.findLast(holds);
+}
+
 /** The segments of a range. */
 export function segmentsOfGap({ timeline, startLsn, endLsn }: GapRange, size: SegmentSize): SegmentRun {
   // Nobody writes other ends than segments' starts; a segment of which some is missing is missing.
@@ -253,29 +270,18 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   });
 }
 
-/** Where the lowest WAL begins that was recorded to be missing, and has neither come nor been given up. */
-export function firstWanted(
-  { contents: { runs }, ledger, segmentSize }: Pick<GapView, "contents" | "ledger" | "segmentSize">,
-): Lsn | undefined {
-  const settled = [...runs, ...ledger.acceptances.map((range) => segmentsOfGap(range, segmentSize))];
-  let lowest: Lsn | undefined;
-  for (const record of ledger.records) {
-    const { timeline, firstNumber, endNumber } = segmentsOfGap(record, segmentSize);
-    let next: bigint = firstNumber;
-    // Some of it may have come, and the rest been given up.
-    for (let before = -1n; before !== next;) {
-      before = next;
-      for (const run of settled) {
-        if (run.timeline === timeline && run.firstNumber <= next && next < run.endNumber) {
-          next = run.endNumber;
-        }
-      }
-    }
-    if (next >= endNumber) continue;
-    const startLsn = segmentStart(next as SegmentNumber, segmentSize);
-    if (lowest === undefined || startLsn < lowest) lowest = startLsn;
-  }
-  return lowest;
+/**
+ * Where the lowest WAL of a lineage begins that was recorded to be missing, and has neither come nor been given up;
+ * what lies before the archive's first byte there is missed by nobody.
+ */
+export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): Lsn | undefined {
+  const gaps = missingByLedger(ledger, segmentSize);
+  const recorded = ledger.records.map((range) => segmentsOfGap(range, segmentSize));
+  const endNumber = recorded.reduce<bigint>((last, run) => run.endNumber > last ? run.endNumber : last, 0n);
+  const view = { contents: { ...contents, gaps }, lineage, segmentSize };
+  const wanted = missingBelow(view, endNumber as SegmentNumber, "open")
+    .find((missing) => recorded.some((run) => overlap(run, missing)));
+  return wanted === undefined ? undefined : segmentStart(wanted.firstNumber, segmentSize);
 }
 
 /** Cuts a range wherever one of the others begins or ends in it; neighbours that the same ones cover stay one. */

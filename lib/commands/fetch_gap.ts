@@ -1,5 +1,5 @@
 import type { Disk } from "../archive/disk.ts";
-import type { GapRange } from "../archive/gaps.ts";
+import { gapAt } from "../archive/gaps.ts";
 import { readLedger } from "../archive/gap_ledger_file.ts";
 import { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { formatLsn } from "../wal/lsn.ts";
@@ -14,10 +14,7 @@ export async function gapNote(disk: Disk, segment: string): Promise<string | und
     const place = parseSegmentName(segment, identity.segmentSize);
     if (place === undefined) return undefined;
     const startLsn = segmentStart(place.number, identity.segmentSize);
-    const holds = (gap: GapRange) =>
-      gap.timeline === place.timeline && gap.startLsn <= startLsn && startLsn < gap.endLsn;
-    const acceptance = ledger.acceptances.findLast(holds);
-    const gap = acceptance ?? ledger.records.findLast(holds);
+    const gap = gapAt(ledger, { timeline: place.timeline, startLsn });
     if (gap === undefined) return undefined;
     const what = "acceptedAt" in gap
       ? `was given up ${gap.acceptedAt} by ${gap.acceptedBy} (${gap.reason}): no restore goes across it`

@@ -6,9 +6,8 @@ import type { Clock } from "../receiver/clock.ts";
 import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import { gapFields } from "../receiver/gap_watch.ts";
-import { newestTimeline } from "../receiver/start.ts";
+import { lineageIn, newestTimeline } from "../receiver/start.ts";
 import { StopTimeout, withinStop } from "../receiver/stopping.ts";
-import { emptyHistory, parseHistory } from "../wal/history.ts";
 import { firstMissingSegment, type LineageView, missingWithin, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { segmentNumberAt } from "../wal/segment.ts";
@@ -31,7 +30,7 @@ export interface GivingUp {
  * What an archive has not of the WAL below a server's end, but for the segment of that end, where receiving goes on;
  * nothing for an archive that is empty.
  */
-export function missingBelow(view: LineageView, serverLsn: Lsn): readonly SegmentRun[] {
+export function missingUpTo(serverLsn: Lsn, view: LineageView): readonly SegmentRun[] {
   const firstNumber = firstMissingSegment(view);
   const endNumber = segmentNumberAt(serverLsn, view.segmentSize);
   return firstNumber === undefined ? [] : missingWithin(view, { firstNumber, endNumber });
@@ -100,9 +99,8 @@ async function recordMissing(
   const contents = await archive.contents();
   const timeline = newestTimeline(contents);
   if (timeline === undefined) return;
-  const history = contents.histories.find((own) => own.timeline === timeline);
-  const lineage = history === undefined ? emptyHistory(timeline) : parseHistory(timeline, history.bytes);
-  for (const run of missingBelow({ contents, lineage, segmentSize }, last.serverLsn)) {
+  const lineage = lineageIn(contents, timeline);
+  for (const run of missingUpTo(last.serverLsn, { contents, lineage, segmentSize })) {
     const reason = `replication slot "${slot}" was dropped: it held up too much WAL`;
     const withdraw = await archive.recordGap({ run, reason, server: "", answer: "" });
     // The slot stays then.

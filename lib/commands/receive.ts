@@ -16,6 +16,7 @@ import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
+import { lineageIn } from "../receiver/start.ts";
 import { type StandbyHost, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { askHosts, connect } from "../session/connect.ts";
@@ -359,7 +360,8 @@ async function flushedOf(
   const ledger = await archive.ledger();
   // Mostly: then the archive need not be looked through.
   if (ledger.records.length === 0) return { timeline, flushLsn };
-  const wantedLsn = firstWanted({ contents: await archive.contents(), ledger, segmentSize });
+  const contents = await archive.contents();
+  const wantedLsn = firstWanted({ contents, ledger, lineage: lineageIn(contents, timeline), segmentSize });
   return { timeline, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn) };
 }
 

@@ -1,4 +1,4 @@
-import type { TimelineHistory } from "../wal/history.ts";
+import { emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
 import {
   firstMissingSegment,
   type HoleKind,
@@ -54,6 +54,12 @@ export function newestTimeline(contents: ArchiveContents): TimelineId | undefine
     (newest, { timeline }) => newest === undefined || timeline > newest ? timeline : newest,
     undefined,
   );
+}
+
+/** A timeline's past, as far as an archive tells it. @throws {SyntaxError} on a history that can't be right. */
+export function lineageIn({ histories }: ArchiveContents, timeline: TimelineId): TimelineHistory {
+  const own = histories.find((history) => history.timeline === timeline);
+  return own === undefined ? emptyHistory(timeline) : parseHistory(timeline, own.bytes);
 }
 
 /** An ancestor of whose WAL the archive has more than the lineage took over. */

@@ -20,7 +20,7 @@ import { appendToLedger, readLedger } from "../../lib/archive/gap_ledger_file.ts
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
 import { Archive } from "../../lib/archive/archive.ts";
-import type { TimelineHistory } from "../../lib/wal/history.ts";
+import { emptyHistory, type TimelineHistory } from "../../lib/wal/history.ts";
 import { timelineOfSegment } from "../../lib/wal/lineage.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import type { SegmentNumber } from "../../lib/wal/segment.ts";
@@ -364,6 +364,7 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
     firstWanted({
       contents: { runs, unfinished: [] },
       ledger: ledgerOf(...lines),
+      lineage: emptyHistory(timelineId(1)),
       segmentSize: SEGMENT_SIZE,
     });
   const two = [record(1, 9, 10), record(1, 5, 7)];
@@ -375,6 +376,11 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
   assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 6, 7), acceptance(1, 5, 6)), at(9));
   assert.equal(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), at(9));
   assert.equal(wanted([run(0, 12)], ...two), undefined);
+  assert.equal(
+    wanted([run(8, 9)], ...two),
+    at(9),
+    "what was healed, and removed with all that is old, is not missed",
+  );
 });
 
 test("a record that was taken back tells nothing any more; another one of the same range does", () => {

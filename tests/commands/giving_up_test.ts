@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Archive } from "../../lib/archive/archive.ts";
 import { GapReceivingArchive } from "../../lib/archive/gap_receiving_archive.ts";
-import { giveSlotUp, missingBelow } from "../../lib/commands/giving_up.ts";
+import { giveSlotUp, missingUpTo } from "../../lib/commands/giving_up.ts";
 import type { SlotSample } from "../../lib/observe/slot_forecast.ts";
 import { PermanentError } from "../../lib/receiver/failure.ts";
 import { emptyHistory, type TimelineHistory } from "../../lib/wal/history.ts";
@@ -31,11 +31,11 @@ function below(
   },
 ): readonly string[] {
   const contents = { runs, unfinished: [], gaps: { recorded, accepted: [] } };
-  return missingBelow({ contents, lineage, segmentSize: segmentSize(MIB) }, lsn(BigInt(serverMiB * MIB)))
+  return missingUpTo(lsn(BigInt(serverMiB * MIB)), { contents, lineage, segmentSize: segmentSize(MIB) })
     .map(({ timeline, firstNumber, endNumber }) => `${timeline}: ${firstNumber}-${endNumber}`);
 }
 
-test("missingBelow() tells what lies between the archive's end and the server's segment", () => {
+test("missingUpTo() tells what lies between the archive's end and the server's segment", () => {
   assert.deepEqual(below(9.5, { runs: [run(1, 2, 5)] }), ["1: 5-9"]);
   assert.deepEqual(below(9, { runs: [run(1, 2, 5)] }), ["1: 5-9"]);
   assert.deepEqual(below(5.5, { runs: [run(1, 2, 5)] }), [], "the segment that the server writes comes anew");
@@ -43,12 +43,12 @@ test("missingBelow() tells what lies between the archive's end and the server's 
   assert.deepEqual(below(9.5, { runs: [] }), [], "an empty archive has no gap");
 });
 
-test("missingBelow() leaves out what is here above a hole, and what is recorded", () => {
+test("missingUpTo() leaves out what is here above a hole, and what is recorded", () => {
   assert.deepEqual(below(12.5, { runs: [run(1, 2, 5), run(1, 7, 9)] }), ["1: 5-7", "1: 9-12"]);
   assert.deepEqual(below(12.5, { runs: [run(1, 2, 5)], recorded: [run(1, 5, 8)] }), ["1: 8-12"]);
 });
 
-test("missingBelow() names each timeline's part", () => {
+test("missingUpTo() names each timeline's part", () => {
   const entries = [{ timeline: timelineId(1), endLsn: lsn(BigInt(6.5 * MIB)), reason: "" }];
   const lineage = { timeline: timelineId(2), entries };
   assert.deepEqual(below(9.5, { runs: [run(1, 2, 5)], lineage }), ["1: 5-6", "2: 6-9"]);
