@@ -41,13 +41,12 @@ function gapsIn(contents: ArchiveContents, ledger: GapLedger, segmentSize: Segme
 
 /** As `findGaps`, of an archive that is only looked at. */
 export async function gapsOfSurvey(
-  { directory, runs, histories, segmentSize }: Pick<
+  { directory, runs, unfinished, histories, segmentSize }: Pick<
     ArchiveSurvey,
-    "directory" | "runs" | "histories" | "segmentSize"
+    "directory" | "runs" | "unfinished" | "histories" | "segmentSize"
   >,
 ): Promise<readonly Gap[]> {
   const ledger = await readLedger(directory.disk) ?? EMPTY_LEDGER;
-  const unfinished = await directory.unfinishedFiles(segmentSize);
   return allGaps({ contents: { runs, unfinished }, histories, ledger, segmentSize });
 }
 

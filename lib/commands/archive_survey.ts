@@ -14,6 +14,7 @@ import { type TimelineHoldings, timelineHoldings } from "../observe/timeline_hol
 import { type Hole, holesBetween, type Stretch, stretchesOf } from "../observe/lineage_cover.ts";
 import { segmentRuns } from "../observe/segment_runs.ts";
 import type { ArchiveDirectory, ArchiveNames } from "../restore/archive_directory.ts";
+import type { UnfinishedFile } from "../restore/stock.ts";
 import { type BackupHistory, parseBackupHistory } from "../wal/backup_history.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
 import type { SegmentNumber, SegmentSize } from "../wal/segment.ts";
@@ -37,6 +38,8 @@ export interface ArchiveSurvey {
   readonly systemIdentifier: bigint | undefined;
   readonly segmentSize: SegmentSize;
   readonly runs: readonly SegmentRun[];
+  /** Files where segments grow, or were left. */
+  readonly unfinished: readonly UnfinishedFile[];
   readonly timelines: readonly TimelineHoldings[];
   readonly histories: readonly TimelineHistory[];
   /** Of the newest timeline; `undefined` when nothing is here yet. */
@@ -93,6 +96,7 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
     systemIdentifier: origin.systemIdentifier,
     segmentSize,
     runs,
+    unfinished,
     timelines: timelineHoldings(runs, histories, segmentSize),
     histories,
     newest: newestTimeline === undefined ? undefined : await surveyLineage(
