@@ -1,3 +1,4 @@
+import { sameBytes } from "../wal/bytes.ts";
 import { ArchiveConflictError } from "../wal/errors.ts";
 import {
   type Acceptance,
@@ -55,8 +56,4 @@ export async function readBroughtText({ brought }: Pick<Acceptance, "brought">):
   const bytes = await readWhole(brought.disk, brought.name, MAXIMUM_TEXT_BYTES);
   if (bytes === undefined) throw new BroughtFileError(`Cannot archive ${brought.name}: it is not there`);
   return bytes;
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
 }

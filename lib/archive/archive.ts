@@ -1,3 +1,4 @@
+import { sameBytes } from "../wal/bytes.ts";
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
 import type { LineageStock } from "../wal/lineage.ts";
@@ -368,10 +369,6 @@ export class Archive {
       : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
     return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
 }
 
 async function readIdentity(disk: Disk): Promise<ArchiveIdentity | undefined> {

@@ -1,5 +1,5 @@
 import { WrongClusterError } from "../wal/errors.ts";
-import type { SegmentRun } from "../wal/lineage.ts";
+import { numbersOf, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { BroughtFileError, IncompleteSegmentError, type Neighbour } from "./acceptance.ts";
@@ -78,13 +78,13 @@ export class CopySource {
     signal: AbortSignal,
     tiedTo: Neighbour = "behind",
   ): Promise<string | undefined> {
-    const { timeline, firstNumber, endNumber } = run;
+    const { timeline, endNumber } = run;
     const lastNumber = endNumber - 1n as SegmentNumber;
     const keyOf = (number: SegmentNumber) => `${timeline} ${number}`;
     if (tiedTo === "before" && !this.#lacking.has(keyOf(lastNumber))) return undefined;
     const names = this.#names ??= await this.#look();
     let lacking = 0n;
-    for (let number = firstNumber; number < endNumber; number++) {
+    for (const number of numbersOf(run)) {
       const name = nameOf({ timeline, number }, this.#identity.segmentSize);
       if (copiesOf(name, names).length === 0) lacking++;
     }
@@ -95,15 +95,14 @@ export class CopySource {
       ? await this.filler.whatIsAwaited({ timeline, number: lastNumber })
       : undefined;
     if (awaited !== undefined) return awaited;
-    for (let left = endNumber - firstNumber; left > 0n; left--) {
+    for (const number of numbersOf(run, tiedTo === "behind" ? "down" : "up")) {
       signal.throwIfAborted();
-      const number = tiedTo === "behind" ? firstNumber + left - 1n : endNumber - left;
-      const stop = await this.#bringFirst({ timeline, number: number as SegmentNumber, tiedTo }, names);
+      const stop = await this.#bringFirst({ timeline, number, tiedTo }, names);
       if (stop !== undefined) {
-        if (stop.isLack) this.#lacking.add(keyOf(number as SegmentNumber));
+        if (stop.isLack) this.#lacking.add(keyOf(number));
         return [...lacks, ...stop.problems.slice(0, 1)].join("; ");
       }
-      onBrought(number as SegmentNumber);
+      onBrought(number);
     }
     return undefined;
   }

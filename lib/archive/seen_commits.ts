@@ -1,10 +1,10 @@
 import type { Lsn } from "../wal/lsn.ts";
 import { RecordReader } from "../wal/record_reader.ts";
-import { endsTransaction, TRANSACTION_RESOURCE_MANAGER } from "../wal/rmgr/transaction.ts";
+import { isTransactionEnd } from "../wal/rmgr/transaction.ts";
 import { segmentOffset, type SegmentSize } from "../wal/segment.ts";
 import type { SegmentBytes } from "./segment_bytes.ts";
 import type { TransactionMark } from "./segment_index.ts";
-import { decodeIndexed } from "./segment_indexer.ts";
+import { commitOf } from "./segment_indexer.ts";
 
 /** Which commits a piece of WAL tells, by its own records: when it was written. */
 export interface SeenCommits {
@@ -29,13 +29,11 @@ export async function seeCommits(
     startLsn: fromLsn,
     segmentSize,
     records: {
-      wants: (resourceManager, info) =>
-        resourceManager === TRANSACTION_RESOURCE_MANAGER && endsTransaction(info),
+      wants: isTransactionEnd,
       take: (record) => {
         const version = reader.majorVersion;
-        const end = version === undefined ? undefined : decodeIndexed(record, version);
-        if (end?.kind !== "commit") return;
-        const mark = { lsn: record.lsn, xid: end.xid, time: end.time };
+        const mark = version === undefined ? undefined : commitOf(record, version);
+        if (mark === undefined) return;
         if (record.endLsn <= placeLsn) before = mark;
         else after = mark;
       },

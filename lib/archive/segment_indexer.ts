@@ -3,7 +3,7 @@ import { type RecordTaker, type WalRecord, XLOG_RESOURCE_MANAGER } from "../wal/
 import { decodeRecordBody } from "../wal/record_body.ts";
 import {
   decodeTransactionEnd,
-  endsTransaction,
+  isTransactionEnd,
   TRANSACTION_RESOURCE_MANAGER,
   type TransactionEnd,
 } from "../wal/rmgr/transaction.ts";
@@ -38,9 +38,8 @@ export interface PlacedTransactionEnd extends TransactionEnd {
 
 /** Whether a record has something to say to an index. */
 export function isIndexed(resourceManager: number, info: number): boolean {
-  return resourceManager === TRANSACTION_RESOURCE_MANAGER
-    ? endsTransaction(info)
-    : resourceManager === XLOG_RESOURCE_MANAGER && isXlogRecord(info);
+  return isTransactionEnd(resourceManager, info) ||
+    resourceManager === XLOG_RESOURCE_MANAGER && isXlogRecord(info);
 }
 
 /**
@@ -215,6 +214,12 @@ export function decodeIndexed(
     if (error instanceof SyntaxError) return undefined;
     throw error;
   }
+}
+
+/** The commit that a record tells of; `undefined` where it tells of something else. */
+export function commitOf(record: WalRecord, majorVersion: number): TransactionMark | undefined {
+  const end = decodeIndexed(record, majorVersion);
+  return end?.kind === "commit" ? { lsn: record.lsn, xid: end.xid, time: end.time } : undefined;
 }
 
 /** Counts transactions' ends, in the order of the WAL. */

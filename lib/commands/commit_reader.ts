@@ -5,15 +5,15 @@ import { nameOf } from "../archive/layout.ts";
 import { withPublished } from "../archive/published.ts";
 import type { TakeBytes } from "../archive/segment_file.ts";
 import type { TransactionMark } from "../archive/segment_index.ts";
-import { decodeIndexed } from "../archive/segment_indexer.ts";
+import { commitOf } from "../archive/segment_indexer.ts";
 import type { CommitsOf, SegmentCommits } from "../observe/commit_window.ts";
-import { timelineOfSegment } from "../observe/lineage_cover.ts";
 import { VanishedError } from "../restore/obstacle.ts";
 import type { UnfinishedFile } from "../restore/stock.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import { timelineOfSegment } from "../wal/lineage.ts";
 import { type Lsn, minLsn } from "../wal/lsn.ts";
 import { RecordReader } from "../wal/record_reader.ts";
-import { endsTransaction, TRANSACTION_RESOURCE_MANAGER } from "../wal/rmgr/transaction.ts";
+import { isTransactionEnd } from "../wal/rmgr/transaction.ts";
 import { segmentEnd, type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { Tail } from "./archive_end.ts";
 import type { ArchiveSurvey } from "./archive_survey.ts";
@@ -117,16 +117,15 @@ class CommitFinder {
       startLsn: fromLsn,
       segmentSize,
       records: {
-        wants: (resourceManager, info) =>
-          resourceManager === TRANSACTION_RESOURCE_MANAGER && endsTransaction(info),
+        wants: isTransactionEnd,
         take: (record) => {
           const { lsn } = record;
           const version = this.#reader.majorVersion;
           if (lsn >= limitLsn || version === undefined) return;
-          const end = decodeIndexed(record, version);
-          if (end?.kind !== "commit") return;
+          const commit = commitOf(record, version);
+          if (commit === undefined) return;
           this.#count++;
-          this.#last = { lsn, xid: end.xid, time: end.time };
+          this.#last = commit;
           this.#first ??= this.#last;
         },
       },

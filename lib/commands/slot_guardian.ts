@@ -4,6 +4,7 @@ import { keptBytes, type SlotSample } from "../observe/slot_forecast.ts";
 import { type HaltLimits, SlotJudge, type SlotWarning } from "../observe/slot_judgement.ts";
 import { ServerError } from "../protocol/errors.ts";
 import type { Clock } from "../receiver/clock.ts";
+import { waitFor } from "../receiver/waiting.ts";
 import { connect } from "../session/connect.ts";
 import type { Session } from "../session/session.ts";
 import { hintOf } from "./context.ts";
@@ -72,7 +73,7 @@ export class SlotGuardian {
     const { policy } = this.options;
     const intervalMs = Math.min(INTERVAL_MS, Math.max(LEAST_INTERVAL_MS, (policy.afterMs ?? Infinity) / 4));
     while (!signal.aborted && !this.#halt.signal.aborted) {
-      await this.#pause(intervalMs, signal);
+      await waitFor(intervalMs, this.options.clock, signal);
       if (!signal.aborted) await this.#look(signal);
     }
   }
@@ -107,7 +108,7 @@ export class SlotGuardian {
           const inUse = error instanceof ServerError && error.sqlState === IN_USE;
           if (!inUse || clock.nowMs() > untilMs) throw error;
         }
-        await this.#pause(DROP_RETRY_MS);
+        await waitFor(DROP_RETRY_MS, clock);
       }
     } finally {
       cancel();
@@ -196,19 +197,6 @@ export class SlotGuardian {
         });
         if (policy.action === "drop-slot") this.#halt.abort(new Error("The slot holds up too much WAL"));
     }
-  }
-
-  #pause(delayMs: number, signal?: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        cancel();
-        signal?.removeEventListener("abort", done);
-        resolve();
-      };
-      const cancel = this.options.clock.setTimer(delayMs, done);
-      if (signal?.aborted) done();
-      else signal?.addEventListener("abort", done, { once: true });
-    });
   }
 }
 

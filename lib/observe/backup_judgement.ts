@@ -1,10 +1,11 @@
 import type { BackupHistory } from "../wal/backup_history.ts";
 import { isInLineage, switchPointOf, type TimelineHistory } from "../wal/history.ts";
+import { timelineOfSegment } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import { nameOf } from "../archive/layout.ts";
-import { type Stretch, timelineOfSegment } from "./lineage_cover.ts";
+import type { Stretch } from "./lineage_cover.ts";
 
 /** What the archive has of one timeline and its ancestors. */
 export interface LineageState {

@@ -1,14 +1,9 @@
 import type { SegmentRun } from "../archive/inventory.ts";
 import { nameOf } from "../archive/layout.ts";
-import { timelineAt, type TimelineHistory } from "../wal/history.ts";
-import { type Lsn, lsn, minLsn } from "../wal/lsn.ts";
-import {
-  segmentEnd,
-  type SegmentNumber,
-  segmentNumberAt,
-  type SegmentSize,
-  segmentStart,
-} from "../wal/segment.ts";
+import type { TimelineHistory } from "../wal/history.ts";
+import { onLineage, timelineOfSegment } from "../wal/lineage.ts";
+import { type Lsn, minLsn } from "../wal/lsn.ts";
+import { segmentEnd, type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
 /** Complete segments of one lineage without a hole between them: `firstNumber` up to, not including, `endNumber`. */
@@ -28,51 +23,17 @@ export interface Hole {
   readonly firstName: string;
 }
 
-/** The timeline whose file holds segment `number` on a lineage: that of the segment's last byte. */
-export function timelineOfSegment(
-  lineage: TimelineHistory,
-  number: SegmentNumber,
-  size: SegmentSize,
-): TimelineId {
-  return timelineAt(lineage, lsn(segmentEnd(number, size) - 1n));
-}
-
-/** The first segment of which a timeline of the lineage has the file; `undefined` outside the lineage. */
-export function firstSegmentOf(
-  lineage: TimelineHistory,
-  timeline: TimelineId,
-  size: SegmentSize,
-): SegmentNumber | undefined {
-  const index = lineage.entries.findIndex((entry) => entry.timeline === timeline);
-  if (index === -1 && timeline !== lineage.timeline) return undefined;
-  const before = index === -1 ? lineage.entries.at(-1) : lineage.entries[index - 1];
-  return before === undefined ? 0n as SegmentNumber : segmentNumberAt(before.endLsn, size);
-}
-
-/** The part of a run whose files belong to the lineage: where a newer timeline has its own file, that one counts. */
-function onLineage(run: SegmentRun, lineage: TimelineHistory, size: SegmentSize): Stretch | undefined {
-  const first = firstSegmentOf(lineage, run.timeline, size);
-  if (first === undefined) return undefined;
-  const leftAt = lineage.entries.find((entry) => entry.timeline === run.timeline)?.endLsn;
-  const end = leftAt === undefined ? undefined : segmentNumberAt(leftAt, size);
-  const firstNumber = run.firstNumber > first ? run.firstNumber : first;
-  const endNumber = end !== undefined && end < run.endNumber ? end : run.endNumber;
-  return firstNumber < endNumber ? { firstNumber, endNumber } : undefined;
-}
-
 /** What of a lineage is here, by number. */
 export function stretchesOf(
   runs: readonly SegmentRun[],
   lineage: TimelineHistory,
   size: SegmentSize,
 ): readonly Stretch[] {
-  const parts = runs.flatMap((run) => onLineage(run, lineage, size) ?? [])
-    .sort((a, b) => a.firstNumber < b.firstNumber ? -1 : 1);
   const stretches: { firstNumber: SegmentNumber; endNumber: SegmentNumber }[] = [];
-  for (const part of parts) {
+  for (const { firstNumber, endNumber } of onLineage(runs, { lineage, segmentSize: size })) {
     const last = stretches.at(-1);
-    if (last !== undefined && last.endNumber === part.firstNumber) last.endNumber = part.endNumber;
-    else stretches.push({ ...part });
+    if (last !== undefined && last.endNumber === firstNumber) last.endNumber = endNumber;
+    else stretches.push({ firstNumber, endNumber });
   }
   return stretches;
 }

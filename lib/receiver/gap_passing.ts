@@ -1,6 +1,6 @@
 import { type Log, messageChain } from "../log.ts";
 import { WalGapError } from "../wal/errors.ts";
-import { byTimeline, joinedRuns, missingWithin, type SegmentRun } from "../wal/lineage.ts";
+import { byTimeline, joinedRuns, missingWithin, numbersOf, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
@@ -168,9 +168,9 @@ export class GapPassing {
 
   async #countHere(gaps: readonly SegmentRun[]): Promise<number> {
     let count = 0;
-    for (const { timeline, firstNumber, endNumber } of joinedRuns(gaps)) {
-      for (let number = firstNumber; number < endNumber; number = number + 1n as SegmentNumber) {
-        if (await this.options.archive.hasSegment({ timeline, number })) count++;
+    for (const run of joinedRuns(gaps)) {
+      for (const number of numbersOf(run)) {
+        if (await this.options.archive.hasSegment({ timeline: run.timeline, number })) count++;
       }
     }
     return count;

@@ -1,9 +1,10 @@
 import { type Log, messageChain } from "../log.ts";
-import { joinedRuns, type SegmentRun, withoutRuns } from "../wal/lineage.ts";
+import { joinedRuns, numbersOf, type SegmentRun, withoutRuns } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
 import type { FlushGate } from "./flush_gate.ts";
+import { waitFor } from "./waiting.ts";
 import type { GapArchive } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
@@ -126,8 +127,9 @@ export class GapWatch {
   /** Asks for what is missing, but not for what came behind the first missing segment. */
   async #healRest(signal: AbortSignal): Promise<void> {
     const missing: SegmentRun[] = [];
-    for (const { rest: { timeline, firstNumber, endNumber } } of this.#open) {
-      for (let number = firstNumber; number < endNumber; number = number + 1n as SegmentNumber) {
+    for (const { rest } of this.#open) {
+      const { timeline } = rest;
+      for (const number of numbersOf(rest)) {
         if (signal.aborted) return;
         if (await this.options.archive.hasSegment({ timeline, number })) continue;
         missing.push({ timeline, firstNumber: number, endNumber: number + 1n as SegmentNumber });
@@ -162,19 +164,5 @@ function untilAborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-}
-
-/** Some time, or less when told to stop. */
-export function waitFor(delayMs: number, clock: Clock, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      cancel();
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const cancel = clock.setTimer(delayMs, done);
-    if (signal.aborted) done();
-    else signal.addEventListener("abort", done, { once: true });
   });
 }

@@ -1,5 +1,5 @@
 import { messageChain } from "../log.ts";
-import type { SegmentRun } from "../wal/lineage.ts";
+import { type SegmentRun, withoutRuns } from "../wal/lineage.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
 
 /**
@@ -156,12 +156,6 @@ export function withoutSegment(
   runs: readonly SegmentRun[],
   number: SegmentNumber,
 ): readonly SegmentRun[] {
-  return runs.flatMap((run) => {
-    const { timeline, firstNumber, endNumber } = run;
-    if (number < firstNumber || number >= endNumber) return [run];
-    return [
-      { timeline, firstNumber, endNumber: number },
-      { timeline, firstNumber: number + 1n as SegmentNumber, endNumber },
-    ].filter((part) => part.firstNumber < part.endNumber);
-  });
+  const endNumber = number + 1n as SegmentNumber;
+  return runs.flatMap((run) => withoutRuns(run, [{ ...run, firstNumber: number, endNumber }]));
 }

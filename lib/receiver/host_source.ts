@@ -1,7 +1,8 @@
 import { messageChain } from "../log.ts";
 import { ServerError } from "../protocol/errors.ts";
+import { sameBytes } from "../wal/bytes.ts";
 import { WrongClusterError } from "../wal/errors.ts";
-import type { SegmentRun } from "../wal/lineage.ts";
+import { numbersOf, type SegmentRun } from "../wal/lineage.ts";
 import { segmentName, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
@@ -105,7 +106,7 @@ export class HostSource {
     signal: AbortSignal,
     tiedTo: Neighbour = "behind",
   ): Promise<string | undefined> {
-    const { timeline, firstNumber, endNumber } = run;
+    const { timeline, endNumber } = run;
     const lastNumber = endNumber - 1n as SegmentNumber;
     const keyOf = (number: SegmentNumber) => `${timeline} ${number}`;
     if (tiedTo === "before" && !this.#notThereYet.has(keyOf(lastNumber))) return undefined;
@@ -115,8 +116,7 @@ export class HostSource {
     if (awaited !== undefined) return awaited;
     const source = await (this.#connection ??= this.#connect(signal));
     await this.#refuseOtherHistory(source, timeline);
-    for (let left = endNumber - firstNumber; left > 0n; left--) {
-      const number = (tiedTo === "behind" ? firstNumber + left - 1n : endNumber - left) as SegmentNumber;
+    for (const number of numbersOf(run, tiedTo === "behind" ? "down" : "up")) {
       try {
         await this.#ask(source, { timeline, number, tiedTo }, signal);
       } catch (error) {
@@ -215,8 +215,4 @@ export class HostSource {
 /** The archive refused what this server sent. */
 class RefusedError extends Error {
   override readonly name = "RefusedError";
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
 }

@@ -10,7 +10,7 @@ import { afterFailure, NotYetError, PermanentError, SLOT_INVALIDATED, WAL_REMOVE
 import { removalOf } from "./first_available.ts";
 import { FlushGate } from "./flush_gate.ts";
 import { GapPassing, lackError } from "./gap_passing.ts";
-import { gapFields, GapWatch, waitFor } from "./gap_watch.ts";
+import { gapFields, GapWatch } from "./gap_watch.ts";
 import type { HostReply } from "./lack.ts";
 import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.ts";
 import { Preparation, type Prepared } from "./preparation.ts";
@@ -18,6 +18,7 @@ import { Reporter } from "./reporter.ts";
 import { RoomWatch } from "./room_watch.ts";
 import { claimsBelow, gapsBelow, type StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
+import { waitFor } from "./waiting.ts";
 import type { GapArchive, GapHealer } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 

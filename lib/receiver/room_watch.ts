@@ -2,6 +2,7 @@ import type { Log } from "../log.ts";
 import type { Clock } from "./clock.ts";
 import type { Reporter } from "./reporter.ts";
 import { StopTimeout, withinStop } from "./stopping.ts";
+import { waitFor } from "./waiting.ts";
 import type { ShortOfRoom, WalArchive } from "./wal_archive.ts";
 
 /** Room is looked for this often. */
@@ -58,20 +59,7 @@ export class RoomWatch {
         return;
       }
       this.short(room);
-      await pause(clock, signal);
+      await waitFor(RETRY_MS, clock, signal);
     }
   }
-}
-
-function pause(clock: Clock, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      cancel();
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const cancel = clock.setTimer(RETRY_MS, done);
-    if (signal.aborted) done();
-    else signal.addEventListener("abort", done, { once: true });
-  });
 }

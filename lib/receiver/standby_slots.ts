@@ -5,6 +5,7 @@ import type { SlotView } from "../protocol/replication_views.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Clock } from "./clock.ts";
+import { waitFor } from "./waiting.ts";
 
 /** Slots on standbys are looked after this often: so much more WAL a standby keeps than it has to. */
 export const STANDBY_SLOTS_INTERVAL_MS = 10_000;
@@ -64,7 +65,7 @@ export class StandbySlots {
         if (signal.aborted) return;
         await this.#keep(host, signal);
       }
-      await this.#wait(signal);
+      await waitFor(STANDBY_SLOTS_INTERVAL_MS, this.options.clock, signal);
     }
   }
 
@@ -151,19 +152,6 @@ export class StandbySlots {
       server: host.name,
       slot: this.options.slot,
       ...problem,
-    });
-  }
-
-  #wait(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        cancel();
-        signal.removeEventListener("abort", done);
-        resolve();
-      };
-      const cancel = this.options.clock.setTimer(STANDBY_SLOTS_INTERVAL_MS, done);
-      if (signal.aborted) done();
-      else signal.addEventListener("abort", done, { once: true });
     });
   }
 }

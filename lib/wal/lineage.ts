@@ -135,6 +135,16 @@ export function missingWithin(
   return missing;
 }
 
+/** The numbers of some segments, one after the other. */
+export function* numbersOf(
+  { firstNumber, endNumber }: Omit<SegmentRun, "timeline">,
+  order: "up" | "down" = "up",
+): Iterable<SegmentNumber> {
+  for (let left = endNumber - firstNumber; left > 0n; left--) {
+    yield (order === "up" ? endNumber - left : firstNumber + left - 1n) as SegmentNumber;
+  }
+}
+
 /** The same segments by timeline, lowest first; what overlaps or touches is one. */
 export function joinedRuns(ranges: readonly SegmentRun[]): readonly SegmentRun[] {
   const runs: SegmentRun[] = [];
@@ -231,7 +241,7 @@ function endOfCover(begin: SegmentNumber, ranges: readonly SegmentRun[]): Segmen
 }
 
 /** The parts of these ranges whose files belong to the lineage, by their first number. */
-function onLineage(
+export function onLineage(
   ranges: readonly SegmentRun[],
   { lineage, segmentSize: size }: Pick<LineageView, "lineage" | "segmentSize">,
 ): readonly SegmentRun[] {

@@ -18,14 +18,10 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
-import type { Disk } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
 import { openPooledDisk } from "../../lib/archive/pooled_disk.ts";
+import { code, MEMORY_BYTES, onDisk, type Open, pattern } from "./on_disk.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
-
-const MEMORY_BYTES = 1 << 20;
-
-type Open = (root: string, memoryBytes: number) => Disk;
 
 /** The disks that write past the page cache, from memory of their own. */
 const ALIGNED: readonly (readonly [name: string, open: Open])[] = [
@@ -34,25 +30,6 @@ const ALIGNED: readonly (readonly [name: string, open: Open])[] = [
 ];
 
 const DISKS = [...ALIGNED, ["the direct disk", (root: string) => openDirectDisk(root)] as const];
-
-async function onDisk(open: Open, use: (disk: Disk, root: string) => Promise<void>): Promise<void> {
-  await inTemporaryDirectory(async (root) => {
-    const disk = open(root, MEMORY_BYTES);
-    try {
-      await use(disk, root);
-    } finally {
-      await disk.close();
-    }
-  });
-}
-
-function code(value: string) {
-  return (error: unknown) => (error as { code?: unknown }).code === value;
-}
-
-function pattern(length: number, seed = 1): Uint8Array {
-  return Uint8Array.from({ length }, (_, index) => (index * 31 + seed * 7 + (index >> 8)) & 255);
-}
 
 /** How many descriptors of this process write past the page cache, to files below `root`. */
 function directDescriptors(root: string): number {

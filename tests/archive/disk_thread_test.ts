@@ -2,30 +2,9 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import type { Disk } from "../../lib/archive/disk.ts";
 import { openDiskThread } from "../../lib/archive/disk_thread.ts";
+import { code, MEMORY_BYTES, onDisk, pattern } from "./on_disk.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
-
-const MEMORY_BYTES = 1 << 20;
-
-async function onDisk(use: (disk: Disk, root: string) => Promise<void>): Promise<void> {
-  await inTemporaryDirectory(async (root) => {
-    const disk = openDiskThread(root, MEMORY_BYTES);
-    try {
-      await use(disk, root);
-    } finally {
-      await disk.close();
-    }
-  });
-}
-
-function code(value: string) {
-  return (error: unknown) => (error as { code?: unknown }).code === value;
-}
-
-function pattern(length: number, seed = 1): Uint8Array {
-  return Uint8Array.from({ length }, (_, index) => (index * 31 + seed * 7 + (index >> 8)) & 255);
-}
 
 test("the disk thread ends once what was asked is done, and refuses what comes later", () =>
   inTemporaryDirectory(async (root) => {
@@ -38,7 +17,7 @@ test("the disk thread ends once what was asked is done, and refuses what comes l
   }));
 
 test("with patience the answers are the same, and a message never waits for the thread that must read it", () =>
-  onDisk(async (disk, root) => {
+  onDisk(openDiskThread, async (disk, root) => {
     disk.setPatience?.(60_000);
     const file = await disk.create("a", 0o600);
     const missing = disk.rename("absent", "b");
@@ -58,7 +37,7 @@ test("with patience the answers are the same, and a message never waits for the 
   }));
 
 test("no wake-up is lost between a caller that stands still, gives up standing still, or never did, and the disk", () =>
-  onDisk(async (disk, root) => {
+  onDisk(openDiskThread, async (disk, root) => {
     const file = await disk.create("a", 0o600);
     const bytes = disk.allocate(64);
     const rounds = 3000;

@@ -4,11 +4,7 @@ import { join } from "node:path";
 import { formatLsn, type Lsn } from "../../lib/wal/lsn.ts";
 import { decodeRecordBody } from "../../lib/wal/record_body.ts";
 import { RecordReader } from "../../lib/wal/record_reader.ts";
-import {
-  decodeTransactionEnd,
-  endsTransaction,
-  TRANSACTION_RESOURCE_MANAGER,
-} from "../../lib/wal/rmgr/transaction.ts";
+import { decodeTransactionEnd, isTransactionEnd } from "../../lib/wal/rmgr/transaction.ts";
 import { segmentName, segmentNumberAt, segmentStart } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import type { ArchiveFiles } from "./receiver.ts";
@@ -31,8 +27,7 @@ export function archivedCommits(
     startLsn: segmentStart(number, segmentSize),
     segmentSize,
     records: {
-      wants: (resourceManager, info) =>
-        resourceManager === TRANSACTION_RESOURCE_MANAGER && endsTransaction(info),
+      wants: isTransactionEnd,
       take: (record) => {
         const version = reader.majorVersion;
         if (version === undefined) return;

@@ -17,6 +17,21 @@ import { type Given, startReceiving } from "./running_receiver.ts";
 const number = (value: number) => BigInt(value) as SegmentNumber;
 const HISTORY_2 = "1\t0/680000\tno recovery target specified\n";
 
+/** A server on timeline 2, and the old primary of timeline 1, which has its WAL still. */
+const AFTER_FAILOVER = {
+  others: [{
+    address: "db2:5432",
+    timeline: 1,
+    flushLsn: at(6.25),
+    onStart: (source) => source.sendUpTo(at(6.25)),
+  }],
+  prepare: ({ server, archive }: { readonly server: FakeServer; readonly archive: FakeArchive }) => {
+    server.timeline = 2;
+    server.histories.set(2, HISTORY_2);
+    archive.histories.set(2, HISTORY_2);
+  },
+} satisfies Given;
+
 /** The archive has 0 and 1, the server what follows from `removedBelow` on. */
 function lacking(removedBelow: number, flushLsn = 9.5) {
   return ({ server, archive }: { readonly server: FakeServer; readonly archive: FakeArchive }) => {
@@ -425,17 +440,7 @@ for (const brings of [true, false]) {
   test(`receiveWal() asks a host on an older timeline before it gives anything up, and has the WAL brought (${brings})`, async () => {
     const healed: string[] = [];
     const run = await startLacking(9, {
-      others: [{
-        address: "db2:5432",
-        timeline: 1,
-        flushLsn: at(6.25),
-        onStart: (source) => source.sendUpTo(at(6.25)),
-      }],
-      prepare: ({ server, archive }) => {
-        server.timeline = 2;
-        server.histories.set(2, HISTORY_2);
-        archive.histories.set(2, HISTORY_2);
-      },
+      ...AFTER_FAILOVER,
       heal: (gaps) => {
         healed.push(
           ...gaps.map(({ timeline, firstNumber, endNumber }) => `${timeline} ${firstNumber}-${endNumber}`),
@@ -464,17 +469,7 @@ for (const brings of [true, false]) {
 test("receiveWal() waits a bounded time for a healing that brings nothing, and for its end when it stops", async () => {
   let rounds = 0;
   const run = await startLacking(9, {
-    others: [{
-      address: "db2:5432",
-      timeline: 1,
-      flushLsn: at(6.25),
-      onStart: (source) => source.sendUpTo(at(6.25)),
-    }],
-    prepare: ({ server, archive }) => {
-      server.timeline = 2;
-      server.histories.set(2, HISTORY_2);
-      archive.histories.set(2, HISTORY_2);
-    },
+    ...AFTER_FAILOVER,
     heal: (_gaps, signal) => {
       rounds++;
       return new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
@@ -493,17 +488,7 @@ test("receiveWal() waits a bounded time for a healing that brings nothing, and f
 test("receiveWal() goes behind no segment that a host has while its healing brings in others", async () => {
   let brought = 5;
   const run = await startLacking(9, {
-    others: [{
-      address: "db2:5432",
-      timeline: 1,
-      flushLsn: at(6.25),
-      onStart: (source) => source.sendUpTo(at(6.25)),
-    }],
-    prepare: ({ server, archive }) => {
-      server.timeline = 2;
-      server.histories.set(2, HISTORY_2);
-      archive.histories.set(2, HISTORY_2);
-    },
+    ...AFTER_FAILOVER,
     heal: (_gaps, signal) =>
       new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
   });
@@ -541,17 +526,10 @@ test("receiveWal() counts the minute anew after a pause in which nobody was aske
 
 test("receiveWal() waits between rounds of which nothing comes: what is said to be here counts as missing", async () => {
   const run = await startLacking(9, {
-    others: [{
-      address: "db2:5432",
-      timeline: 1,
-      flushLsn: at(6.25),
-      onStart: (source) => source.sendUpTo(at(6.25)),
-    }],
+    others: AFTER_FAILOVER.others,
     heal: () => Promise.resolve(),
     prepare: ({ server, archive }) => {
-      server.timeline = 2;
-      server.histories.set(2, HISTORY_2);
-      archive.histories.set(2, HISTORY_2);
+      AFTER_FAILOVER.prepare({ server, archive });
       // It would spin for ever.
       const { open } = server;
       server.open = () => {

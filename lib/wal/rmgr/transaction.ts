@@ -43,6 +43,11 @@ export interface TransactionEnd {
 
 const NO_SUBTRANSACTIONS = new Uint32Array(0);
 
+/** Whether a record ends a transaction. */
+export function isTransactionEnd(resourceManager: number, info: number): boolean {
+  return resourceManager === TRANSACTION_RESOURCE_MANAGER && endsTransaction(info);
+}
+
 /** Whether a record of `TRANSACTION_RESOURCE_MANAGER` ends a transaction: recovery can stop at those only. */
 export function endsTransaction(info: number): boolean {
   const operation = info & OPERATION_MASK;
