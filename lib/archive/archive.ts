@@ -1,6 +1,6 @@
 import { sameBytes } from "../wal/bytes.ts";
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
-import type { TimelineHistory } from "../wal/history.ts";
+import { emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
 import type { LineageStock } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
@@ -301,6 +301,12 @@ export class Archive {
       incomplete: inventory.incomplete,
       gaps: missingByLedger(await this.ledger(), identity.segmentSize),
     };
+  }
+
+  /** A timeline with its ancestors; with none where the archive does not have its history. */
+  async lineage(timeline: TimelineId): Promise<TimelineHistory> {
+    const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
+    return bytes === undefined ? emptyHistory(timeline) : parseHistory(timeline, bytes);
   }
 
   /**

@@ -16,13 +16,11 @@ import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
-import { lineageIn } from "../receiver/start.ts";
-import { type StandbyHost, StandbySlots } from "../receiver/standby_slots.ts";
+import { type KeptWal, type SlotHost, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { askHosts, connect } from "../session/connect.ts";
 import { formatAddress } from "../session/socket.ts";
 import { formatLsn, type Lsn, minLsn } from "../wal/lsn.ts";
-import type { TimelineId } from "../wal/timeline.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
@@ -307,12 +305,13 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
   const slots = slot === undefined || !options.slotOnStandbys ? undefined : new StandbySlots({
-    hosts: standbyHosts(settings, log),
+    hosts: slotHosts(settings, log),
     slot,
     clock: realClock,
     log,
     systemIdentifier: () => archive.identity?.systemIdentifier,
-    flushed: () => flushedOf(archive, position),
+    streamingFrom: () => guardian?.address,
+    flushed: () => keptWalOf(archive, position),
   });
   const keeping = slots?.run(ended.signal);
   try {
@@ -351,22 +350,23 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
 }
 
 /** No slot is moved past WAL that is missing here: a host that nobody could reach may still have it. */
-async function flushedOf(
+async function keptWalOf(
   archive: Archive,
   position: LegPosition | undefined,
-): Promise<{ readonly timeline: TimelineId; readonly flushLsn: Lsn } | undefined> {
+): Promise<KeptWal | undefined> {
   if (position === undefined) return undefined;
   const { timeline, flushLsn, segmentSize } = position;
+  const history = await archive.lineage(timeline);
   const ledger = await archive.ledger();
   // Mostly: then the archive need not be looked through.
-  if (ledger.records.length === 0) return { timeline, flushLsn };
+  if (ledger.records.length === 0) return { history, flushLsn, segmentSize };
   const contents = await archive.contents();
-  const wantedLsn = firstWanted({ contents, ledger, lineage: lineageIn(contents, timeline), segmentSize });
-  return { timeline, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn) };
+  const wantedLsn = firstWanted({ contents, ledger, lineage: history, segmentSize });
+  return { history, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn), segmentSize };
 }
 
-/** Each host of the connection string by itself, while it is a standby. */
-function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyHost[] {
+/** Each host of the connection string by itself, whatever it is. */
+function slotHosts(settings: ConnectionSettings, log: Log): readonly SlotHost[] {
   return settings.hosts.map((host) => ({
     name: formatAddress(host),
     connect: (signal) =>
@@ -374,7 +374,7 @@ function standbyHosts(settings: ConnectionSettings, log: Log): readonly StandbyH
       connect({
         ...settings,
         hosts: [host],
-        targetSessionAttrs: "standby",
+        targetSessionAttrs: "any",
         applicationName: SLOT_KEEPER_NAME,
       }, { log, signal }),
   }));

@@ -1,5 +1,6 @@
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
+import type { ServerRole } from "./replication_views.ts";
 
 /** The first version that takes options of CREATE_REPLICATION_SLOT in parentheses, and knows READ_REPLICATION_SLOT. */
 const VERSION_15 = 150_000;
@@ -55,13 +56,22 @@ export function readSlotQuery(name: string): string {
 }
 
 /**
- * Moves a physical slot, in SQL: from PostgreSQL 11 on, on a standby too. No further than to what that server has.
+ * Moves a physical slot, in SQL: from PostgreSQL 11 on, on a standby too, where no further than to what is replayed there.
  *
- * Throws as `checkSlotName()` does.
+ * The server does it only while it has the role that it is thought to have, and answers NULL otherwise: one that was
+ * promoted meanwhile may have left the line that `toLsn` is of. In one statement, and with CASE, as a condition in WHERE
+ * may be looked at behind the call. Throws as `checkSlotName()` does.
  */
-export function advanceSlotQuery(name: string, toLsn: Lsn): string {
-  return "SELECT end_lsn AS restart_lsn FROM pg_catalog.pg_replication_slot_advance(" +
-    `'${checkSlotName(name)}', '${formatLsn(toLsn)}')`;
+export function advanceSlotQuery(
+  name: string,
+  { toLsn, role }: { readonly toLsn: Lsn; readonly role: ServerRole },
+): string {
+  const isStandby = "pg_catalog.pg_is_in_recovery()";
+  const [condition, limit] = role === "standby"
+    ? [isStandby, `LEAST('${formatLsn(toLsn)}'::pg_catalog.pg_lsn, pg_catalog.pg_last_wal_replay_lsn())`]
+    : [`NOT ${isStandby}`, `'${formatLsn(toLsn)}'`];
+  return `SELECT CASE WHEN ${condition} THEN ` +
+    `(pg_catalog.pg_replication_slot_advance('${checkSlotName(name)}', ${limit})).end_lsn END AS restart_lsn`;
 }
 
 /** A physical slot that reserves WAL from now on, not only from its first use. Throws as `checkSlotName()` does. */

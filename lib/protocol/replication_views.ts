@@ -35,6 +35,22 @@ export interface SenderView {
   readonly sinceReplyMs: number | undefined;
 }
 
+/** What a server is just now. */
+export type ServerRole = "primary" | "standby";
+
+/** Where a server is. */
+export interface ServerPosition {
+  readonly role: ServerRole;
+  /** What a standby has replayed, or a primary brought to its disk; `undefined` before anything was. */
+  readonly endLsn: Lsn | undefined;
+}
+
+/** The server's role and position; from PostgreSQL 10 on. */
+export const POSITION_QUERY =
+  "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'standby' ELSE 'primary' END AS role, " +
+  "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() " +
+  "ELSE pg_catalog.pg_current_wal_flush_lsn() END AS end_lsn";
+
 /** The slots; from PostgreSQL 10 on. */
 export function slotsQuery(serverVersion: number): string {
   const limits = serverVersion >= VERSION_13
@@ -88,6 +104,28 @@ export function decodeSenders(answer: Answer): readonly SenderView[] {
     syncState: row.read("sync_state", String),
     sinceReplyMs: row.read("since_reply", decodeInteger),
   }));
+}
+
+/**
+ * What `POSITION_QUERY` answered.
+ *
+ * @throws {ProtocolError} on anything else.
+ */
+export function decodePosition(answer: Answer): ServerPosition {
+  const [position] = decodeRows(answer, "a query of the position", (row) => ({
+    role: row.read("role", String) === "standby" ? "standby" as const : "primary" as const,
+    endLsn: row.read("end_lsn", parseLsn),
+  }));
+  return wanted(position, "role");
+}
+
+/**
+ * Where `advanceSlotQuery()` has left a slot; `undefined` when the server was not of the wanted role.
+ *
+ * @throws {ProtocolError} on anything else.
+ */
+export function decodeAdvance(answer: Answer): Lsn | undefined {
+  return decodeRows(answer, "the advance of a slot", (row) => row.read("restart_lsn", parseLsn))[0];
 }
 
 /**

@@ -5,7 +5,6 @@ import {
   decodeTimelineHistory,
 } from "../protocol/answers.ts";
 import {
-  advanceSlotQuery,
   createIdleSlotCommand,
   createReplicationSlotCommand,
   dropReplicationSlotCommand,
@@ -29,9 +28,9 @@ import {
   type SlotView,
 } from "../protocol/replication_views.ts";
 import type { SlotPosition, SystemIdentity, WalStream, WalStreamHandler } from "../protocol/replication.ts";
-import type { Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Command, Link } from "./link.ts";
+import { SlotSession } from "./slot_session.ts";
 import { streamWal } from "./stream.ts";
 
 /** How READ_REPLICATION_SLOT refuses a logical slot (feature_not_supported, PostgreSQL 15 to 18). */
@@ -156,17 +155,12 @@ export class Session {
     }
   }
 
-  /** Moves a slot that nobody uses; over an ordinary SQL connection, which the server may refuse. */
-  async advanceSlot(name: string, toLsn: Lsn): Promise<void> {
-    const doing = `move slot ${name} along on`;
-    const sql = await this.#openSql().catch((error) => {
-      throw explainSql(error, `Cannot ${doing} ${this.address}`, VIEWS_HINT);
+  /** An ordinary connection to the same server, which it may refuse, to look at slots and to move them. */
+  async openSlots(signal?: AbortSignal): Promise<SlotSession> {
+    const sql = await this.#openSql(signal).catch((error) => {
+      throw explainSql(error, `Cannot read the slots of ${this.address}`, VIEWS_HINT);
     });
-    try {
-      await sql.query({ text: advanceSlotQuery(name, toLsn), doing, decode: ignoreRows });
-    } finally {
-      await sql.close();
-    }
+    return new SlotSession(sql, this.serverVersion);
   }
 
   /** Physical, with RESERVE_WAL. `ServerError` 42710 when it exists. */

@@ -4,6 +4,9 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { advanceSlotQuery } from "../../lib/protocol/commands.ts";
+import { STANDBY_SLOTS_INTERVAL_MS } from "../../lib/receiver/standby_slots.ts";
 import { parseHistory, type TimelineHistory } from "../../lib/wal/history.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
@@ -435,6 +438,79 @@ for (const kept of [true, false]) {
   );
 }
 
+test("--slot-on-standbys moves the primary's slot along while a standby streams", { timeout }, async () => {
+  using directory = new WorkDirectory();
+  await using a = await startCluster({ segmentBytes, settings });
+  await a.sql(TABLE);
+  await using b = await a.createStandby({ name: "b" });
+  const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+  for (const cluster of [a, b]) {
+    await cluster.sql("SELECT pg_create_physical_replication_slot('walvault', true)");
+  }
+  const made = (await slotOf(a))!;
+  await using receiver = startReceiver({
+    connection: primaryOf([a, b]).replace("target_session_attrs=primary", "target_session_attrs=standby"),
+    archive: archive.directory,
+    options: ["--slot=walvault", "--slot-on-standbys"],
+  });
+  assert.equal((await receiver.next("streaming"))["server"], `${b.host}:${b.port}`);
+  await write(a, 600);
+  const written = parseLsn(await currentLsn(a));
+  await until("all of it is here", () => archive.endLsn() >= written);
+  await until("the slot of the primary is moved", async () => (await slotOf(a))! >= written, 30_000);
+  assert.ok(made < written);
+  const flush = await b.value(
+    "SELECT flush_lsn FROM pg_stat_replication WHERE application_name = 'walvault'",
+  );
+  assert.ok((await slotOf(a))! <= parseLsn(flush), "the slot is past what is durable here");
+  assert.equal(await receiver.stop(), 0);
+  assert.deepEqual(receiver.linesOf("slot is not moved along"), []);
+});
+
+test("--slot-on-standbys: a standby that says nothing holds up no stop", { timeout }, async () => {
+  using directory = new WorkDirectory();
+  await using a = await startCluster({ segmentBytes, settings });
+  await using b = await a.createStandby({ name: "b" });
+  await using receiver = startReceiver({
+    connection: primaryOf([b, a]),
+    archive: directory.archive(),
+    options: ["--slot=walvault", "--create-slot", "--slot-on-standbys"],
+  });
+  await receiver.next("streaming");
+  await until("the slot on the standby", async () => await slotOf(b) !== undefined, 30_000);
+  b.suspend();
+  try {
+    // The next look is under way.
+    await sleep(STANDBY_SLOTS_INTERVAL_MS + 2000);
+    const askedMs = performance.now();
+    assert.equal(await receiver.stop(), 0);
+    const tookMs = performance.now() - askedMs;
+    assert.ok(tookMs < 5000, `the stop took ${tookMs} ms`);
+  } finally {
+    b.resume();
+  }
+});
+
+test("a slot is moved only by a server that has the role it is thought to have", { timeout }, async () => {
+  await using a = await startCluster({ segmentBytes, settings });
+  await a.sql(TABLE);
+  await using b = await a.createStandby({ name: "b" });
+  for (const cluster of [a, b]) {
+    await cluster.sql("SELECT pg_create_physical_replication_slot('walvault', true)");
+  }
+  await write(a, 100);
+  await replayed(b, await currentLsn(a));
+  const toLsn = parseLsn("FFFFFFFF/0");
+  for (const [cluster, role, other] of [[a, "primary", "standby"], [b, "standby", "primary"]] as const) {
+    const before = await slotOf(cluster);
+    assert.equal(await cluster.value(advanceSlotQuery("walvault", { toLsn, role: other })), "null");
+    assert.equal(await slotOf(cluster), before);
+    const movedTo = parseLsn(await cluster.value(advanceSlotQuery("walvault", { toLsn, role })));
+    const end = role === "primary" ? "pg_current_wal_flush_lsn()" : "pg_last_wal_replay_lsn()";
+    assert.ok(movedTo > before! && movedTo <= parseLsn(await cluster.value(`SELECT ${end}`)));
+  }
+});
+
 test("--slot-on-standbys makes no slot that it can't move along, and says so once", { timeout }, async () => {
   using directory = new WorkDirectory();
   await using a = await startCluster({ segmentBytes, settings });
@@ -448,11 +524,11 @@ test("--slot-on-standbys makes no slot that it can't move along, and says so onc
     options: ["--slot=walvault", "--create-slot", "--slot-on-standbys"],
   });
   await receiver.next("streaming");
-  const warning = receiver.linesOf("slot on standby is not kept")[0] ??
-    await receiver.next("slot on standby is not kept");
+  const warning = receiver.linesOf("slot is not moved along")[0] ??
+    await receiver.next("slot is not moved along");
   assert.equal(warning["server"], `${b.host}:${b.port}`);
   assert.match(String(warning["hint"]), /pg_hba\.conf/);
   assert.equal(await slotOf(b), undefined);
   assert.equal(await receiver.stop(), 0);
-  assert.equal(receiver.linesOf("slot on standby is not kept").length, 1);
+  assert.equal(receiver.linesOf("slot is not moved along").length, 1);
 });

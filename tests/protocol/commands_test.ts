@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import {
+  advanceSlotQuery,
   checkSlotName,
   createReplicationSlotCommand,
   dropReplicationSlotCommand,
@@ -27,6 +28,11 @@ describe("commands", () => {
         [readReplicationSlotCommand("a"), 'READ_REPLICATION_SLOT "a"'],
         [dropReplicationSlotCommand("a"), 'DROP_REPLICATION_SLOT "a"'],
         [timelineHistoryCommand(timelineId(4_294_967_295)), "TIMELINE_HISTORY 4294967295"],
+        [
+          advanceSlotQuery("a", { toLsn: start.startLsn, role: "primary" }),
+          "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN " +
+          "(pg_catalog.pg_replication_slot_advance('a', '16/B3000000')).end_lsn END AS restart_lsn",
+        ],
         [showCommand("wal_segment_size"), "SHOW wal_segment_size"],
         [
           startReplicationCommand({ slot: undefined, ...start }),
