@@ -24,6 +24,8 @@ export interface GivingUp {
   readonly identity: ArchiveIdentity | undefined;
   readonly clock: Clock;
   readonly log: Log;
+  /** Drops it on the standbys that it is kept on; resolves to where it may be left. */
+  dropElsewhere(): Promise<readonly string[]>;
 }
 
 /**
@@ -83,9 +85,11 @@ export async function giveSlotUp(
     );
   }
   log.error("slot dropped", { slot, server: guardian.address ?? "" });
+  const left = await givingUp.dropElsewhere();
   throw new PermanentError(
-    `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says; ` +
-      "find out why, then receive with --create-slot: what the server still has by then comes",
+    `Cannot go on receiving: replication slot "${slot}" held up too much WAL, and is dropped as --halt-action says` +
+      (left.length === 0 ? "" : `, but it may be left on ${left.join(", ")}`) +
+      "; find out why, then receive with --create-slot: what the server still has by then comes",
   );
 }
 

@@ -12,19 +12,19 @@ import { firstWanted } from "../archive/gaps.ts";
 import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
-import { ServerError } from "../protocol/errors.ts";
 import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
-import { type KeptWal, type SlotHost, StandbySlots } from "../receiver/standby_slots.ts";
+import { dropElsewhere } from "../receiver/slots_elsewhere.ts";
+import { type KeptWal, StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { askHosts, connect } from "../session/connect.ts";
-import { formatAddress } from "../session/socket.ts";
 import { formatLsn, type Lsn, minLsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
 import { type CommandContext, EXIT, hintOf, UsageError } from "./context.ts";
+import { dropSlot } from "./drop_slot.ts";
 import { giveSlotUp } from "./giving_up.ts";
 import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
@@ -34,12 +34,7 @@ import { maskSecrets } from "./mask_secrets.ts";
 import type { ReceiveCommandOptions } from "./receive_options.ts";
 import { notifyServiceManager } from "./service_manager.ts";
 import { SlotGuardian } from "./slot_guardian.ts";
-
-/** undefined_object: there is no such slot. */
-const NO_SUCH_OBJECT = "42704";
-
-/** What looks after the slots on standbys is called so in `pg_stat_activity`. */
-const SLOT_KEEPER_NAME = "walvault slots";
+import { slotHosts } from "./slot_hosts.ts";
 
 /** The server has this long to confirm the end of the stream. */
 const STOP_TIMEOUT_MS = 10_000;
@@ -58,7 +53,10 @@ export async function receive(options: ReceiveCommandOptions, context: CommandCo
   }
   for (const warning of warnings) log.warn("connection string", { warning });
   try {
-    if (options.dropSlot) return await dropSlot(options, settings, log, context.signal);
+    if (options.dropSlot) {
+      const { slot = "", slotOnStandbys: onStandbys = false } = options;
+      return await dropSlot({ slot, onStandbys }, { settings, log }, context.signal);
+    }
     return await receiveInto(directory ?? "", { options, settings, log }, context);
   } catch (error) {
     // Who reads JSON lines has to find the one that matters most among them.
@@ -114,26 +112,6 @@ function checkUsage(options: ReceiveCommandOptions): void {
   if (options.createSlot && options.dropSlot) {
     throw new UsageError("--create-slot and --drop-slot exclude each other", "Give one of them");
   }
-}
-
-async function dropSlot(
-  options: ReceiveCommandOptions,
-  settings: ConnectionSettings,
-  log: Log,
-  signal: AbortSignal,
-): Promise<number> {
-  const slot = options.slot ?? "";
-  const source = await connect(settings, { log, signal });
-  try {
-    await source.dropSlot(slot);
-  } catch (cause) {
-    if (!(cause instanceof ServerError) || cause.sqlState !== NO_SUCH_OBJECT) throw cause;
-    throw new PermanentError(`Cannot drop replication slot "${slot}": the server has none of that name`);
-  } finally {
-    await source.close();
-  }
-  log.info("slot dropped", { slot });
-  return EXIT.done;
 }
 
 interface Receiving {
@@ -304,8 +282,9 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
-  const slots = slot === undefined || !options.slotOnStandbys ? undefined : new StandbySlots({
-    hosts: slotHosts(settings, log),
+  const hosts = options.slotOnStandbys ? slotHosts(settings, log) : [];
+  const slots = slot === undefined || hosts.length === 0 ? undefined : new StandbySlots({
+    hosts,
     slot,
     clock: realClock,
     log,
@@ -313,7 +292,8 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     streamingFrom: () => guardian?.address,
     flushed: () => keptWalOf(archive, position),
   });
-  const keeping = slots?.run(ended.signal);
+  const keepingEnded = new AbortController();
+  const keeping = slots?.run(AbortSignal.any([ended.signal, keepingEnded.signal]));
   try {
     const end = await receiveWal(dependencies, {
       slot,
@@ -327,12 +307,22 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     }, signal);
     live.clear();
     if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
+      // It would make those anew that are dropped.
+      keepingEnded.abort();
+      await keeping;
+      const { identity } = archive;
+      const others = hosts.filter(({ name }) => name !== guardian.address);
+      const elsewhere = { hosts: others, slot: slot ?? "", clock: realClock, log };
       await giveSlotUp(guardian, {
         slot: slot ?? "",
         archive: dependencies.archive,
-        identity: archive.identity,
+        identity,
         clock: realClock,
         log,
+        dropElsewhere: () =>
+          identity === undefined
+            ? Promise.resolve([])
+            : dropElsewhere({ ...elsewhere, systemIdentifier: identity.systemIdentifier }),
       });
     }
     log.info("stopped", {
@@ -363,21 +353,6 @@ async function keptWalOf(
   const contents = await archive.contents();
   const wantedLsn = firstWanted({ contents, ledger, lineage: history, segmentSize });
   return { history, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn), segmentSize };
-}
-
-/** Each host of the connection string by itself, whatever it is. */
-function slotHosts(settings: ConnectionSettings, log: Log): readonly SlotHost[] {
-  return settings.hosts.map((host) => ({
-    name: formatAddress(host),
-    connect: (signal) =>
-      // Under the receiver's own name it would be taken for it, by synchronous_standby_names too.
-      connect({
-        ...settings,
-        hosts: [host],
-        targetSessionAttrs: "any",
-        applicationName: SLOT_KEEPER_NAME,
-      }, { log, signal }),
-  }));
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

@@ -86,7 +86,7 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
       slotNameOption,
     )
     .option("--create-slot", "make the slot if it is not there, and reserve WAL at once")
-    .option("--drop-slot", "drop the slot and exit")
+    .option("--drop-slot", "drop the slot and exit; with --slot-on-standbys on each standby too")
     .option(
       "--slot-on-standbys",
       "keep the slot on each standby of the connection string too, and move it along: after a failover the new " +
@@ -183,7 +183,8 @@ Examples:
 
   --slot-on-standbys needs PostgreSQL 13 or newer, and an ordinary connection for the same role (a line of pg_hba.conf
   for the database that dbname= names, else postgres): where a slot can't be moved along none is made, as it would
-  keep all WAL. Before a host is taken out of the connection string for good, drop the slot there.
+  keep all WAL. Before a host is taken out of the connection string for good, drop the slot there. --halt-action
+  drop-slot drops all of them; where a standby can't be reached, it says what to run there.
 
 Exit codes:
   0 told to stop, or --endpos reached   2 usage   3 failed`,

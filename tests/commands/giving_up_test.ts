@@ -66,7 +66,13 @@ const SAMPLE: SlotSample = {
 function giveUpOnSimDisk(
   drop: () => Promise<void>,
   see: (
-    seen: { readonly error: Error; readonly before: readonly string[]; readonly after: readonly string[] },
+    seen: {
+      readonly error: Error;
+      readonly before: readonly string[];
+      readonly after: readonly string[];
+      /** So often the slots of standbys were dropped. */
+      readonly elsewhere: number;
+    },
   ) => void,
 ): Promise<void> {
   return onSimDisk(async ({ disk }) => {
@@ -79,6 +85,7 @@ function giveUpOnSimDisk(
         `${startLsn / BigInt(MIB)}-${endLsn / BigInt(MIB)}`
       );
     let before: readonly string[] = [];
+    let elsewhere = 0;
     const guardian = {
       address: "db:5432",
       dropSlot: async (
@@ -98,25 +105,34 @@ function giveUpOnSimDisk(
       identity: IDENTITY,
       clock,
       log: fakeLog().log,
+      dropElsewhere: () => {
+        elsewhere++;
+        return Promise.resolve(["db3:5432"]);
+      },
     }).catch((cause) => cause);
-    see({ error, before, after: await told() });
+    see({ error, before, after: await told(), elsewhere });
   });
 }
 
 test("giveSlotUp() records what will be missing before the slot goes", () =>
-  giveUpOnSimDisk(() => Promise.resolve(), ({ error, before, after }) => {
+  giveUpOnSimDisk(() => Promise.resolve(), ({ error, before, after, elsewhere }) => {
     assert.ok(error instanceof PermanentError);
-    assert.match(error.message, /is dropped as --halt-action says/);
+    assert.match(error.message, /is dropped as --halt-action says, but it may be left on db3:5432;/);
+    assert.equal(elsewhere, 1);
     assert.deepEqual(before, ["4-100"]);
     assert.deepEqual(after, ["4-100"]);
   }));
 
 test("giveSlotUp() takes the record back when the slot could not be dropped", () =>
-  giveUpOnSimDisk(() => Promise.reject(serverError("55006", "it is in use")), ({ error, before, after }) => {
-    assert.match(error.message, /Cannot drop replication slot "wv".* stays/);
-    assert.deepEqual(before, ["4-100"]);
-    assert.deepEqual(after, [], "the slot still holds it: receiving goes on from there");
-  }));
+  giveUpOnSimDisk(
+    () => Promise.reject(serverError("55006", "it is in use")),
+    ({ error, before, after, elsewhere }) => {
+      assert.match(error.message, /Cannot drop replication slot "wv".* stays/);
+      assert.equal(elsewhere, 0);
+      assert.deepEqual(before, ["4-100"]);
+      assert.deepEqual(after, [], "the slot still holds it: receiving goes on from there");
+    },
+  ));
 
 test("giveSlotUp() lets the record stand when the answer is lost: the slot may be gone", () =>
   giveUpOnSimDisk(() => Promise.reject(new Error("ECONNRESET")), ({ error, after }) => {
@@ -139,7 +155,14 @@ test("giveSlotUp() leaves the slot where it is when nothing can be recorded in t
   };
   const archive = { contents: () => new Promise(() => {}) } as unknown as GapReceivingArchive;
   const end = watched(
-    giveSlotUp(guardian, { slot: "wv", archive, identity: IDENTITY, clock, log: fakeLog().log }),
+    giveSlotUp(guardian, {
+      slot: "wv",
+      archive,
+      identity: IDENTITY,
+      clock,
+      log: fakeLog().log,
+      dropElsewhere: () => Promise.reject(new Error("The slot is still there")),
+    }),
   );
   await clock.advance(29_000);
   assert.equal(end.done, false);

@@ -491,6 +491,46 @@ test("--slot-on-standbys: a standby that says nothing holds up no stop", { timeo
   }
 });
 
+test(
+  "--drop-slot tells of slots on standbys, and with --slot-on-standbys drops them",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    await using a = await startCluster({ segmentBytes, settings });
+    await using b = await a.createStandby({ name: "b" });
+    const make = (cluster: Cluster) =>
+      cluster.sql("SELECT pg_create_physical_replication_slot('walvault', true)");
+    for (const cluster of [a, b]) await make(cluster);
+    const archive = directory.archive();
+    const drop = async (more: readonly string[]) => {
+      const receiver = startReceiver({
+        connection: primaryOf([a, b]),
+        archive,
+        options: ["--slot=walvault", "--drop-slot", ...more],
+      });
+      return { code: await receiver.ended(), stderr: receiver.stderr };
+    };
+    const told = await drop([]);
+    assert.equal(told.code, 0, told.stderr);
+    assert.match(told.stderr, /slot is left on standby.*add --slot-on-standbys to --drop-slot/);
+    assert.equal(await slotOf(a), undefined);
+    assert.notEqual(await slotOf(b), undefined);
+
+    await make(a);
+    await b.stop();
+    const unreachable = await drop(["--slot-on-standbys"]);
+    assert.equal(unreachable.code, 3);
+    assert.match(unreachable.stderr, new RegExp(`slot may be left.*${b.host}:${b.port}.*run there: SELECT`));
+    assert.equal(await slotOf(a), undefined);
+
+    await b.start();
+    await make(a);
+    const dropped = await drop(["--slot-on-standbys"]);
+    assert.equal(dropped.code, 0, dropped.stderr);
+    assert.deepEqual([await slotOf(a), await slotOf(b)], [undefined, undefined]);
+  },
+);
+
 test("a slot is moved only by a server that has the role it is thought to have", { timeout }, async () => {
   await using a = await startCluster({ segmentBytes, settings });
   await a.sql(TABLE);

@@ -332,3 +332,35 @@ test(
     checkRecords(archive);
   },
 );
+
+test(`receive gives up the slots on standbys with its own${why}`, options, async () => {
+  using directory = new WorkDirectory();
+  using disk = new SmallDisk(directory);
+  await using cluster = await start();
+  await using standby = await cluster.createStandby({ name: "b" });
+  const slots = (of: Cluster) =>
+    of.value("SELECT coalesce(string_agg(slot_name, ','), '') FROM pg_replication_slots");
+  const both = [cluster, standby];
+  await using receiver = startReceiver({
+    connection: cluster.conninfo({
+      host: both.map(({ host }) => host).join(),
+      port: both.map(({ port }) => port).join(),
+      target_session_attrs: "primary",
+    }),
+    archive: disk.path,
+    options: [
+      ...[...OPTIONS, "--slot-on-standbys", "--min-free=14MB", "--stall-timeout=60"],
+      ...["--halt-after=4", "--halt-lag=1MB", "--halt-action=drop-slot"],
+    ],
+  });
+  await receiver.next("streaming");
+  await caughtUp(cluster, receiver);
+  await until("the slot on the standby", async () => await slots(standby) === "walvault", 30_000);
+  disk.fill(18 * MIB);
+  await sleep(1500);
+  await write(cluster, 12);
+  assert.equal(await receiver.ended(), 3);
+  assert.equal(await slots(cluster), "");
+  assert.equal(await slots(standby), "");
+  assert.equal(receiver.linesOf("slot dropped").length, 2);
+});
