@@ -5,6 +5,7 @@ import {
   joinedRuns,
   type LineageStock,
   missingBelow,
+  onLineage,
   overlap,
   type SegmentRun,
 } from "../wal/lineage.ts";
@@ -270,18 +271,35 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   });
 }
 
+/** One segment's place. */
+export interface SegmentPlace {
+  readonly timeline: TimelineId;
+  readonly number: SegmentNumber;
+}
+
+/** A segment that was recorded to be missing. */
+export interface WantedWal extends SegmentPlace {
+  /** The last complete segment below it on its lineage. */
+  readonly below: SegmentPlace | undefined;
+}
+
 /**
- * Where the lowest WAL of a lineage begins that was recorded to be missing, and has neither come nor been given up;
- * what lies before the archive's first byte there is missed by nobody.
+ * The lowest segment of a lineage that was recorded to be missing, and has neither come nor been given up; what lies
+ * before the archive's first byte there is missed by nobody.
  */
-export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): Lsn | undefined {
+export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): WantedWal | undefined {
   const gaps = missingByLedger(ledger, segmentSize);
   const recorded = ledger.records.map((range) => segmentsOfGap(range, segmentSize));
   const endNumber = recorded.reduce<bigint>((last, run) => run.endNumber > last ? run.endNumber : last, 0n);
   const view = { contents: { ...contents, gaps }, lineage, segmentSize };
   const wanted = missingBelow(view, endNumber as SegmentNumber, "open")
     .find((missing) => recorded.some((run) => overlap(run, missing)));
-  return wanted === undefined ? undefined : segmentStart(wanted.firstNumber, segmentSize);
+  if (wanted === undefined) return undefined;
+  const { timeline, firstNumber: number } = wanted;
+  const below = onLineage(contents.runs, view).findLast(({ firstNumber }) => firstNumber < number);
+  if (below === undefined) return { timeline, number, below };
+  const end = below.endNumber < number ? below.endNumber : number;
+  return { timeline, number, below: { timeline: below.timeline, number: end - 1n as SegmentNumber } };
 }
 
 /** Cuts a range wherever one of the others begins or ends in it; neighbours that the same ones cover stay one. */

@@ -8,7 +8,6 @@ import { type FileLock, lockFile } from "../archive/flock.ts";
 import { LOCK_FILE } from "../archive/layout.ts";
 import { GapReceivingArchive } from "../archive/gap_receiving_archive.ts";
 import { type MinimumFree, minimumFreeBytes } from "../archive/minimum_free.ts";
-import { firstWanted } from "../archive/gaps.ts";
 import { RECEIVING_MEMORY_BYTES } from "../archive/receiving_archive.ts";
 import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
@@ -16,10 +15,10 @@ import { PermanentError } from "../receiver/failure.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { WalSource } from "../receiver/wal_source.ts";
 import { dropElsewhere } from "../receiver/slots_elsewhere.ts";
-import { type KeptWal, StandbySlots } from "../receiver/standby_slots.ts";
+import { StandbySlots } from "../receiver/standby_slots.ts";
 import { type ReceiveEnd, receiveWal } from "../receiver/receive.ts";
 import { askHosts, connect } from "../session/connect.ts";
-import { formatLsn, type Lsn, minLsn } from "../wal/lsn.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { realClock } from "./clock.ts";
 import { commandConnection } from "./connection.ts";
 import type { Compressing } from "./compressing.ts";
@@ -28,6 +27,7 @@ import { dropSlot } from "./drop_slot.ts";
 import { giveSlotUp } from "./giving_up.ts";
 import { Healing } from "./healing.ts";
 import type { Indexing } from "./indexing.ts";
+import { KeptWalLook } from "./kept_wal.ts";
 import { LiveLine } from "./live_line.ts";
 import { commandLog } from "./logging.ts";
 import { maskSecrets } from "./mask_secrets.ts";
@@ -282,6 +282,16 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
+  const keptWal = new KeptWalLook({
+    lineage: (timeline) => archive.lineage(timeline),
+    gapMark: () => dependencies.archive.gapMark(),
+    hasSegment: (segment) => dependencies.archive.hasSegment(segment),
+    survey: async () => {
+      // On a thread of its own: what is received waits for ours.
+      const beside = await healing?.archive() ?? archive;
+      return { contents: await beside.contents(), ledger: await beside.ledger() };
+    },
+  });
   const hosts = options.slotOnStandbys ? slotHosts(settings, log) : [];
   const slots = slot === undefined || hosts.length === 0 ? undefined : new StandbySlots({
     hosts,
@@ -290,7 +300,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     log,
     systemIdentifier: () => archive.identity?.systemIdentifier,
     streamingFrom: () => guardian?.address,
-    flushed: () => keptWalOf(archive, position),
+    flushed: () => position === undefined ? Promise.resolve(undefined) : keptWal.at(position),
   });
   const keepingEnded = new AbortController();
   const keeping = slots?.run(AbortSignal.any([ended.signal, keepingEnded.signal]));
@@ -337,22 +347,6 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     live.clear();
     notifyServiceManager("--stopping", "stopping", { env: context.env, log });
   }
-}
-
-/** No slot is moved past WAL that is missing here: a host that nobody could reach may still have it. */
-async function keptWalOf(
-  archive: Archive,
-  position: LegPosition | undefined,
-): Promise<KeptWal | undefined> {
-  if (position === undefined) return undefined;
-  const { timeline, flushLsn, segmentSize } = position;
-  const history = await archive.lineage(timeline);
-  const ledger = await archive.ledger();
-  // Mostly: then the archive need not be looked through.
-  if (ledger.records.length === 0) return { history, flushLsn, segmentSize };
-  const contents = await archive.contents();
-  const wantedLsn = firstWanted({ contents, ledger, lineage: history, segmentSize });
-  return { history, flushLsn: wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn), segmentSize };
 }
 
 function formatEnd(end: ReceiveEnd, position: LegPosition | undefined): string {

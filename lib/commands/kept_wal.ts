@@ -1,0 +1,81 @@
+import { firstWanted, type GapLedger, type WantedWal } from "../archive/gaps.ts";
+import type { ArchiveContents } from "../archive/archive.ts";
+import type { LegPosition } from "../receiver/leg.ts";
+import type { KeptWal } from "../receiver/standby_slots.ts";
+import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
+import { type Lsn, minLsn } from "../wal/lsn.ts";
+import { type SegmentNumber, segmentStart } from "../wal/segment.ts";
+import type { TimelineId } from "../wal/timeline.ts";
+
+type Position = Pick<LegPosition, "timeline" | "flushLsn" | "segmentSize">;
+
+/** What `KeptWalLook` asks an archive; all but `survey` takes no longer when there are many segments. */
+export interface KeptWalSource {
+  lineage(timeline: TimelineId): Promise<TimelineHistory>;
+  /** Changes whenever something is written to the ledger; "" while there is none. */
+  gapMark(): Promise<string>;
+  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
+  /** Looks through the whole archive. */
+  survey(): Promise<{ readonly contents: ArchiveContents; readonly ledger: GapLedger }>;
+}
+
+/**
+ * Tells what slots need not keep any more: what is durable here, but nothing past WAL that was recorded as missing. A host
+ * that nobody could reach may still have that.
+ *
+ * To look through a large archive takes a while. That is done only when something has changed that counts: the ledger, the
+ * timeline, or what stands at and right below the first segment that is missing.
+ */
+export class KeptWalLook {
+  #known:
+    | { readonly mark: string; readonly timeline: TimelineId; readonly wanted: WantedWal | undefined }
+    | undefined;
+  #last: Promise<unknown> = Promise.resolve();
+  #history: TimelineHistory = emptyHistory(1 as TimelineId);
+
+  constructor(private readonly source: KeptWalSource) {}
+
+  /** One after the other: who asks at the same time shares what is found. */
+  at(position: Position): Promise<KeptWal> {
+    const answer = this.#last.then(() => this.#at(position));
+    this.#last = answer.catch(() => {
+      // Whoever asked has it; the next one looks again.
+    });
+    return answer;
+  }
+
+  async #at({ timeline, flushLsn, segmentSize }: Position): Promise<KeptWal> {
+    // One with ancestors is never written anew.
+    if (this.#history.timeline !== timeline || this.#history.entries.length === 0) {
+      this.#history = await this.source.lineage(timeline);
+    }
+    const history = this.#history;
+    const mark = await this.source.gapMark();
+    const wanted = mark === "" ? undefined : await this.#firstWanted(mark, { history, segmentSize });
+    const wantedLsn = wanted === undefined ? undefined : segmentStart(wanted.number, segmentSize);
+    const keptLsn: Lsn = wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn);
+    return { history, flushLsn: keptLsn, segmentSize };
+  }
+
+  async #firstWanted(
+    mark: string,
+    { history: lineage, segmentSize }: Pick<KeptWal, "history" | "segmentSize">,
+  ): Promise<WantedWal | undefined> {
+    const { timeline } = lineage;
+    const known = this.#known;
+    if (known?.mark === mark && known.timeline === timeline && !await this.#hasChanged(known.wanted)) {
+      return known.wanted;
+    }
+    const { contents, ledger } = await this.source.survey();
+    const wanted = firstWanted({ contents, ledger, lineage, segmentSize });
+    this.#known = { mark, timeline, wanted };
+    return wanted;
+  }
+
+  /** It has come, or all below it was removed: then nobody misses it any more. */
+  async #hasChanged(wanted: WantedWal | undefined): Promise<boolean> {
+    if (wanted === undefined) return false;
+    if (await this.source.hasSegment(wanted)) return true;
+    return wanted.below !== undefined && !await this.source.hasSegment(wanted.below);
+  }
+}
