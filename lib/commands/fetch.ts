@@ -9,7 +9,7 @@ import { fetchComplete, fetchFile, type FetchOutcome, prepareRestore } from "../
 import { exitCodeOf, type Obstacle, obstacleOf, RESTORE_EXIT } from "../restore/obstacle.ts";
 import { outlastOutage } from "../restore/outlast_outage.ts";
 import { parseRequestedName, type RequestedFile } from "../restore/requested_file.ts";
-import { isFirstProcess, isStandby, type RestoringServer } from "../restore/server_directory.ts";
+import { isStandby, readServerRun, type RestoringServer } from "../restore/server_directory.ts";
 import { type Look, type Trigger, waitForFile } from "../restore/wait_for_file.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type CommandContext, hintOf, UsageError } from "./context.ts";
@@ -57,10 +57,9 @@ export async function fetch(
     // It may end as a child of the server, in a container: any other end would be a crash of one of its own.
     return RESTORE_EXIT.delivered;
   }
-  const reading = options.ahead && !await isFirstProcess(server.data)
-    ? await import("./fetch_ahead.ts")
-    : undefined;
-  const ahead = reading?.findBoot();
+  const run = options.ahead ? await readServerRun(server.data) : undefined;
+  const reading = options.ahead && run?.processId !== "1" ? await import("./fetch_ahead.ts") : undefined;
+  const ahead = reading?.findBoot(server.data.root, run);
   let delivered: Delivered | undefined;
   try {
     await checkTarget(server, words.target);

@@ -8,7 +8,7 @@ import { ArchiveDirectory } from "../restore/archive_directory.ts";
 import { prepareRestore, type Proof } from "../restore/fetch_file.ts";
 import { type Boot, isPreparingName } from "../restore/prepared_file.ts";
 import { beginNext, prepareSegment, type Preparing, removePrepared } from "../restore/read_ahead.ts";
-import type { RestoringServer } from "../restore/server_directory.ts";
+import { readServerRun, type RestoringServer, type ServerRun } from "../restore/server_directory.ts";
 import { UsageError } from "./context.ts";
 
 /** Another one after each start of the machine; on Linux only. */
@@ -24,11 +24,13 @@ export interface AheadCall {
 }
 
 /**
- * The start of the machine, and the user; `undefined` where the system does not tell them, and nothing is read ahead.
+ * The start of the machine, the run of the server, and the user; `undefined` where something of it is not told, and nothing
+ * is read ahead.
  *
+ * @param run as `postmaster.pid` in the data directory `data` tells it.
  * @throws {UsageError} where the program can't start itself.
  */
-export function findBoot(): Boot | undefined {
+export function findBoot(data: string, run: ServerRun | undefined): Boot | undefined {
   if (bunBuiltins() === undefined) {
     throw new UsageError(
       "--ahead is not for Deno: its permissions do not let the program start itself",
@@ -36,14 +38,20 @@ export function findBoot(): Boot | undefined {
     );
   }
   const userId = process.geteuid?.();
+  // Whoever runs it by hand, and pg_rewind, has no server that would ask for the next segment.
+  if (run === undefined || userId === undefined) return undefined;
   let text: string;
+  let place: fs.Stats;
   try {
     text = fs.readFileSync(BOOT_ID, "utf8");
+    place = fs.statSync(data);
   } catch {
     return undefined;
   }
   const bootId = text.trim().replaceAll("-", "");
-  return userId === undefined || !/^[0-9a-f]{32}$/.test(bootId) ? undefined : { bootId, userId };
+  if (!/^[0-9a-f]{32}$/.test(bootId)) return undefined;
+  const serverRun = [run.processId, run.startedAt, place.dev, place.ino].join(" ");
+  return { bootId, serverRun, userId };
 }
 
 /** What a call has given to its server. */
@@ -104,7 +112,7 @@ export async function prepareAhead(call: AheadCall, preparing: Preparing): Promi
       "--prepare is for the program itself: use --ahead",
     );
   }
-  const ahead = findBoot();
+  const ahead = findBoot(server.data.root, await readServerRun(server.data));
   if (ahead === undefined) return;
   const restore = await prepareRestore(await ArchiveDirectory.open(archive), server, {
     proof,

@@ -344,10 +344,11 @@ async function deliverPrepared(
   const name = segmentName(wanted.timeline, wanted.number, wanted.segmentSize);
   try {
     const prepared = await preparationOf({ ...restore, ahead }, name, published);
-    const start = await preparedFile(wal, prepared, { bytes: wanted.segmentSize, ownerId: ahead.userId });
-    if (start === undefined) return false;
+    const pages = await preparedFile(wal, prepared, { bytes: wanted.segmentSize, ownerId: ahead.userId });
+    if (pages === undefined) return false;
     const check = new SegmentCheck(wanted);
-    check.take(start);
+    check.take(pages.first);
+    check.takeLastPage(pages.last);
     await checkPageTimeline(archive, check.pageTimeline, wanted);
     // What a killed call left, as in `writeTarget`.
     await removeName(wal, temporaryName(targetName));

@@ -62,6 +62,22 @@ export class SegmentCheck {
     }
   }
 
+  /**
+   * Takes the header of the last page without what lies before it. An empty one tells nothing, as after an XLOG_SWITCH.
+   *
+   * @throws {CorruptWalError}
+   */
+  takeLastPage(header: Uint8Array): void {
+    const { startLsn, segmentSize } = this.wanted;
+    const pageLsn = advance(startLsn, segmentSize - PAGE_BYTES);
+    const address = decodePageHeader(header)?.pageLsn;
+    if (address === pageLsn || (address !== undefined && isAllZero(header))) return;
+    throw new CorruptWalError(
+      pageLsn,
+      address === undefined ? "no page header" : `page address ${formatLsn(address)}, want its own`,
+    );
+  }
+
   /** All bytes were taken. */
   end(): void {
     const { startLsn, segmentSize } = this.wanted;

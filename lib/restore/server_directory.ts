@@ -3,6 +3,7 @@ import { readWhole, withFile } from "../archive/durable.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 
 const CONTROL_FILE = "global/pg_control";
+const PID_FILE = "postmaster.pid";
 const MAXIMUM_PID_FILE_BYTES = 4096;
 const STANDBY_SIGNAL = "standby.signal";
 
@@ -34,10 +35,22 @@ export async function isStandby(data: Disk): Promise<boolean> {
   return await data.entry(STANDBY_SIGNAL) !== undefined;
 }
 
-/** Whether the server is the first process of a container: what nobody waits for becomes its child. */
-export async function isFirstProcess(data: Disk): Promise<boolean> {
-  const bytes = await readWhole(data, "postmaster.pid", MAXIMUM_PID_FILE_BYTES).catch(() => undefined);
-  return bytes !== undefined && new TextDecoder().decode(bytes).split("\n")[0]?.trim() === "1";
+/** Which run of a server it is: another one after each start of it. */
+export interface ServerRun {
+  /** Where it is 1, the server is the first process of a container: what nobody waits for becomes its child. */
+  readonly processId: string;
+  /** Seconds since 1970. */
+  readonly startedAt: string;
+}
+
+/** The run that `postmaster.pid` tells of; `undefined` where it is not there, or not whole. */
+export async function readServerRun(data: Disk): Promise<ServerRun | undefined> {
+  const bytes = await readWhole(data, PID_FILE, MAXIMUM_PID_FILE_BYTES).catch(() => undefined);
+  if (bytes === undefined) return undefined;
+  // Process, data directory, start; then what is of no use here.
+  const [processId = "", , startedAt = ""] = new TextDecoder().decode(bytes).split("\n", 3)
+    .map((line) => line.trim());
+  return /^-?[0-9]+$/.test(processId) && /^[0-9]+$/.test(startedAt) ? { processId, startedAt } : undefined;
 }
 
 /** Whether the server has the history of a timeline itself. */

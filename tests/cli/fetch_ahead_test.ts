@@ -234,10 +234,44 @@ test("fetch --ahead: nothing is read ahead where the server is a container's fir
   assert.equal(fetch(scene, nameOf(FIRST)).code, 0);
   await readersEnded(scene);
   assert.deepEqual(scene.walNames, ["RECOVERYXLOG"]);
-  fs.writeFileSync(join(scene.data, "postmaster.pid"), `17\n${scene.data}\n`);
+  fs.writeFileSync(join(scene.data, "postmaster.pid"), `17\n${scene.data}\n1700000000\n`);
   assert.equal(fetch(scene, nameOf(FIRST)).code, 0);
   await readersEnded(scene);
   assert.equal(scene.walNames.filter(isPrepared).length, 1);
+});
+
+test("fetch --ahead: what a copy of a data directory brings along is not taken, torn as it may be", {
+  timeout,
+  skip,
+}, async () => {
+  const runs: Readonly<Record<string, (scene: Scene) => void>> = {
+    "another process": ({ data }) =>
+      fs.writeFileSync(join(data, "postmaster.pid"), `18\n${data}\n1700000000\n`),
+    "another start": ({ data }) =>
+      fs.writeFileSync(join(data, "postmaster.pid"), `17\n${data}\n1700000001\n`),
+    "another directory": ({ path, data }) => {
+      fs.cpSync(data, join(path, "copy"), { recursive: true, preserveTimestamps: true });
+      fs.renameSync(data, join(path, "first"));
+      fs.renameSync(join(path, "copy"), data);
+    },
+    "no server": ({ data }) => fs.rmSync(join(data, "postmaster.pid")),
+  };
+  for (const [what, change] of Object.entries(runs)) {
+    using scene = new Scene();
+    scene.fill(segments, COUNT - 1);
+    assert.equal(fetch(scene, nameOf(FIRST)).code, 0);
+    await readersEnded(scene);
+    const [prepared] = scene.walNames.filter(isPrepared);
+    // A crash of the file system under a copy: the middle was never written.
+    const path = join(scene.data, "pg_wal", prepared!);
+    const torn = fs.readFileSync(path);
+    fs.writeFileSync(path, torn.fill(0, 8192, torn.length - 8192));
+    change(scene);
+    const { code, stderr } = fetch(scene, nameOf(FIRST + 1));
+    assert.deepEqual({ code, readAhead: stderr.includes("read ahead") }, { code: 0, readAhead: false }, what);
+    assertTarget(scene, 1);
+    await readersEnded(scene);
+  }
 });
 
 test(

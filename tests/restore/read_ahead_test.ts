@@ -24,7 +24,11 @@ import { FIRST, nameOf, QUICK, Scene, scenery, SEGMENT_SIZE } from "./restore_sc
 const { segments } = scenery();
 const NEXT = nameOf(FIRST + 1);
 const SKIP = process.geteuid === undefined ? "needs user numbers" : false;
-const AHEAD: Boot = { bootId: "0123456789abcdef0123456789abcdef", userId: process.geteuid?.() ?? 0 };
+const AHEAD: Boot = {
+  bootId: "0123456789abcdef0123456789abcdef",
+  serverRun: "17 1700000000 2049 77",
+  userId: process.geteuid?.() ?? 0,
+};
 
 function compressed(bytes: Uint8Array): Uint8Array {
   const compressor = new PieceCompressor({ format: "zstd", level: 1 });
@@ -118,6 +122,13 @@ test(
     const cases: Readonly<Record<string, Case>> = {
       "before the machine was started": {
         call: () => ({ ahead: { ...AHEAD, bootId: AHEAD.bootId.replace("0", "1") } }),
+      },
+      "before the server was started": {
+        call: () => ({ ahead: { ...AHEAD, serverRun: AHEAD.serverRun.replace("17 ", "18 ") } }),
+      },
+      "and its last page lost since": {
+        change: (_, path) =>
+          put(path, (bytes) => void bytes.set(segments[2]!.subarray(0, 8192), bytes.length - 8192)),
       },
       "by another user": { call: () => ({ ahead: { ...AHEAD, userId: AHEAD.userId + 1 } }) },
       "with a shorter look": { call: () => ({ proof: "pages" }) },

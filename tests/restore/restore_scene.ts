@@ -50,6 +50,7 @@ export class Scene {
     const control = new Uint8Array(8192);
     new DataView(control.buffer).setBigUint64(0, SYSTEM_IDENTIFIER, true);
     fs.writeFileSync(join(this.data, "global/pg_control"), control);
+    fs.writeFileSync(join(this.data, "postmaster.pid"), `17\n${this.data}\n1700000000\n5432\n`);
     if (options.identity === "none") fs.rmdirSync(join(this.archive, "inprogress"));
     else {this.put(
         "archive.json",
