@@ -12,7 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Cluster } from "../postgres/cluster.ts";
 import { findProgram } from "../postgres/servers.ts";
-import { formatTable, median, programPid, watch } from "./measure.ts";
+import { formatTable, median, stop, watch } from "./measure.ts";
 import {
   freshSlot,
   makeWal,
@@ -86,7 +86,7 @@ function contenders(primary: Cluster, endLsn: string): readonly Contender[] {
 
 async function run(contender: Contender, primary: Cluster, directory: string, endLsn: string): Promise<Run> {
   const started = performance.now();
-  const receiver = watch(contender.command(primary, directory));
+  await using receiver = watch(contender.command(primary, directory));
   let ended = false;
   receiver.end.then(() => ended = true, () => ended = true);
   const acknowledged = `SELECT count(*) FROM pg_stat_replication
@@ -105,9 +105,8 @@ async function run(contender: Contender, primary: Cluster, directory: string, en
       }
       backlogSeconds = (performance.now() - from) / 1000;
     }
-    process.kill(programPid(receiver.child) ?? process.pid, "SIGINT");
   }
-  const cost = await receiver.end;
+  const cost = await (contender.stays ? stop(receiver) : receiver.end);
   const names = segments(/^[0-9A-F]{24}(\.(zst|gz|lz4))?$/);
   const bytes = names.length * 16 * 1024 * 1024;
   if (cost.exitCode !== 0 || bytes < MEGABYTES * 1024 * 1024) {

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
 
 /** What one run of a program cost. */
 export interface Cost {
@@ -13,13 +14,22 @@ export interface Cost {
   readonly peakBytes: number;
 }
 
-/** A program that runs and is watched; `end` settles when it is gone. */
-export interface Watched {
+/**
+ * A program that runs and is watched; `end` settles when it is gone.
+ *
+ * To be held with `await using`: one that outlives its benchmark keeps trying to reach a server that is gone, and whatever
+ * it has inherited open, so that who waits for the end of the benchmark's output, or for its lock, waits for ever.
+ */
+export interface Watched extends AsyncDisposable {
   readonly child: ChildProcess;
   readonly end: Promise<Cost>;
 }
 
 const POLL_MS = 20;
+/** A program that was told to stop is told again after so long, */
+const STOP_AGAIN_MS = 5000;
+/** and so often. */
+const STOP_TRIES = 4;
 
 /** The program's process: the one child of the shell that counts its time. */
 export function programPid(shell: ChildProcess): number | undefined {
@@ -47,7 +57,7 @@ export function watch(
   environment: Readonly<Record<string, string>> = {},
 ): Watched {
   // The second line of `times` is what the shell's children took; three decimals of a second.
-  const script = 'trap "" INT TERM; "$@"; code=$?; times >&3; exit $code';
+  const script = 'trap : INT TERM; "$@"; code=$?; times >&3; exit $code';
   const started = performance.now();
   const child = spawn("bash", ["-c", script, "bench", ...command], {
     stdio: ["ignore", "ignore", "inherit", "pipe"],
@@ -64,7 +74,40 @@ export function watch(
       resolve({ exitCode: code ?? 1, seconds, cpuSeconds: childrenSeconds(times), peakBytes });
     });
   });
-  return { child, end };
+  const kill = async () => {
+    // The shell ends behind it; without a program it has nothing to wait for.
+    if (child.exitCode === null) signalProcess(programPid(child), "SIGKILL");
+    await end;
+  };
+  return { child, end, [Symbol.asyncDispose]: kill };
+}
+
+/**
+ * Tells a program to stop, and waits until it has.
+ *
+ * @throws when it does not.
+ */
+export async function stop({ child, end }: Pick<Watched, "child" | "end">): Promise<Cost> {
+  for (let tries = 0; tries < STOP_TRIES; tries++) {
+    // One that a signal comes to early has none yet for it, or is still the shell.
+    signalProcess(programPid(child), "SIGINT");
+    const late = new AbortController();
+    const timeout = sleep(STOP_AGAIN_MS, undefined, { signal: late.signal }).catch(() => undefined);
+    const cost = await Promise.race([end, timeout]);
+    late.abort();
+    if (cost !== undefined) return cost;
+  }
+  throw new Error(`Cannot compare: a program did not stop in ${STOP_TRIES * STOP_AGAIN_MS / 1000} s`);
+}
+
+function signalProcess(pid: number | undefined, signal: "SIGINT" | "SIGKILL"): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    // It has just ended.
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
 }
 
 /** Sums what bash's `times` says in its second line: `0m1.234s 0m0.567s`. */

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { type Cluster, startCluster } from "../postgres/cluster.ts";
 import { findProgram } from "../postgres/servers.ts";
-import { type Cost, formatTable, median, programPid, watch, type Watched } from "./measure.ts";
+import { type Cost, formatTable, median, programPid, stop, watch } from "./measure.ts";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 /** How much WAL is caught up. */
@@ -23,6 +23,8 @@ const TPS_PAIRS = Number(process.env["WALVAULT_BENCH_PAIRS"] ?? "9");
 const TPS_SECONDS = Number(process.env["WALVAULT_BENCH_SECONDS"] ?? "10");
 const IDLE_SECONDS = Number(process.env["WALVAULT_BENCH_SECONDS"] ?? "600");
 const CLIENTS = [1, 8, 32];
+/** It ends this much later than it was told to, at most. */
+const PGBENCH_SPARE_SECONDS = 60;
 /** The unit of `/proc/PID/stat`, on every Linux in use. */
 const TICKS_PER_SECOND = 100;
 
@@ -158,7 +160,8 @@ async function benchCatchUp(): Promise<void> {
       await freshSlot(primary);
       warm(primary);
       await withDirectory(primary.directory, async (directory) => {
-        const cost = await watch(contender.catchUp(primary, directory, endLsn)).end;
+        await using receiver = watch(contender.catchUp(primary, directory, endLsn));
+        const cost = await receiver.end;
         const bytes = directoryBytes(directory);
         if (cost.exitCode !== 0 || bytes < MEGABYTES * 1024 * 1024) {
           throw new Error(
@@ -203,12 +206,6 @@ async function becomeSynchronous(primary: Cluster): Promise<void> {
   }
 }
 
-async function stop(watched: Watched): Promise<Cost> {
-  const pid = programPid(watched.child);
-  if (pid !== undefined) process.kill(pid, "SIGINT");
-  return await watched.end;
-}
-
 function pgbench(primary: Cluster, clients: number): number {
   const program = findProgram(primary.programs, "pgbench");
   if (program === undefined) throw new Error("Cannot compare: PostgreSQL 15 came without pgbench");
@@ -233,9 +230,15 @@ function pgbench(primary: Cluster, clients: number): number {
     "postgres",
   ], {
     encoding: "utf8",
+    // Commits wait for ever for a receiver that is gone.
+    timeout: (TPS_SECONDS + PGBENCH_SPARE_SECONDS) * 1000,
+    killSignal: "SIGKILL",
   });
   const tps = /tps = ([0-9.]+)/.exec(run.stdout)?.[1];
-  if (run.status !== 0 || tps === undefined) throw new Error(`Cannot run pgbench: ${run.stderr}`);
+  if (run.status !== 0 || tps === undefined) {
+    const why = run.status === null ? "it did not end; the receiver confirms nothing" : run.stderr;
+    throw new Error(`Cannot run pgbench: ${why}`);
+  }
   return Number(tps);
 }
 
@@ -268,7 +271,7 @@ async function benchTps(): Promise<void> {
         await primary.sql(`SELECT pg_replication_slot_advance('keep', pg_current_wal_lsn())`);
         await freshSlot(primary);
         await withDirectory(primary.directory, async (directory) => {
-          const receiver = watch(contender.stay(primary, directory));
+          await using receiver = watch(contender.stay(primary, directory));
           await primary.configure({ synchronous_standby_names: APPLICATION });
           await becomeSynchronous(primary);
           results.set(contender.name, [...results.get(contender.name) ?? [], pgbench(primary, clients)]);
@@ -306,7 +309,7 @@ async function watchIdle(index: number): Promise<readonly string[]> {
   if (contender === undefined) throw new RangeError(`Cannot find contender ${index}`);
   await freshSlot(primary);
   return await withDirectory(primary.directory, async (directory) => {
-    const receiver = watch(contender.stay(primary, directory));
+    await using receiver = watch(contender.stay(primary, directory));
     await sleep(Math.min(30_000, IDLE_SECONDS * 100));
     const pid = programPid(receiver.child);
     if (pid === undefined) throw new Error(`Cannot watch ${contender.name}: it is not there`);
