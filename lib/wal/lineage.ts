@@ -196,31 +196,15 @@ export function byTimeline(
 }
 
 /**
- * Where the archive begins on a lineage: its first complete segment there, also one that was left for a newer timeline
- * inside it.
+ * Where the archive begins on a lineage: the first segment there of which it has something, complete or not, also one
+ * that was left for a newer timeline inside it.
  *
- * Unfinished ones count where there is no complete one, or where they lead up to it with no hole but a recorded gap.
- * Others are left over from before older segments were removed: to begin there would ask for WAL that nobody has any
- * more.
+ * What was begun counts as much as what is complete: it was received, so what comes behind it was to follow, and what
+ * `push` brings further on is no reason to pass over that.
  */
-function beginOnLineage(view: LineageView): SegmentNumber | undefined {
-  const { contents, lineage, segmentSize: size } = view;
-  const unfinished = contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));
-  const complete = contents.runs
-    .map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }))
-    .filter((segment) => beginsOnLineage(segment, lineage, size));
-  const begin = least(complete);
-  if (begin === undefined) return least(unfinished);
-  const started = unfinished.map(({ timeline, number }) => ({
-    timeline,
-    firstNumber: number,
-    endNumber: number + 1n as SegmentNumber,
-  }));
-  const bridges = onLineage([...started, ...contents.gaps.recorded], view);
-  const leadingUp = onLineage(started, view).filter(({ firstNumber }) =>
-    firstNumber < begin && endOfCover(firstNumber, bridges) >= begin
-  );
-  return leadingUp[0]?.firstNumber ?? begin;
+function beginOnLineage({ contents, lineage, segmentSize: size }: LineageView): SegmentNumber | undefined {
+  const complete = contents.runs.map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }));
+  return least([...complete, ...contents.unfinished].filter((held) => beginsOnLineage(held, lineage, size)));
 }
 
 function least(segments: readonly { readonly number: SegmentNumber }[]): SegmentNumber | undefined {

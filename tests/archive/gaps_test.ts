@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  allGaps,
   EMPTY_LEDGER,
   encodeGapAcceptance,
   encodeGapRecord,
@@ -271,6 +272,20 @@ test("gapsOf() joins what one record covers, and names the newest record and acc
     ]),
     [[6n, 7n, "open", "db2:5432", undefined], [7n, 9n, "accepted", "db2:5432", "postgres@backup1"]],
   );
+});
+
+test("gapsOf() and allGaps() begin at what was only begun, however far on the first complete segment is", () => {
+  const contents = {
+    runs: [{ timeline: timelineId(1), firstNumber: number(5), endNumber: number(6) }],
+    unfinished: [{ timeline: timelineId(1), number: number(3) }],
+  };
+  const view = { contents, ledger: EMPTY_LEDGER, segmentSize: SEGMENT_SIZE };
+  const lineage = HISTORIES["one timeline"]!;
+  for (const gaps of [gapsOf({ ...view, lineage }), allGaps({ ...view, histories: [] })]) {
+    assert.deepEqual(gaps.map(({ startLsn, endLsn, state }) => [startLsn, endLsn, state]), [
+      [at(3), at(5), "unrecorded"],
+    ]);
+  }
 });
 
 async function openArchive(disk: Machine["disk"]): Promise<Archive> {

@@ -1031,3 +1031,16 @@ test("receiveWal() behind two gaps of which one is accepted goes on waiting for 
   assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
   await run.stop();
 });
+
+test("receiveWal() begins at what was only begun, whatever push brought further on", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.unfinished.add("1/3");
+      archive.addSegments(1, 5, 6);
+      server.flushLsn = at(7.5);
+    },
+  });
+  await settled();
+  assert.deepEqual(run.journal.filter((entry) => /^start/.test(entry)), ["start 1 0/300000"]);
+  await run.stop();
+});
