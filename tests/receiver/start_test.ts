@@ -65,7 +65,7 @@ function placed(place: Place) {
     { runs = [], unfinished = [], histories = [], recorded = [] }: Contents,
   ): ArchiveContents => ({
     runs: runs.map(run),
-    gaps: { recorded: recorded.map(run), accepted: [] },
+    gaps: { recorded: recorded.map(run), accepted: [], healed: [] },
     unfinished: unfinished.map(([of, which]) => ({ timeline: timeline(of), number: number(which) })),
     histories: histories.map((of) => ({ timeline: timeline(of), bytes: new Uint8Array() })),
     incomplete: [],
