@@ -331,9 +331,13 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
   const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
   const policy = { lagBytes, afterMs, action };
-  const guardian = slot === undefined
-    ? undefined
-    : new SlotGuardian(settings, { slot, policy, clock: realClock, log });
+  const guardian = slot === undefined ? undefined : new SlotGuardian(settings, {
+    slot,
+    policy,
+    clock: realClock,
+    log,
+    durable: () => position?.flushLsn,
+  });
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);
