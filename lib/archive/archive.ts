@@ -55,7 +55,7 @@ export const EMPTY_CONTENTS: ArchiveContents = {
   histories: [],
   unfinished: [],
   incomplete: [],
-  gaps: { recorded: [], accepted: [] },
+  gaps: { recorded: [], accepted: [], healed: [] },
 };
 
 /** How the archive is used. */

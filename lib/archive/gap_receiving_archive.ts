@@ -4,6 +4,7 @@ import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive } from "./archive.ts";
 import {
   encodeGapAcceptance,
+  encodeGapHealing,
   encodeGapRecord,
   encodeGapWithdrawal,
   gapOfSegments,
@@ -12,7 +13,7 @@ import {
 } from "./gaps.ts";
 import { isSegmentEntry } from "./inventory.ts";
 import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
-import { RangeProof } from "./range_proof.ts";
+import { RangeProof, type UnprovenSegment } from "./range_proof.ts";
 import { ReceivingArchive, type ReceivingOptions } from "./receiving_archive.ts";
 
 /** WAL that no server has any more. */
@@ -26,14 +27,19 @@ interface MissingWal {
 /** An archive as a receiver uses it that goes on behind WAL that is missing. */
 export class GapReceivingArchive extends ReceivingArchive {
   readonly #archive: Archive;
-  readonly #proof: RangeProof;
+  readonly #proofOn: () => Promise<Archive>;
+  #proof: RangeProof | undefined;
   readonly #now: () => Date;
 
-  /** @param options.now the wall clock */
-  constructor(archive: Archive, options: ReceivingOptions & { now(): Date }) {
+  /**
+   * @param options.now the wall clock
+   * @param options.proofOn the same archive on a disk of its own, to read much of it beside what becomes durable; without
+   * it that waits for the reading.
+   */
+  constructor(archive: Archive, options: ReceivingOptions & { now(): Date; proofOn?(): Promise<Archive> }) {
     super(archive, options);
     this.#archive = archive;
-    this.#proof = new RangeProof(archive);
+    this.#proofOn = options.proofOn ?? (() => Promise.resolve(archive));
     this.#now = options.now;
   }
 
@@ -87,14 +93,22 @@ export class GapReceivingArchive extends ReceivingArchive {
   }
 
   /**
-   * The segments of a range that are not proven, by name: missing, not whole, damaged, or contradicted by a neighbour.
-   * All others are durable when it resolves.
+   * The segments of a range that are not proven: missing, not whole, damaged, or contradicted by a neighbour. All others
+   * are durable when it resolves.
    *
    * To be asked before a range that was written down as missing counts as healed: a name alone may be that of a copy under
-   * way. What is proven once costs a look at its name; of the rest every byte is read, on this archive's disk.
+   * way. What was read once costs a look at its name; of the rest every byte is read.
+   * @throws what aborts it, soon.
    */
-  async proveSegments(run: SegmentRun): Promise<readonly string[]> {
-    return await this.#proof.unproven(run);
+  async proveSegments(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]> {
+    this.#proof ??= new RangeProof(await this.#proofOn());
+    return await this.#proof.unproven(run, signal);
+  }
+
+  /** Writes down that these segments are here and proven; durable when it resolves. */
+  async recordHealed(run: SegmentRun): Promise<void> {
+    const healing = { ...gapOfSegments(run, this.#segmentSize), healedAt: this.#now().toISOString() };
+    await this.#archive.appendToLedger(encodeGapHealing(healing));
   }
 
   /** Whatever segment was seen before it was called survives a power cut when it resolves. */

@@ -4,10 +4,13 @@ import {
   holesOnLineage,
   joinedRuns,
   type LineageStock,
+  type LineageView,
   missingBelow,
   onLineage,
   overlap,
   type SegmentRun,
+  unprovenBelow,
+  withoutRuns,
 } from "../wal/lineage.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, parseLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
@@ -42,20 +45,38 @@ export interface GapAcceptance extends GapRange {
 }
 
 /**
+ * That WAL was here, complete and proven, which was missing or only begun before: what is removed of it some day with
+ * all that is old is missed by nobody.
+ */
+export interface GapHealing extends GapRange {
+  /** ISO 8601, UTC. */
+  readonly healedAt: string;
+}
+
+/**
  * What an inventory can't tell about missing WAL.
  *
- * Whether something of it is here again is not in it: that the inventory tells.
+ * Whether something of it is here now is not in it: that the inventory tells.
  */
 export interface GapLedger {
   /** In the order of recording; some may tell the same again. */
   readonly records: readonly GapRecord[];
   readonly acceptances: readonly GapAcceptance[];
+  readonly healings: readonly GapHealing[];
+  /** Lines of kinds that this program does not know: a newer one wrote them, and they count for nothing here. */
+  readonly unknownLines: number;
   /** Lines that were cut off or damaged: they count for nothing. */
   readonly unreadableLines: number;
 }
 
 /** A ledger without a line. */
-export const EMPTY_LEDGER: GapLedger = { records: [], acceptances: [], unreadableLines: 0 };
+export const EMPTY_LEDGER: GapLedger = {
+  records: [],
+  acceptances: [],
+  healings: [],
+  unknownLines: 0,
+  unreadableLines: 0,
+};
 
 function checksumOf(fields: Readonly<Record<string, unknown>>): string {
   return crc32c(new TextEncoder().encode(JSON.stringify(fields))).toString(16).padStart(8, "0");
@@ -77,6 +98,11 @@ export function encodeGapAcceptance(acceptance: GapAcceptance): Uint8Array {
   return encodeLine("acceptance", acceptance);
 }
 
+/** The ledger's line for WAL that was seen to be here, and proven. */
+export function encodeGapHealing(healing: GapHealing): Uint8Array {
+  return encodeLine("healed", healing);
+}
+
 /** The ledger's line that takes a record back: the WAL was not given up after all, and is asked for as any other. */
 export function encodeGapWithdrawal(
   { recordedAt, ...range }: GapRange & { readonly recordedAt: string },
@@ -89,7 +115,8 @@ export function encodeGapWithdrawal(
  * Reads a ledger.
  *
  * A last line without its end is one that a crash cut off: nothing was done that counts on it. Lines that can't be right
- * are passed over: what they told to be missing is asked for and recorded again. Fields that are not known are left alone.
+ * are passed over: what they told to be missing is asked for and recorded again. Fields that are not known are left alone,
+ * and lines of kinds that are not known are counted, for whoever reads to tell.
  * @throws {SyntaxError} on a line of another version: what it means can't be guessed.
  */
 export function parseLedger(bytes: Uint8Array): GapLedger {
@@ -97,6 +124,8 @@ export function parseLedger(bytes: Uint8Array): GapLedger {
   const cutOff = lines.pop() !== "";
   const records: GapRecord[] = [];
   const acceptances: GapAcceptance[] = [];
+  const healings: GapHealing[] = [];
+  let unknownLines = 0;
   const withdrawn: (GapRange & { readonly recordedAt: string })[] = [];
   let unreadableLines = cutOff ? 1 : 0;
   for (const [index, line] of lines.entries()) {
@@ -120,14 +149,22 @@ export function parseLedger(bytes: Uint8Array): GapLedger {
       acceptances.push({ ...range, ...readTexts(fields, ["acceptedAt", "acceptedBy", "reason"]) });
     } else if (fields["walvault"] === "withdrawal") {
       withdrawn.push({ ...range, ...readTexts(fields, ["recordedAt"]) });
-    }
+    } else if (fields["walvault"] === "healed") {
+      healings.push({ ...range, ...readTexts(fields, ["healedAt"]) });
+    } else unknownLines++;
   }
   const isWithdrawn = (record: GapRecord) =>
     withdrawn.some(({ timeline, startLsn, endLsn, recordedAt }) =>
       timeline === record.timeline && startLsn === record.startLsn && endLsn === record.endLsn &&
       recordedAt === record.recordedAt
     );
-  return { records: records.filter((record) => !isWithdrawn(record)), acceptances, unreadableLines };
+  return {
+    records: records.filter((record) => !isWithdrawn(record)),
+    acceptances,
+    healings,
+    unknownLines,
+    unreadableLines,
+  };
 }
 
 function readObject(line: string): Readonly<Record<string, unknown>> | undefined {
@@ -187,7 +224,11 @@ export function gapOfSegments({ timeline, firstNumber, endNumber }: SegmentRun, 
 /** What a ledger says to be missing, whatever has come since. */
 export function missingByLedger(ledger: GapLedger, size: SegmentSize): LineageStock["gaps"] {
   const accepted = ledger.acceptances.map((range) => segmentsOfGap(range, size));
-  return { recorded: [...ledger.records.map((range) => segmentsOfGap(range, size)), ...accepted], accepted };
+  return {
+    recorded: [...ledger.records.map((range) => segmentsOfGap(range, size)), ...accepted],
+    accepted,
+    healed: ledger.healings.map((range) => segmentsOfGap(range, size)),
+  };
 }
 
 /** WAL that is missing on a lineage: one stretch about which the ledger tells one thing. */
@@ -195,9 +236,10 @@ export interface Gap extends GapRange {
   /**
    * - `open`: recorded, and nobody has given it up.
    * - `unrecorded`: the ledger says nothing; whoever receives next asks for it.
+   * - `unproven`: recorded, and here by name; what counts on it waits until every byte was looked at.
    * - `accepted`: given up.
    */
-  readonly state: "open" | "unrecorded" | "accepted";
+  readonly state: "open" | "unrecorded" | "unproven" | "accepted";
   /** The newest that covers it. */
   readonly record: GapRecord | undefined;
   readonly acceptance: GapAcceptance | undefined;
@@ -211,14 +253,26 @@ export interface GapView {
   readonly segmentSize: SegmentSize;
 }
 
-/** Every hole on a lineage, lowest first, with what the ledger tells of it. */
+/** Every hole on a lineage, lowest first, and what stands in one unproven, with what the ledger tells of it. */
 export function gapsOf({ contents, ledger, lineage, segmentSize }: GapView): readonly Gap[] {
-  const view = {
-    contents: { ...contents, gaps: missingByLedger(ledger, segmentSize) },
-    lineage,
-    segmentSize,
+  const stock = { ...contents, gaps: missingByLedger(ledger, segmentSize) };
+  return describe(holesAndUnproven({ contents: stock, lineage, segmentSize }), ledger, segmentSize);
+}
+
+interface Unsettled {
+  readonly holes: readonly SegmentRun[];
+  readonly unproven: readonly SegmentRun[];
+}
+
+function holesAndUnproven(view: LineageView): Unsettled {
+  return {
+    holes: holesOnLineage(view, "all"),
+    unproven: unprovenBelow(view, endOfRuns(view.contents.gaps.recorded)),
   };
-  return describe(holesOnLineage(view, "all"), ledger, segmentSize);
+}
+
+function endOfRuns(runs: readonly SegmentRun[]): SegmentNumber {
+  return runs.reduce<bigint>((last, run) => run.endNumber > last ? run.endNumber : last, 0n) as SegmentNumber;
 }
 
 /** As `gapsOf`, of every timeline that the archive or its ledger knows of; by timeline, lowest first. */
@@ -229,21 +283,33 @@ export function allGaps(
 ): readonly Gap[] {
   const stock = { ...contents, gaps: missingByLedger(ledger, segmentSize) };
   const known = [...contents.runs, ...contents.unfinished, ...histories, ...stock.gaps.recorded];
-  const holes = [...new Set(known.map(({ timeline }) => timeline))].flatMap((timeline) => {
+  const all = [...new Set(known.map(({ timeline }) => timeline))].map((timeline) => {
     const lineage = histories.find((history) => history.timeline === timeline) ?? emptyHistory(timeline);
-    return holesOnLineage({ contents: stock, lineage, segmentSize }, "all");
+    return holesAndUnproven({ contents: stock, lineage, segmentSize });
   });
   // Lineages share ancestors, and so their holes.
-  return describe(joinedRuns(holes), ledger, segmentSize);
+  const holes = joinedRuns(all.flatMap((lineage) => lineage.holes));
+  const unproven = joinedRuns(all.flatMap((lineage) => lineage.unproven));
+  return describe({ holes, unproven }, ledger, segmentSize);
 }
 
-function describe(holes: readonly SegmentRun[], ledger: GapLedger, size: SegmentSize): readonly Gap[] {
-  return holes.flatMap((hole) => {
+function describe({ holes, unproven }: Unsettled, ledger: GapLedger, size: SegmentSize): readonly Gap[] {
+  const told = [
+    ...holes.map((run) => ({ run, isHere: false })),
+    ...unproven.map((run) => ({ run, isHere: true })),
+  ].sort(({ run: a }, { run: b }) => a.timeline - b.timeline || (a.firstNumber < b.firstNumber ? -1 : 1));
+  return told.flatMap(({ run: hole, isHere }) => {
     const whole = gapOfSegments(hole, size);
     return stretchesOf(whole, [...ledger.records, ...ledger.acceptances]).map((range) => {
       const record = ledger.records.findLast((one) => covers(one, range));
       const acceptance = ledger.acceptances.findLast((one) => covers(one, range));
-      const state = acceptance !== undefined ? "accepted" : record !== undefined ? "open" : "unrecorded";
+      const state = isHere
+        ? "unproven"
+        : acceptance !== undefined
+        ? "accepted"
+        : record !== undefined
+        ? "open"
+        : "unrecorded";
       return { ...range, state, record, acceptance } as const;
     });
   });
@@ -254,7 +320,7 @@ export function openGaps(view: GapView): readonly Gap[] {
   return gapsOf(view).filter(({ state }) => state !== "accepted");
 }
 
-/** What was recorded to be missing and is all here again; each range once, the newest record of it. */
+/** What was recorded to be missing and is all here again, proven; each range once, the newest record of it. */
 export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   GapView,
   "contents" | "ledger" | "segmentSize"
@@ -263,11 +329,10 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   for (const record of ledger.records) {
     newest.set(`${record.timeline} ${record.startLsn} ${record.endLsn}`, record);
   }
+  const { healed, accepted } = missingByLedger(ledger, segmentSize);
   return [...newest.values()].filter((record) => {
-    const { timeline, firstNumber, endNumber } = segmentsOfGap(record, segmentSize);
-    return runs.some((run) =>
-      run.timeline === timeline && run.firstNumber <= firstNumber && endNumber <= run.endNumber
-    );
+    const run = segmentsOfGap(record, segmentSize);
+    return withoutRuns(run, runs).length === 0 && withoutRuns(run, [...healed, ...accepted]).length === 0;
   });
 }
 
@@ -284,16 +349,18 @@ export interface WantedWal extends SegmentPlace {
 }
 
 /**
- * The lowest segment of a lineage that was recorded to be missing, and has neither come nor been given up; what lies
- * before the archive's first byte there is missed by nobody.
+ * The lowest segment of a lineage that was recorded to be missing, and has neither come, proven, nor been given up.
  */
 export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): WantedWal | undefined {
   const gaps = missingByLedger(ledger, segmentSize);
   const recorded = ledger.records.map((range) => segmentsOfGap(range, segmentSize));
-  const endNumber = recorded.reduce<bigint>((last, run) => run.endNumber > last ? run.endNumber : last, 0n);
+  const endNumber = endOfRuns(recorded);
   const view = { contents: { ...contents, gaps }, lineage, segmentSize };
-  const wanted = missingBelow(view, endNumber as SegmentNumber, "open")
-    .find((missing) => recorded.some((run) => overlap(run, missing)));
+  const missing = missingBelow(view, endNumber, "open")
+    .find((each) => recorded.some((run) => overlap(run, each)));
+  const [unproven] = unprovenBelow(view, endNumber);
+  const [wanted] = [missing, unproven].filter((each) => each !== undefined)
+    .sort((a, b) => Number(a.firstNumber - b.firstNumber));
   if (wanted === undefined) return undefined;
   const { timeline, firstNumber: number } = wanted;
   const below = onLineage(contents.runs, view).findLast(({ firstNumber }) => firstNumber < number);

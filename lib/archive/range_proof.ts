@@ -1,5 +1,7 @@
+import { messageChain } from "../log.ts";
 import { parseHistory, type TimelineHistory } from "../wal/history.ts";
 import type { SegmentRun } from "../wal/lineage.ts";
+import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { type SegmentNumber, segmentStart } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
@@ -17,12 +19,19 @@ import { withPublished } from "./published.ts";
 import { withPublishedBytes } from "./segment_bytes.ts";
 import { isWholeAndRight } from "./segment_proof.ts";
 
-/** So many segments are remembered; what is forgotten is only proven again. */
+/** So many segments are remembered; what is forgotten is only looked at again. */
 const MAXIMUM_REMEMBERED = 65_536;
 
 interface Place {
   readonly timeline: TimelineId;
   readonly number: SegmentNumber;
+}
+
+/** A segment that is not proven. */
+export interface UnprovenSegment {
+  readonly name: string;
+  /** What is wrong with it. */
+  readonly problem: string;
 }
 
 interface FoundForm {
@@ -34,27 +43,30 @@ interface FoundForm {
  * Proves segments that stand in an archive, whoever gave them their names: a copy that is under way, a file of zeros and
  * damage have a name too.
  *
- * What is proven once is not read again before it or a neighbour is another file.
+ * What was read once, right or wrong, is not read again before it or a neighbour is another file or was written to.
  */
 export class RangeProof {
   /** By name: of which files it was proven. */
   readonly #proven = new Map<string, string>();
+  /** By name: of which files, and when they were written. */
+  readonly #refused = new Map<string, { readonly files: string; readonly problem: string }>();
+  /** Proven names may not be durable yet. */
+  #isSyncDue = false;
 
   constructor(private readonly archive: Archive) {}
 
   /**
-   * The segments of a range that are not proven, by name, those that are missing too; the others are durable.
+   * The segments of a range that are not proven, those that are missing too; the others are durable.
    *
    * Proven: every record of it holds, to its end, its pages are of this cluster and this timeline, and neither neighbour
    * contradicts it. Whoever named it with our programs synced it before; of a copy made by hand a sync writes what is
    * still in memory, and tells of what could not be written since: to write all of it anew, as where our own earlier
    * sync may have failed, is not needed.
    */
-  async unproven(run: SegmentRun): Promise<readonly string[]> {
+  async unproven(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]> {
     const { disk, identity } = this.archive;
     if (identity === undefined) throw new Error("Cannot prove segments: the archive is not claimed");
-    const names: string[] = [];
-    const proven = new Map<string, string>();
+    const unproven: UnprovenSegment[] = [];
     const formAt = (number: bigint) =>
       number < 0n
         ? Promise.resolve(undefined)
@@ -62,22 +74,54 @@ export class RangeProof {
     let before = await formAt(run.firstNumber - 1n);
     let own = await formAt(run.firstNumber);
     for (let number = run.firstNumber; number < run.endNumber; number++) {
+      signal?.throwIfAborted();
       const behind = await formAt(number + 1n);
       const place = { timeline: run.timeline, number };
       const name = nameOf(place, identity.segmentSize);
       const files = [before, own, behind].map(textOf).join(" ");
-      if (own === undefined) names.push(name);
-      else if (this.#proven.get(name) !== files) {
-        if (await this.#prove(place, { own, identity })) proven.set(name, files);
-        else names.push(name);
-      }
+      const problem = own === undefined
+        ? "it is missing"
+        : await this.#problemOf(place, { name, own, files, identity, signal });
+      if (problem !== undefined) unproven.push({ name, problem });
       [before, own] = [own, behind];
     }
     // A power cut must not take a name away that counts from now on.
-    if (proven.size > 0) await disk.syncDirectory(".");
-    if (this.#proven.size + proven.size > MAXIMUM_REMEMBERED) this.#proven.clear();
-    for (const [name, files] of proven) this.#proven.set(name, files);
-    return names;
+    if (this.#isSyncDue) await disk.syncDirectory(".");
+    this.#isSyncDue = false;
+    return unproven;
+  }
+
+  /** What is wrong with a segment; `undefined` when it is proven. */
+  async #problemOf(
+    place: Place,
+    { name, own, files, identity, signal }: {
+      readonly name: string;
+      readonly own: FoundForm;
+      readonly files: string;
+      readonly identity: ArchiveIdentity;
+      readonly signal: AbortSignal | undefined;
+    },
+  ): Promise<string | undefined> {
+    if (this.#proven.get(name) === files) return undefined;
+    const written = own.entry.kind === "file" ? `${files} ${await this.#writtenText(own.path)}` : files;
+    const before = this.#refused.get(name);
+    if (before?.files === written) return before.problem;
+    const problem = await this.#prove(place, { own, identity, signal });
+    if (this.#proven.size + this.#refused.size >= MAXIMUM_REMEMBERED) {
+      this.#proven.clear();
+      this.#refused.clear();
+    }
+    if (problem === undefined) {
+      this.#proven.set(name, files);
+      this.#refused.delete(name);
+      this.#isSyncDue = true;
+    } else this.#refused.set(name, { files: written, problem });
+    return problem;
+  }
+
+  async #writtenText(path: string): Promise<string> {
+    const state = await withFile(this.archive.disk, path, (file) => file.state());
+    return state === undefined ? "-" : `${state.bytes}:${state.modifiedMs}:${state.changedMs}`;
   }
 
   async #find(place: Place, { segmentSize }: ArchiveIdentity): Promise<FoundForm | undefined> {
@@ -92,13 +136,19 @@ export class RangeProof {
   /** All of it is looked at through one form; that one is synced. */
   async #prove(
     { timeline, number }: Place,
-    { own, identity }: { readonly own: FoundForm; readonly identity: ArchiveIdentity },
-  ): Promise<boolean> {
+    { own, identity, signal }: {
+      readonly own: FoundForm;
+      readonly identity: ArchiveIdentity;
+      readonly signal: AbortSignal | undefined;
+    },
+  ): Promise<string | undefined> {
     const { disk } = this.archive;
     const { segmentSize } = identity;
     const name = nameOf({ timeline, number }, segmentSize);
-    if (own.entry.kind !== "file") return false;
-    if (own.path === name && own.entry.bytes !== Number(segmentSize)) return false;
+    if (own.entry.kind !== "file") return `it is a ${own.entry.kind}, want a file`;
+    if (own.path === name && own.entry.bytes !== Number(segmentSize)) {
+      return `it has ${own.entry.bytes} bytes, want ${segmentSize}`;
+    }
     const startLsn = segmentStart(number, segmentSize);
     const forms = SEGMENT_FORMS.filter((form) => own.path === name + form);
     try {
@@ -108,23 +158,29 @@ export class RangeProof {
         async (segment) => {
           const scanner = new SegmentScanner({ startLsn, segmentSize });
           await segment.readThrough((bytes) => {
+            signal?.throwIfAborted();
             scanner.push(bytes);
             return "more";
           });
           return scanner.result();
         },
       );
-      if (scan === undefined || !isWholeAndRight(scan)) return false;
+      if (scan === undefined) return "it is missing";
+      if (!isWholeAndRight(scan)) return `its records end at ${formatLsn(scan.endLsn)}, want its whole WAL`;
       const lineage = await this.#lineage(timeline);
-      if (!isOfThisPlace(scan, { identity, timeline, lineage })) return false;
+      if (!isOfThisPlace(scan, { identity, timeline, lineage })) {
+        return "its pages are of another cluster, place or timeline";
+      }
       const isTied = await withPublishedBytes(disk, { name, segmentSize, forms }, async (bytes) => {
         const linked = { timeline, number, lineage, scan, bytes };
         return (await checkBackLink(disk, linked)).kind !== "broken" &&
           (await checkForwardLink(disk, linked)).kind !== "broken";
       });
-      if (isTied !== true) return false;
+      if (isTied !== true) {
+        return "it does not continue the segment before it, or the one behind does not continue it";
+      }
     } catch (error) {
-      if (isFilesFault(error)) return false;
+      if (isFilesFault(error)) return messageChain(error);
       throw error;
     }
     const isSynced = await withFile(disk, own.path, async (file) => {
@@ -132,7 +188,7 @@ export class RangeProof {
       // It may have grown, or be another one by now: then what was read is not what counts.
       return await file.inode() === own.entry.inode && await file.bytes() === own.entry.bytes;
     });
-    return isSynced === true;
+    return isSynced === true ? undefined : "it changed while it was read";
   }
 
   async #lineage(timeline: TimelineId): Promise<TimelineHistory | undefined> {

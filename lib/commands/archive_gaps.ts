@@ -50,7 +50,12 @@ export async function gapsOfSurvey(
   return allGaps({ contents: { runs, unfinished }, histories, ledger, segmentSize });
 }
 
-/** True for what nobody gave up, whether it is written down or not. */
+/** True for what somebody has to bring, whether it is written down or not. */
+export function isMissing(gap: Pick<Gap, "state">): boolean {
+  return isOpen(gap) && gap.state !== "unproven";
+}
+
+/** True for what nobody gave up, whether it is written down or not; also for what is here by name only. */
 export function isOpen({ state }: Pick<Gap, "state">): boolean {
   return state !== "accepted";
 }

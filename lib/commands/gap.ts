@@ -4,17 +4,19 @@ import { openDirectDisk } from "../archive/direct_disk.ts";
 import { errorCode } from "../archive/durable.ts";
 import {
   encodeGapAcceptance,
+  encodeGapHealing,
   type Gap,
   gapOfSegments,
   type GapRange,
   segmentsOfGap,
 } from "../archive/gaps.ts";
+import { RangeProof, type UnprovenSegment } from "../archive/range_proof.ts";
 import type { HealedGap } from "../receiver/healing.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { segmentFloor, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import { archiveDirectory } from "./archive_directory.ts";
-import { type ArchiveGaps, findGaps, isOpen } from "./archive_gaps.ts";
+import { type ArchiveGaps, findGaps, isMissing, isOpen } from "./archive_gaps.ts";
 import { realClock } from "./clock.ts";
 import { namedConnection, operatingSystemUser } from "./connection.ts";
 import { type CommandContext, EXIT, UsageError } from "./context.ts";
@@ -76,9 +78,10 @@ export async function gapHeal(options: GapHealOptions, context: CommandContext):
   });
   const line = new ProgressLine(context.stderr, realClock, { enabled: options.quiet !== true });
   let results: readonly HealedGap[];
+  let unproven: readonly UnprovenSegment[];
   let after: ArchiveGaps;
   try {
-    const gaps = before.gaps.filter(isOpen).map((gap) => segmentsOfGap(gap, before.segmentSize));
+    const gaps = before.gaps.filter(isMissing).map((gap) => segmentsOfGap(gap, before.segmentSize));
     const totalBytes = gaps.reduce((sum, gap) => sum + Number(gap.endNumber - gap.firstNumber), 0) *
       before.segmentSize;
     let doneBytes = 0;
@@ -89,18 +92,43 @@ export async function gapHeal(options: GapHealOptions, context: CommandContext):
     results = gaps.length === 0
       ? []
       : await healing.round(gaps, { onProgress, tiedTo, signal: context.signal });
+    const archive = await openArchive(path, "write");
     // What others brought meanwhile counts too.
-    after = await findGaps(await openArchive(path, "write"));
+    unproven = await proveFilled(archive, context.signal);
+    after = await findGaps(archive);
   } finally {
     line.clear();
     await healing.close();
   }
   context.stdout.write(
     options.json
-      ? JSON.stringify(healJson(path, { results, after })) + "\n"
-      : healText(results, { after, path }),
+      ? JSON.stringify(healJson(path, { results, unproven, after })) + "\n"
+      : healText({ results, unproven, after }, path),
   );
   return after.gaps.some(isOpen) ? EXIT.no : EXIT.done;
+}
+
+/**
+ * Looks at every byte of what stands in recorded gaps, and writes down which of them are healed: until somebody does, they
+ * count as gaps.
+ *
+ * @returns what is not proven.
+ */
+async function proveFilled(archive: Archive, signal: AbortSignal): Promise<readonly UnprovenSegment[]> {
+  const { gaps, segmentSize } = await findGaps(archive);
+  const proof = new RangeProof(archive);
+  const unproven: UnprovenSegment[] = [];
+  for (const gap of gaps.filter(({ state }) => state === "unproven")) {
+    const run = segmentsOfGap(gap, segmentSize);
+    const found = await proof.unproven(run, signal);
+    unproven.push(...found);
+    if (found.length > 0) continue;
+    const healedAt = new Date().toISOString();
+    await archive.appendToLedger(encodeGapHealing({ ...gapOfSegments(run, segmentSize), healedAt }));
+  }
+  // Its disk may have been taken away meanwhile: then the lines went into what lies below the mount point.
+  await archive.confirm();
+  return unproven;
 }
 
 /** Whoever only reads need not be the owner. */

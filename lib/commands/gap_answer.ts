@@ -1,5 +1,6 @@
 import { type Gap, type GapRange, type GapRecord, segmentsOfGap } from "../archive/gaps.ts";
 import { nameOf } from "../archive/layout.ts";
+import type { UnprovenSegment } from "../archive/range_proof.ts";
 import type { HealedGap } from "../receiver/healing.ts";
 import type { SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
@@ -24,6 +25,7 @@ export function gapListJson(path: string, { gaps, healed, segmentSize, ledger }:
       })),
     ],
     unreadableLines: ledger.unreadableLines,
+    unknownLines: ledger.unknownLines,
   };
 }
 
@@ -32,6 +34,7 @@ export function gapJson(gap: Gap, size: SegmentSize): object {
   const { acceptance, record } = gap;
   return {
     state: isOpen(gap) ? "open" : "accepted",
+    ...(gap.state === "unproven" ? { unproven: true } : {}),
     ...rangeJson(gap, size),
     ...recordJson(record),
     ...(acceptance === undefined ? {} : {
@@ -83,15 +86,27 @@ export function gapListText({ gaps, healed, segmentSize, ledger }: ArchiveGaps):
     const many = ledger.unreadableLines === 1 ? "1 line" : `${ledger.unreadableLines} lines`;
     lines.push(`${many} of gaps.jsonl can't be read`);
   }
+  if (ledger.unknownLines > 0) lines.push(unknownLinesText(ledger.unknownLines));
   return lines.join("\n") + "\n";
+}
+
+/** What is to be said of lines that a newer program wrote into the ledger. */
+export function unknownLinesText(lines: number): string {
+  const [many, are, their] = lines === 1 ? ["1 line", "is", "its"] : [`${lines} lines`, "are", "their"];
+  return `${many} of gaps.jsonl ${are} of a kind that this version does not know: a newer walvault wrote ${
+    lines === 1 ? "it" : "them"
+  }, and ${their} meaning is not in this answer`;
 }
 
 function stateOf({ state }: Gap): string {
   return state === "unrecorded" ? "open" : state;
 }
 
-function notesOf({ record, acceptance }: Gap): readonly string[] {
+function notesOf({ state, record, acceptance }: Gap): readonly string[] {
   return [
+    ...(state === "unproven"
+      ? ["here, but not proven yet: receive and gap heal look at every byte of it"]
+      : []),
     record === undefined ? "not recorded yet" : recordNote(record),
     ...(acceptance === undefined ? [] : [
       `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`,
@@ -152,11 +167,16 @@ export function acceptedText(range: GapRange, size: SegmentSize): string {
 /** What `gap heal` has to tell. */
 interface HealReport {
   readonly results: readonly HealedGap[];
+  /** What stands in a gap, and is not what is missing there. */
+  readonly unproven: readonly UnprovenSegment[];
   readonly after: ArchiveGaps;
 }
 
 /** The answer of `gap heal --json`. */
-export function healJson(path: string, { results, after: { gaps, segmentSize } }: HealReport): object {
+export function healJson(
+  path: string,
+  { results, unproven, after: { gaps, segmentSize } }: HealReport,
+): object {
   return {
     archive: path,
     open: gaps.filter(isOpen).length,
@@ -170,6 +190,7 @@ export function healJson(path: string, { results, after: { gaps, segmentSize } }
         ...(answer === undefined ? {} : { answer: maskSecrets(answer) }),
       })),
     })),
+    unproven: unproven.map(({ name, problem }) => ({ name, problem })),
   };
 }
 
@@ -183,10 +204,7 @@ function runJson(run: SegmentRun, size: SegmentSize) {
 }
 
 /** What a person is told of `gap heal`. */
-export function healText(
-  results: readonly HealedGap[],
-  { after, path }: { readonly after: ArchiveGaps; readonly path: string },
-): string {
+export function healText({ results, unproven, after }: HealReport, path: string): string {
   const size = after.segmentSize;
   const lines = results.flatMap(({ gap, missing, answers }) => {
     const left = missing.reduce((sum, run) => sum + run.endNumber - run.firstNumber, 0n);
@@ -206,6 +224,8 @@ export function healText(
       ),
     ];
   });
+  lines.push(...unproven.map(({ name, problem }) => `${name} is here, and not what is missing: ${problem}`));
+  if (unproven.length > 0) lines.push("move away what is not what is missing, and heal again");
   const open = after.gaps.filter(isOpen).length;
   lines.push(
     open === 0

@@ -55,8 +55,9 @@ function listCommand({ list }: GapActions): Command {
   return new Command("list")
     .summary("what is missing, since when and why")
     .description(
-      "Lists the gaps of all timelines: open ones, recorded by receive or only seen now; accepted ones; and those that " +
-        "were recorded and are healed. It only reads.",
+      "Lists the gaps of all timelines: open ones, recorded by receive or only seen now; unproven ones, which are filled " +
+        "by name and wait for receive or gap heal to look at every byte; accepted ones; and those that were recorded and " +
+        "are healed. It only reads.",
     )
     .option(...ARCHIVE)
     .option("--json", "print one JSON object; docs/json.md describes it")
@@ -67,7 +68,7 @@ Example:
   walvault gap list --archive /srv/archive/main
 
 Exit codes:
-  0 no gap is open   1 one is   2 usage   3 failed`,
+  0 no gap is open   1 one is open or unproven   2 usage   3 failed`,
     )
     .action(list);
 }
@@ -78,8 +79,8 @@ function healCommand({ heal }: GapActions): Command {
     .description(
       "Asks for the segments of all open gaps, lowest first: the archive's own kept copies, each --peer, and every host of " +
         "the connection string, primary or standby, also for WAL of an older timeline. What comes is checked as push " +
-        "checks it, and every record of it is proven; nothing is overwritten. It may run beside receive, which does the " +
-        "same each minute.",
+        "checks it, and every record of it is proven; nothing is overwritten. What others brought into a gap is proven too. " +
+        "It may run beside receive, which does the same each minute.",
     )
     .option(...ARCHIVE)
     .option(

@@ -125,6 +125,8 @@ interface Streaming extends Receiving {
   readonly compressing: Compressing | undefined;
   readonly indexing: Indexing | undefined;
   readonly healing: Healing | undefined;
+  /** The archive on a disk thread of its own. */
+  proofOn(): Promise<Archive>;
 }
 
 async function receiveInto(
@@ -138,6 +140,7 @@ async function receiveInto(
   let compressing: Compressing | undefined;
   let indexing: Indexing | undefined;
   let healing: Healing | undefined;
+  let proofDisk: Disk | undefined;
   const live = new LiveLine(context.stderr, realClock, {
     enabled: options.quiet !== true && options.logFormat === "text",
   });
@@ -149,6 +152,7 @@ async function receiveInto(
     // The look before was without the lock: somebody may have made it an archive meanwhile.
     const claimed = await openArchive(disk, { options, log });
     await claimed.removeCompressing();
+    await warnOfUnknownLines(claimed, log);
     if (options.compress !== undefined && options.compress !== "none") {
       // Only now: who does not compress needs none of it.
       const { Compressing } = await import("./compressing.ts");
@@ -172,9 +176,24 @@ async function receiveInto(
         },
       });
     }
-    return await stream(claimed, { ...receiving, log, live, compressing, indexing, healing }, context);
+    // What is proven of a gap is read beside what becomes durable, and beside what is brought in.
+    const proofOn = async () => {
+      proofDisk ??= openDiskThread(directory, 0);
+      return await openArchive(proofDisk, { options, log });
+    };
+    return await stream(
+      claimed,
+      { ...receiving, log, live, compressing, indexing, healing, proofOn },
+      context,
+    );
   } finally {
-    const ends = await Promise.all([disk.close(), compressing?.close(), indexing?.close(), healing?.close()]);
+    const ends = await Promise.all([
+      disk.close(),
+      compressing?.close(),
+      indexing?.close(),
+      healing?.close(),
+      proofDisk?.close(),
+    ]);
     // The lock goes last: until its threads have ended, this process may still write. A stuck one keeps it to the end.
     if (!ends.includes("stuck")) lock?.release();
   }
@@ -193,6 +212,17 @@ async function openArchive(
     if (errorCode(cause) === undefined) throw cause;
     throw new PermanentError(`Cannot open the archive "${disk.root}"`, { cause });
   }
+}
+
+/** A newer program may have meant something by them that this one does not do. */
+async function warnOfUnknownLines(archive: Archive, log: Log): Promise<void> {
+  const { unknownLines, unreadableLines } = await archive.ledger();
+  if (unknownLines + unreadableLines === 0) return;
+  log.warn("gap ledger has lines that do not count", {
+    unknownLines,
+    unreadableLines,
+    hint: "unknown ones were written by a newer walvault: use that; see: walvault gap list",
+  });
 }
 
 /** It would wait for ever. */
@@ -252,6 +282,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
       events,
       minimumFree: options.minFree,
       now: () => new Date(),
+      proofOn: receiving.proofOn,
     }),
     healer: healing,
     clock: realClock,
@@ -276,9 +307,13 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const { slot, createSlot = false, endpos: endLsn, loop } = options;
   const { haltLag: lagBytes, haltAfter: afterMs, haltAction: action } = options;
   const policy = { lagBytes, afterMs, action };
-  const guardian = slot === undefined
-    ? undefined
-    : new SlotGuardian(settings, { slot, policy, clock: realClock, log });
+  const guardian = slot === undefined ? undefined : new SlotGuardian(settings, {
+    slot,
+    policy,
+    clock: realClock,
+    log,
+    durable: () => position?.flushLsn,
+  });
   const ended = new AbortController();
   const watching = guardian?.run(AbortSignal.any([context.signal, ended.signal]));
   const signal = guardian === undefined ? context.signal : AbortSignal.any([context.signal, guardian.halt]);

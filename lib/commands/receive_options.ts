@@ -136,12 +136,13 @@ export function receiveCommand(run: (options: ReceiveCommandOptions) => Promise<
     )
     .option(
       "--halt-lag <size>",
-      "the server keeps more than this for the slot: do what --halt-action says (no limit)",
+      "the server keeps more than this for the slot that is not durable here: do what --halt-action says (no limit)",
       bytesOption,
     )
     .option(
       "--halt-after <seconds>",
-      "the slot has not moved for so long: do what --halt-action says; with --halt-lag both must be so (no limit)",
+      "nothing has become durable here for so long, and the server keeps WAL for the slot: do what --halt-action says; with " +
+        "--halt-lag both must be so (no limit)",
       secondsOption,
     )
     .addOption(

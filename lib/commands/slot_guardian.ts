@@ -2,6 +2,7 @@ import type { ConnectionSettings } from "../conninfo/settings.ts";
 import { type Log, messageChain } from "../log.ts";
 import { keptBytes, type SlotSample } from "../observe/slot_forecast.ts";
 import { type HaltLimits, SlotJudge, type SlotWarning } from "../observe/slot_judgement.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import { ServerError } from "../protocol/errors.ts";
 import type { Clock } from "../receiver/clock.ts";
 import { waitFor } from "../receiver/waiting.ts";
@@ -48,6 +49,8 @@ export class SlotGuardian {
       readonly policy: HaltPolicy;
       readonly clock: Clock;
       readonly log: Log;
+      /** How far all that was received is durable, whatever the server is told. */
+      readonly durable?: (() => Lsn | undefined) | undefined;
     },
   ) {
     this.#judge = new SlotJudge(options.policy);
@@ -154,7 +157,8 @@ export class SlotGuardian {
     const sample = sampleOf(look, slot, clock.nowMs());
     if (sample === undefined) return;
     if (sample !== "absent") this.#last = sample;
-    for (const warning of this.#judge.next(sample)) this.#say(warning);
+    const judged = sample === "absent" ? sample : { ...sample, durableLsn: this.options.durable?.() };
+    for (const warning of this.#judge.next(judged)) this.#say(warning);
   }
 
   #say(warning: SlotWarning): void {
@@ -186,6 +190,13 @@ export class SlotGuardian {
           ...(safe === undefined ? {} : { left: formatBytes(Number(safe)) }),
           timeLeft: formatDuration(warning.limitMs),
           hint: "what the server keeps for it grows: make receiving faster, or raise max_slot_wal_keep_size",
+        });
+      case "held back":
+        return log.error("slot is held back", {
+          ...fields,
+          hint:
+            "what the server keeps for it is durable here, and a gap before it keeps that from being told, so it fills " +
+            "the server's disk: bring what is missing (walvault gap heal), or give it up (walvault gap accept); see: walvault gap list",
         });
       case "halt":
         log.error("slot holds up too much wal", {

@@ -85,12 +85,16 @@ function holeLines(holes: readonly Hole[]): readonly string[] {
 /** Of what the ledger tells something; the others are holes as any. */
 function gapLines(gaps: readonly Gap[]): readonly string[] {
   const known = gaps.filter(({ state }) => state !== "unrecorded");
-  const shown = known.slice(0, MAXIMUM_LINES).map(({ timeline, startLsn, endLsn, record, acceptance }) => {
-    const state = acceptance !== undefined
-      ? `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`
-      : `open, recorded ${formatTime(record?.recordedAt ?? "")}: ${record?.reason}`;
-    return item("Gap", `${formatLsn(startLsn)} to ${formatLsn(endLsn)} on timeline ${timeline}: ${state}`);
-  });
+  const shown = known.slice(0, MAXIMUM_LINES).map(
+    ({ timeline, startLsn, endLsn, state: known, record, acceptance }) => {
+      const state = known === "unproven"
+        ? `here, but not proven yet, recorded ${formatTime(record?.recordedAt ?? "")}: walvault gap heal`
+        : acceptance !== undefined
+        ? `accepted ${formatTime(acceptance.acceptedAt)} by ${acceptance.acceptedBy}: ${acceptance.reason}`
+        : `open, recorded ${formatTime(record?.recordedAt ?? "")}: ${record?.reason}`;
+      return item("Gap", `${formatLsn(startLsn)} to ${formatLsn(endLsn)} on timeline ${timeline}: ${state}`);
+    },
+  );
   const left = known.length - shown.length;
   return left === 0 ? shown : [...shown, INDENT + `and ${left} more: walvault gap list`];
 }

@@ -80,7 +80,7 @@ function isGivenUp({ startLsn, endLsn }: Hole, gaps: readonly Gap[]): boolean {
 
 /** One that is recorded waits for somebody, wherever the base backups began: commits may wait for it, too. */
 function gapProblems({ gaps }: HealthFacts): readonly string[] {
-  const open = gaps.filter(({ state }) => state === "open");
+  const open = gaps.filter(({ state }) => state === "open" || state === "unproven");
   const [first] = open;
   if (first === undefined) return [];
   const where = `${formatLsn(first.startLsn)} to ${formatLsn(first.endLsn)} on timeline ${first.timeline}`;

@@ -12,6 +12,8 @@ export interface SlotSample {
   readonly walStatus: string | undefined;
   /** How much may still be written before the slot may lose WAL; `undefined` when there is no limit. */
   readonly safeWalBytes: bigint | undefined;
+  /** How far WAL is durable at the receiver, whatever it may tell the server of it; `undefined` before anything came. */
+  readonly durableLsn?: Lsn | undefined;
 }
 
 /** What was long ago says nothing of what comes. */
@@ -23,6 +25,15 @@ const RECENT_SAMPLES = 3;
 export function keptBytes({ serverLsn, restartLsn }: SlotSample): bigint | undefined {
   if (restartLsn === undefined) return undefined;
   return serverLsn > restartLsn ? serverLsn - restartLsn : 0n;
+}
+
+/** What of it the receiver has not made durable, in bytes; `undefined` while the slot reserves nothing. */
+export function awaitedBytes(sample: SlotSample): bigint | undefined {
+  const { restartLsn, serverLsn, durableLsn } = sample;
+  if (restartLsn === undefined) return undefined;
+  // What lies beyond the server's end is of another line of WAL.
+  const isAhead = durableLsn !== undefined && durableLsn > restartLsn && durableLsn <= serverLsn;
+  return keptBytes(isAhead ? { ...sample, restartLsn: durableLsn } : sample);
 }
 
 /**

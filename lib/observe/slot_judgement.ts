@@ -1,17 +1,24 @@
-import type { Lsn } from "../wal/lsn.ts";
-import { forecastLimitMs, keptBytes, type SlotSample } from "./slot_forecast.ts";
+import { awaitedBytes, forecastLimitMs, keptBytes, type SlotSample } from "./slot_forecast.ts";
 
-/** From when on a slot holds up too much of its server's disk; each limit that is given must be passed. */
+/**
+ * From when on a slot holds up too much of its server's disk; each limit that is given must be passed.
+ *
+ * What is durable at the receiver counts, not where the slot stands: a receiver that is well and may not tell what it has,
+ * since WAL before it is missing, would lose its slot for that.
+ */
 export interface HaltLimits {
-  /** The server keeps more than this for the slot. */
+  /** The server keeps more than this for the slot that is not durable at the receiver. */
   readonly lagBytes: bigint | undefined;
-  /** The slot has not moved for this long, and the server keeps something for it. */
+  /** Nothing has become durable for this long, and the server keeps something for it. */
   readonly afterMs: number | undefined;
 }
 
-/** What there is to say of a slot; each once, until it has got better. */
+/**
+ * What there is to say of a slot; each once, until it has got better. With `held back` it would be dropped if the receiver
+ * had not what the server keeps.
+ */
 export type SlotWarning =
-  | { readonly kind: "absent" | "unreserved" | "lost" | "halt" }
+  | { readonly kind: "absent" | "unreserved" | "lost" | "halt" | "held back" }
   | { readonly kind: "limit near"; readonly limitMs: number };
 
 /** With less than this to the limit there is something to say, and with more than twice as much no more. */
@@ -23,9 +30,13 @@ const MAXIMUM_SAMPLES = 600;
 export class SlotJudge {
   #samples: SlotSample[] = [];
   readonly #told = new Set<SlotWarning["kind"]>();
-  #moved: { readonly restartLsn: Lsn | undefined; readonly atMs: number } | undefined;
+  readonly #received: Standstill;
+  readonly #slot: Standstill;
 
-  constructor(private readonly limits: HaltLimits) {}
+  constructor(limits: HaltLimits) {
+    this.#received = new Standstill(limits);
+    this.#slot = new Standstill(limits);
+  }
 
   /** Of the last sample, in milliseconds; see `forecastLimitMs`. */
   get limitMs(): number | undefined {
@@ -36,7 +47,8 @@ export class SlotJudge {
   next(sample: SlotSample | "absent"): readonly SlotWarning[] {
     if (sample === "absent") {
       this.#samples = [];
-      this.#moved = undefined;
+      this.#received.forget();
+      this.#slot.forget();
       return this.#tell({ kind: "absent" });
     }
     this.#told.delete("absent");
@@ -58,24 +70,42 @@ export class SlotJudge {
   }
 
   #halt(sample: SlotSample): readonly SlotWarning[] {
-    const { lagBytes, afterMs } = this.limits;
-    const kept = keptBytes(sample) ?? 0n;
-    const { restartLsn, atMs } = sample;
-    if (this.#moved === undefined || this.#moved.restartLsn !== restartLsn || kept === 0n) {
-      this.#moved = { restartLsn, atMs };
-    }
-    const isFar = lagBytes !== undefined && kept > lagBytes;
-    const isStuck = afterMs !== undefined && atMs - this.#moved.atMs >= afterMs;
-    const isDue = (isFar || lagBytes === undefined) && (isStuck || afterMs === undefined) &&
-      (isFar || isStuck);
+    const { atMs, restartLsn, durableLsn } = sample;
+    const awaited = awaitedBytes(sample) ?? 0n;
+    const isDue = this.#received.isDue({ atMs, place: `${restartLsn} ${durableLsn}`, bytes: awaited });
+    const isHeld = this.#slot.isDue({ atMs, place: `${restartLsn}`, bytes: keptBytes(sample) ?? 0n });
+    if (!isDue) this.#told.delete("halt");
+    if (!isHeld || isDue) this.#told.delete("held back");
     if (isDue) return this.#tell({ kind: "halt" });
-    this.#told.delete("halt");
-    return [];
+    return isHeld ? this.#tell({ kind: "held back" }) : [];
   }
 
   #tell(warning: SlotWarning): readonly SlotWarning[] {
     if (this.#told.has(warning.kind)) return [];
     this.#told.add(warning.kind);
     return [warning];
+  }
+}
+
+/** Whether something stands still for too long, too far behind. */
+class Standstill {
+  #moved: { readonly place: string; readonly atMs: number } | undefined;
+
+  constructor(private readonly limits: HaltLimits) {}
+
+  forget(): void {
+    this.#moved = undefined;
+  }
+
+  isDue(
+    { atMs, place, bytes }: { readonly atMs: number; readonly place: string; readonly bytes: bigint },
+  ): boolean {
+    const { lagBytes, afterMs } = this.limits;
+    if (this.#moved === undefined || this.#moved.place !== place || bytes === 0n) {
+      this.#moved = { place, atMs };
+    }
+    const isFar = lagBytes !== undefined && bytes > lagBytes;
+    const isStuck = afterMs !== undefined && atMs - this.#moved.atMs >= afterMs;
+    return (isFar || lagBytes === undefined) && (isStuck || afterMs === undefined) && (isFar || isStuck);
   }
 }

@@ -5,13 +5,18 @@ import { type SegmentNumber, type SegmentSize, segmentStart } from "../wal/segme
 import type { Clock } from "./clock.ts";
 import type { FlushGate } from "./flush_gate.ts";
 import { waitFor } from "./waiting.ts";
-import type { GapArchive } from "./wal_archive.ts";
+import type { GapArchive, UnprovenSegment } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
 /** So often it is looked whether a gap is still one: commits may wait for that. */
 const LOOK_INTERVAL_MS = 2000;
 /** So often what is missing is asked for, and whether anybody waits for what lies behind it. */
 const ROUND_INTERVAL_MS = 60_000;
+
+/** What is not proven may be under way still. */
+const PROOF_RETRY_MS = 10_000;
+/** So many segments that are not proven are named; that many more are only counted. */
+const MAXIMUM_NAMED = 5;
 
 /** What a watch works with. */
 export interface GapWatchOptions {
@@ -25,6 +30,12 @@ export interface GapWatchOptions {
   readonly segmentSize: SegmentSize;
   /** Missing below where streaming began: what is missing behind that is no matter of this watch. */
   readonly openGaps: readonly SegmentRun[];
+  /** Recorded to be missing there, and here by name: a gap until it is proven. */
+  readonly unproven: readonly SegmentRun[];
+  /** Segments that are to be proven and written down to have been here, though nothing waits for that. */
+  readonly passed: readonly SegmentRun[];
+  /** Is told why a gap stays one though all of it is here by name. */
+  onUnproven(gap: SegmentRun, segments: readonly UnprovenSegment[]): void;
   /** Begins to ask for what is missing; what comes is seen here. */
   heal(gaps: readonly SegmentRun[]): void;
   /** The server may wait for nobody any more: a new connection has to decide. */
@@ -37,24 +48,46 @@ interface OpenGap {
   readonly rest: SegmentRun;
 }
 
+/** What came of the proof of a gap of which all is here by name. */
+interface Proof {
+  readonly key: string;
+  readonly ended: Promise<void>;
+  state: "under way" | "proven" | "refused";
+  endedAtMs: number;
+}
+
 /**
  * Watches the gaps before a stream while it runs: has them healed, and opens the gate when none is left.
  *
  * It looks only for the segments that are missing: to list a large archive would hold up what is to become durable. A
- * gap stays one when segments below it are removed.
+ * gap stays one when segments below it are removed, and until every byte that fills it was looked at.
  */
 export class GapWatch {
   #open: readonly OpenGap[];
   /** What the ledger was when it was last read; it may have changed between the planning and now. */
   #mark: string | undefined;
+  /** One at a time: it reads all of a gap. */
+  #proof: Proof | undefined;
 
   constructor(private readonly options: GapWatchOptions) {
-    this.#open = options.openGaps.map((gap) => ({ gap, rest: gap }));
+    this.#open = [...options.openGaps, ...options.unproven].map((gap) => ({ gap, rest: gap }));
   }
 
   /** Until nothing is missing any more, or it is told to stop: then neither a disk nor a server is waited for. */
   async run(signal: AbortSignal): Promise<void> {
-    await Promise.race([this.#watch(signal), untilAborted(signal)]);
+    const watching = async () => {
+      await this.#watch(signal);
+      for (const run of this.options.passed) await this.#quietly(() => this.#pass(run, signal));
+    };
+    await Promise.race([watching(), untilAborted(signal)]);
+  }
+
+  /** What is old may be removed some day: then this tells that nothing is missing before what is left. */
+  async #pass(run: SegmentRun, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
+    const { archive } = this.options;
+    const unproven = await archive.proveSegments(run, signal);
+    if (unproven.length === 0 && !signal.aborted) await archive.recordHealed(run);
   }
 
   async #watch(signal: AbortSignal): Promise<void> {
@@ -90,18 +123,26 @@ export class GapWatch {
     const mark = await archive.gapMark();
     const accepted = mark === this.#mark ? [] : (await archive.ledgerGaps()).accepted;
     const kept = this.#open.flatMap(({ gap, rest }) => {
-      const left = withoutRuns(rest, accepted);
-      return left.length === 1 && left[0]! === rest
+      const left = withoutRuns(gap, accepted);
+      return left.length === 1 && left[0]! === gap
         ? [{ gap, rest }]
         : left.map((run) => ({ gap: run, rest: run }));
     });
     const givenUp = joinedRuns(
-      this.#open.flatMap(({ rest }) => withoutRuns(rest, kept.map((one) => one.rest))),
+      this.#open.flatMap(({ gap }) => withoutRuns(gap, kept.map((one) => one.gap))),
     );
-    const seen: OpenGap[] = [];
-    for (const { gap, rest } of kept) seen.push({ gap, rest: await this.#unseenOf(rest) });
-    const open = seen.filter(({ rest }) => rest.firstNumber < rest.endNumber);
-    const healed = seen.filter(({ rest }) => rest.firstNumber === rest.endNumber);
+    const open: OpenGap[] = [];
+    const healed: OpenGap[] = [];
+    for (const { gap, rest } of kept) {
+      const seen = { gap, rest: await this.#unseenOf(rest) };
+      if (seen.rest.firstNumber < seen.rest.endNumber) open.push(seen);
+      else {
+        const state = await this.#proofOf(gap, signal);
+        if (state === "proven") healed.push(seen);
+        // Something of it may be gone again.
+        else open.push(state === "refused" ? { gap, rest: gap } : seen);
+      }
+    }
     // What is told because of them can't be taken back, and neither who accepted something nor who gave a segment its
     // name may have brought that to the disk.
     for (const gap of givenUp) await archive.confirmGap(gap);
@@ -112,6 +153,55 @@ export class GapWatch {
     this.#open = open;
     this.#mark = mark;
     if (open.length === 0) gate?.open();
+  }
+
+  /** How far it is with the proof of a gap of which all is here by name; begins it if that is due. */
+  async #proofOf(gap: SegmentRun, signal: AbortSignal): Promise<Proof["state"] | "waiting"> {
+    const { clock } = this.options;
+    const key = keyOf(gap);
+    let proof = this.#proof;
+    const isFree = proof === undefined || proof.state !== "under way";
+    const isDue = proof?.key !== key ||
+      proof.state === "refused" && clock.nowMs() - proof.endedAtMs >= PROOF_RETRY_MS;
+    if (isFree && isDue) proof = this.#proof = this.#beginProof(gap, key, signal);
+    if (proof?.key !== key) return "waiting";
+    // A short one is worth waiting for; what else is to be looked at does not wait for a long one.
+    const late = new AbortController();
+    try {
+      await Promise.race([proof.ended, waitFor(LOOK_INTERVAL_MS, clock, late.signal)]);
+    } finally {
+      late.abort();
+    }
+    return proof.state;
+  }
+
+  #beginProof(gap: SegmentRun, key: string, signal: AbortSignal): Proof {
+    const { archive, clock, log, onUnproven } = this.options;
+    const prove = async (): Promise<Proof["state"]> => {
+      try {
+        const unproven = await archive.proveSegments(gap, signal);
+        if (signal.aborted) return "refused";
+        if (unproven.length > 0) {
+          onUnproven(gap, unproven);
+          return "refused";
+        }
+        await archive.recordHealed(gap);
+        return "proven";
+      } catch (error) {
+        if (!signal.aborted) log.warn("gap not proven", { error: messageChain(error) });
+        return "refused";
+      }
+    };
+    const proof: Proof = {
+      key,
+      state: "under way",
+      endedAtMs: 0,
+      ended: prove().then((state) => {
+        proof.state = state;
+        proof.endedAtMs = clock.nowMs();
+      }),
+    };
+    return proof;
   }
 
   /** What follows the first segment that is not here. */
@@ -145,6 +235,17 @@ export class GapWatch {
     if (signal.aborted || names.systemIdentifier !== systemIdentifier || names.value !== "") return;
     this.options.onNobodyWaits();
   }
+}
+
+function keyOf({ timeline, firstNumber, endNumber }: SegmentRun): string {
+  return `${timeline} ${firstNumber} ${endNumber}`;
+}
+
+/** How log lines name what is not proven. */
+export function unprovenText(segments: readonly UnprovenSegment[]): string {
+  const named = segments.slice(0, MAXIMUM_NAMED).map(({ name, problem }) => `${name}: ${problem}`);
+  const left = segments.length - named.length;
+  return [...named, ...(left === 0 ? [] : [`and ${left} more`])].join("; ");
 }
 
 /** How log lines name a gap. */

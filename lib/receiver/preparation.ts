@@ -9,7 +9,7 @@ import {
   parseHistory,
   type TimelineHistory,
 } from "../wal/history.ts";
-import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
+import { firstMissingSegment, passedBegins, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
@@ -21,6 +21,7 @@ import {
   claimsBelow,
   gapsBelow,
   type LedgerClaim,
+  namedBelow,
   newestTimeline,
   planStart,
   type StartFacts,
@@ -56,6 +57,10 @@ export interface Prepared {
   readonly systemIdentifier: bigint;
   /** Missing below where streaming begins, and not given up. */
   readonly openGaps: readonly SegmentRun[];
+  /** Recorded to be missing below there, and here by name: not proven yet. */
+  readonly unproven: readonly SegmentRun[];
+  /** Segments that shall be known to have been here, and are not yet: see `passedBegins`. */
+  readonly passed: readonly SegmentRun[];
   /** What the ledger tells of it; what an earlier process wrote may not be durable. */
   readonly claims: readonly LedgerClaim[];
 }
@@ -138,6 +143,8 @@ export class Preparation {
       serverLineage: lineage,
       systemIdentifier: system.systemIdentifier,
       openGaps: gapsBelow(facts, plan.startLsn, "open"),
+      unproven: namedBelow(facts, plan.startLsn),
+      passed: passedBegins(facts),
       claims: claimsBelow(facts, plan.startLsn),
     };
   }

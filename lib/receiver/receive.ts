@@ -1,25 +1,25 @@
 import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import { WalGapError } from "../wal/errors.ts";
-import type { SegmentRun } from "../wal/lineage.ts";
+import type { LineageView, SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
-import { segmentNumberAt, segmentStart } from "../wal/segment.ts";
+import { segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { backoffMs } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import { afterFailure, NotYetError, PermanentError, SLOT_INVALIDATED, WAL_REMOVED } from "./failure.ts";
 import { removalOf } from "./first_available.ts";
 import { FlushGate } from "./flush_gate.ts";
 import { GapPassing, lackError } from "./gap_passing.ts";
-import { gapFields, GapWatch } from "./gap_watch.ts";
+import { gapFields, GapWatch, unprovenText } from "./gap_watch.ts";
 import type { HostReply } from "./lack.ts";
 import { type LegEnd, type LegPosition, type LegTiming, streamLeg } from "./leg.ts";
 import { Preparation, type Prepared } from "./preparation.ts";
 import { Reporter } from "./reporter.ts";
 import { RoomWatch } from "./room_watch.ts";
-import { claimsBelow, gapsBelow, type StartPlan } from "./start.ts";
+import { claimsBelow, gapsBelow, namedBelow, type StartPlan } from "./start.ts";
 import { withinStop } from "./stopping.ts";
 import { waitFor } from "./waiting.ts";
-import type { GapArchive, GapHealer } from "./wal_archive.ts";
+import type { GapArchive, GapHealer, UnprovenSegment } from "./wal_archive.ts";
 import type { WalSource } from "./wal_source.ts";
 
 /** After a server's orderly end: it needs a moment, and reconnecting at once would hold up its shutdown. */
@@ -269,12 +269,37 @@ class Receiver {
     await this.#untilStopped(source, signal, () => this.#gaps.prove(claimsBelow(view, plan.startLsn)));
     const gap = gapsBelow(view, plan.startLsn, "open")
       .find(({ firstNumber }) => segmentStart(firstNumber, segmentSize) < this.options.endLsn!);
-    if (gap === undefined) return { kind: "end-reached" };
+    if (gap === undefined) return await this.#provenEnd(source, { prepared, view, signal });
     const { startLsn, endLsn, timeline } = gapFields(gap, segmentSize);
     throw new WalGapError(
       `Cannot say that all WAL up to the end position is safe: from ${startLsn} to ${endLsn} on timeline ${timeline} it ` +
         "is missing; see: walvault gap list",
     );
+  }
+
+  /** @throws {WalGapError} when what filled a gap below the end is not what it should be. */
+  async #provenEnd(
+    source: WalSource,
+    { prepared: { plan, segmentSize }, view, signal }: {
+      readonly prepared: Prepared;
+      readonly view: LineageView;
+      readonly signal: AbortSignal;
+    },
+  ): Promise<ConnectionEnd> {
+    const { archive } = this.dependencies;
+    for (const run of namedBelow(view, plan.startLsn)) {
+      const { startLsn, endLsn, timeline } = gapFields(run, segmentSize);
+      if (segmentStart(run.firstNumber, segmentSize) >= this.options.endLsn!) continue;
+      const unproven = await this.#untilStopped(source, signal, () => archive.proveSegments(run, signal));
+      if (unproven.length > 0) {
+        throw new WalGapError(
+          `Cannot say that all WAL up to the end position is safe: what was brought in from ${startLsn} to ${endLsn} on ` +
+            `timeline ${timeline} is not proven: ${unprovenText(unproven)}; see: walvault gap list`,
+        );
+      }
+      await this.#untilStopped(source, signal, () => archive.recordHealed(run));
+    }
+    return { kind: "end-reached" };
   }
 
   /** @throws {PermanentError} when receiving would begin beyond the end: what lies below was never received. */
@@ -292,10 +317,13 @@ class Receiver {
   /** One leg; what is missing before it is watched. */
   async #leg(source: WalSource, prepared: Prepared, signal: AbortSignal): Promise<ConnectionEnd> {
     await this.#untilStopped(source, signal, () => this.#gaps.prove(prepared.claims));
-    if (prepared.openGaps.length === 0) return await this.#stream(source, prepared, undefined, signal);
+    const isWhole = prepared.openGaps.length + prepared.unproven.length === 0;
+    if (isWhole && prepared.passed.length === 0) {
+      return await this.#stream(source, prepared, undefined, signal);
+    }
     // What is missing is written down, and nothing streams yet: when nobody waits now, nobody ever waits for what is
     // missing, since whoever begins to wait later waits for what comes behind it.
-    const standbyNames = await this.#untilStopped(
+    const standbyNames = isWhole ? "" : await this.#untilStopped(
       source,
       signal,
       () => source.show("synchronous_standby_names"),
@@ -324,7 +352,7 @@ class Receiver {
     },
   ): GapWatch {
     const { archive, clock, log } = this.dependencies;
-    const { segmentSize, systemIdentifier, openGaps } = prepared;
+    const { segmentSize, systemIdentifier, openGaps, unproven, passed } = prepared;
     const heal = (gaps: readonly SegmentRun[]) => {
       if (this.#healing !== undefined) return;
       this.#heal(gaps, signal).catch((error) => {
@@ -342,6 +370,9 @@ class Receiver {
       gate,
       segmentSize,
       openGaps,
+      unproven,
+      passed,
+      onUnproven: (gap, segments) => this.#tellUnproven(gap, segments, segmentSize),
       heal,
       onNobodyWaits,
     });
@@ -354,6 +385,19 @@ class Receiver {
     const round = async () => await healer.heal(gaps, AbortSignal.any([signal, this.#ending.signal]));
     this.#healing ??= { gaps, ended: round().finally(() => this.#healing = undefined) };
     return this.#healing.ended;
+  }
+
+  /** Once for each that is found wrong: it is looked at again and again. */
+  #tellUnproven(gap: SegmentRun, segments: readonly UnprovenSegment[], segmentSize: SegmentSize): void {
+    const { startLsn, endLsn, timeline } = gapFields(gap, segmentSize);
+    this.#reporter.errorOnce("gap not healed", {
+      timeline,
+      startLsn,
+      endLsn,
+      segments: unprovenText(segments),
+      hint:
+        "what stands under these names is not the missing WAL: move it away, and bring the right one, or walvault gap accept",
+    });
   }
 
   #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {

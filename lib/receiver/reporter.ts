@@ -9,10 +9,19 @@ export class Reporter {
 
   /** A warning that holds for the whole run. */
   warnOnce(event: string, fields: Readonly<Record<string, string | number>>): void {
+    this.#once("warn", event, fields);
+  }
+
+  /** As `warnOnce`, of what somebody must do something about. */
+  errorOnce(event: string, fields: Readonly<Record<string, string | number>>): void {
+    this.#once("error", event, fields);
+  }
+
+  #once(level: "warn" | "error", event: string, fields: Readonly<Record<string, string | number>>): void {
     const text = event + JSON.stringify(fields);
     if (this.#warned.has(text)) return;
     this.#warned.add(text);
-    this.log.warn(event, fields);
+    this.log[level](event, fields);
   }
 
   /** One `error` line for each change of state; the same again is for those who look closely. */

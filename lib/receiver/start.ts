@@ -7,6 +7,7 @@ import {
   overlap,
   type SegmentRun,
   timelineOfSegment,
+  unprovenBelow,
 } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import {
@@ -86,6 +87,11 @@ export function beyondForks(
 /** What is missing below an LSN, a segment's start. */
 export function gapsBelow(view: LineageView, startLsn: Lsn, kind: HoleKind): readonly SegmentRun[] {
   return missingBelow(view, segmentNumberAt(startLsn, view.segmentSize), kind);
+}
+
+/** What was recorded to be missing below an LSN, a segment's start, and is here by name; nobody has proven it yet. */
+export function namedBelow(view: LineageView, startLsn: Lsn): readonly SegmentRun[] {
+  return unprovenBelow(view, segmentNumberAt(startLsn, view.segmentSize));
 }
 
 /** A line of the gap ledger that something is to count on. */

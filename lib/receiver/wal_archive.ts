@@ -106,6 +106,13 @@ export interface MissingWal {
   readonly answer: string;
 }
 
+/** A segment that has its name, and is not proven. */
+export interface UnprovenSegment {
+  readonly name: string;
+  /** What is wrong with it. */
+  readonly problem: string;
+}
+
 /** An archive that is told of WAL that is missing. */
 export interface GapArchive extends WalArchive {
   /** Writes down that WAL is missing; durable when it resolves. */
@@ -124,6 +131,15 @@ export interface GapArchive extends WalArchive {
    * still take its name away.
    */
   hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
+  /**
+   * The segments of a range that are not proven, byte for byte; all others are durable when it resolves. A name alone may
+   * be that of a copy under way, or of damage. It may take long, and holds up nothing that becomes durable meanwhile.
+   *
+   * @throws what aborts it, soon.
+   */
+  proveSegments(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]>;
+  /** Writes down that these segments are here and proven; durable when it resolves. */
+  recordHealed(run: SegmentRun): Promise<void>;
   /** Whatever segment was seen before it was called survives a power cut when it resolves. */
   syncNames(): Promise<void>;
 }

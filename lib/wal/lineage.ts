@@ -27,6 +27,8 @@ export interface LineageStock {
     readonly recorded: readonly SegmentRun[];
     /** The part of it that somebody gave up for good. */
     readonly accepted: readonly SegmentRun[];
+    /** Complete and proven once, whether it still is here or was removed since with all that is old. */
+    readonly healed: readonly SegmentRun[];
   };
 }
 
@@ -64,35 +66,23 @@ export type HoleKind = "open" | "all";
 
 /**
  * The holes on a lineage, lowest first, each of one timeline: between the archive's first byte there and its last
- * complete segment or recorded gap.
+ * complete segment or recorded gap, and what `missingBelow` tells of before that.
  */
 export function holesOnLineage(view: LineageView, kind: HoleKind): readonly SegmentRun[] {
-  const { contents: { runs, gaps }, lineage, segmentSize } = view;
-  const begin = beginOnLineage(view);
-  if (begin === undefined) return [];
-  const filled = onLineage(kind === "all" ? runs : [...runs, ...gaps.accepted], view);
+  const { contents: { runs, gaps } } = view;
   const ends = onLineage([...runs, ...gaps.recorded], view).map(({ endNumber }) => endNumber);
-  const top = ends.reduce<bigint>((highest, end) => end > highest ? end : highest, begin);
-  const holes: SegmentRun[] = [];
-  for (let next = endOfCover(begin, filled); next < top;) {
-    const after = filled.reduce<bigint>(
-      (lowest, { firstNumber }) => firstNumber > next && firstNumber < lowest ? firstNumber : lowest,
-      top,
-    );
-    const hole = { firstNumber: next, endNumber: after as SegmentNumber };
-    holes.push(...byTimeline(hole, { lineage, segmentSize }));
-    next = endOfCover(hole.endNumber, filled);
-  }
-  return holes;
+  const top = ends.reduce<bigint>((highest, end) => end > highest ? end : highest, 0n) as SegmentNumber;
+  return joinedRuns(missingBelow(view, top, kind));
 }
 
 /**
  * What is missing on a lineage below a segment, lowest first, each of one timeline: every hole above the archive's first
  * byte there, and what is recorded to be missing. What is not received yet, from that segment on, is no part of it,
- * whatever stands behind it already; nor is what lies before the archive's first byte: a gap that was healed, and later
- * removed with all that is old, is none any more.
+ * whatever stands behind it already.
  *
- * What one record or acceptance tells of and the next one does not is kept apart.
+ * Of what lies before the archive's first byte only that counts which was never seen to be healed: a gap that was, and
+ * was later removed with all that is old, is none any more. What one record or acceptance tells of and the next one does
+ * not is kept apart.
  */
 export function missingBelow(
   view: LineageView,
@@ -102,18 +92,69 @@ export function missingBelow(
   const { contents: { runs, gaps } } = view;
   const begin = beginOnLineage(view);
   const told = onLineage([...gaps.recorded, ...gaps.accepted], view);
+  const healed = onLineage(gaps.healed, view);
   const asked = [...told, ...(begin === undefined ? [] : [{ firstNumber: begin, endNumber }])];
   const filled = onLineage(kind === "all" ? runs : [...runs, ...gaps.accepted], view);
-  const bounds = [...asked, ...filled].flatMap((range) => [range.firstNumber, range.endNumber]);
-  const ordered = [...new Set([...bounds, endNumber])].filter((number) => number <= endNumber)
-    .sort((a, b) => a < b ? -1 : a > b ? 1 : 0);
-  return ordered.slice(1).flatMap((end, index) => {
-    const piece = { firstNumber: ordered[index]!, endNumber: end };
-    const covers = (range: Omit<SegmentRun, "timeline">) =>
-      range.firstNumber <= piece.firstNumber && piece.endNumber <= range.endNumber;
-    const isBefore = begin !== undefined && piece.firstNumber < begin;
-    return !isBefore && asked.some(covers) && !filled.some(covers) ? byTimeline(piece, view) : [];
+  return piecesBelow(endNumber, [...asked, ...filled, ...healed]).flatMap((piece) => {
+    const isBefore = begin === undefined || piece.firstNumber < begin;
+    const isGone = isBefore && covers(healed, piece);
+    return covers(asked, piece) && !covers(filled, piece) && !isGone ? byTimeline(piece, view) : [];
   });
+}
+
+/**
+ * What was recorded to be missing on a lineage below a segment and is here by name, though nobody has proven it yet,
+ * lowest first, each of one timeline.
+ */
+export function unprovenBelow(view: LineageView, endNumber: SegmentNumber): readonly SegmentRun[] {
+  const { contents: { runs, gaps } } = view;
+  const [recorded, here] = [onLineage(gaps.recorded, view), onLineage(runs, view)];
+  const settled = onLineage([...gaps.healed, ...gaps.accepted], view);
+  const pieces = piecesBelow(endNumber, [...recorded, ...here, ...settled]).filter((piece) =>
+    covers(recorded, piece) && covers(here, piece) && !covers(settled, piece)
+  );
+  return joinedRuns(pieces.flatMap((piece) => byTimeline(piece, view)));
+}
+
+/**
+ * Segments that a lineage's begin can be told from when what is old is removed some day: the first ones behind what was
+ * only begun, and is left over since something complete stands in its place or behind a gap there.
+ *
+ * Once they are known to have been here, what was begun before them is no reason to receive from there on.
+ */
+export function passedBegins(view: LineageView): readonly SegmentRun[] {
+  const { contents: { runs }, lineage, segmentSize: size } = view;
+  const here = onLineage(runs, view);
+  const begun = view.contents.unfinished.filter((held) => beginsOnLineage(held, lineage, size));
+  const behind = begun.map(({ number }) => behindGap(number, view)).map((firstNumber) => ({
+    firstNumber,
+    endNumber: firstNumber + 1n as SegmentNumber,
+  }));
+  const healed = onLineage(view.contents.gaps.healed, view);
+  return joinedRuns(
+    behind.filter((piece) => covers(here, piece) && !covers(healed, piece))
+      .flatMap((piece) => byTimeline(piece, view)),
+  );
+}
+
+/** The ranges' pieces below a segment: each is as a whole in or out of every one of them. */
+function piecesBelow(
+  endNumber: SegmentNumber,
+  ranges: readonly Omit<SegmentRun, "timeline">[],
+): readonly Omit<SegmentRun, "timeline">[] {
+  const bounds = new Set([...ranges.flatMap((range) => [range.firstNumber, range.endNumber]), endNumber]);
+  const ordered = [...bounds].filter((number) => number <= endNumber)
+    .sort((a, b) => a < b ? -1 : a > b ? 1 : 0);
+  return ordered.slice(1).map((end, index) => ({ firstNumber: ordered[index]!, endNumber: end }));
+}
+
+function covers(
+  ranges: readonly Omit<SegmentRun, "timeline">[],
+  piece: Omit<SegmentRun, "timeline">,
+): boolean {
+  return ranges.some(({ firstNumber, endNumber }) =>
+    firstNumber <= piece.firstNumber && piece.endNumber <= endNumber
+  );
 }
 
 /** What of some segments of a lineage is neither here nor recorded to be missing, lowest first. */
@@ -196,31 +237,32 @@ export function byTimeline(
 }
 
 /**
- * Where the archive begins on a lineage: its first complete segment there, also one that was left for a newer timeline
- * inside it.
+ * Where the archive begins on a lineage: the first segment there of which it has something, complete or not, also one
+ * that was left for a newer timeline inside it.
  *
- * Unfinished ones count where there is no complete one, or where they lead up to it with no hole but a recorded gap.
- * Others are left over from before older segments were removed: to begin there would ask for WAL that nobody has any
- * more.
+ * What was begun counts as much as what is complete: it was received, so what comes behind it was to follow, and what
+ * `push` brings further on is no reason to pass over that. Only where what follows it is known to have been here it is
+ * left over from before older segments were removed: to begin there would ask for WAL that nobody has any more.
  */
 function beginOnLineage(view: LineageView): SegmentNumber | undefined {
-  const { contents, lineage, segmentSize: size } = view;
-  const unfinished = contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));
-  const complete = contents.runs
-    .map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber }))
-    .filter((segment) => beginsOnLineage(segment, lineage, size));
-  const begin = least(complete);
-  if (begin === undefined) return least(unfinished);
-  const started = unfinished.map(({ timeline, number }) => ({
-    timeline,
-    firstNumber: number,
-    endNumber: number + 1n as SegmentNumber,
-  }));
-  const bridges = onLineage([...started, ...contents.gaps.recorded], view);
-  const leadingUp = onLineage(started, view).filter(({ firstNumber }) =>
-    firstNumber < begin && endOfCover(firstNumber, bridges) >= begin
+  const { contents: { runs, unfinished, gaps }, lineage, segmentSize: size } = view;
+  const isHeld = (segment: Parameters<typeof beginsOnLineage>[0]) => beginsOnLineage(segment, lineage, size);
+  const complete = runs.map(({ timeline, firstNumber }) => ({ timeline, number: firstNumber })).filter(
+    isHeld,
   );
-  return leadingUp[0]?.firstNumber ?? begin;
+  const begun = unfinished.filter(isHeld);
+  const healed = onLineage(gaps.healed, view);
+  const isPassed = (number: SegmentNumber) => {
+    const firstNumber = behindGap(number, view);
+    return covers(healed, { firstNumber, endNumber: firstNumber + 1n as SegmentNumber });
+  };
+  return least([...complete, ...begun.filter(({ number }) => !isPassed(number))]) ?? least(begun);
+}
+
+/** The first segment from this one on that is in no recorded gap. */
+function behindGap(number: SegmentNumber, view: LineageView): SegmentNumber {
+  const { recorded, accepted } = view.contents.gaps;
+  return endOfCover(number, onLineage([...recorded, ...accepted], view));
 }
 
 function least(segments: readonly { readonly number: SegmentNumber }[]): SegmentNumber | undefined {

@@ -1,13 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  allGaps,
   EMPTY_LEDGER,
   encodeGapAcceptance,
+  encodeGapHealing,
   encodeGapRecord,
   encodeGapWithdrawal,
   firstWanted,
   type Gap,
   type GapAcceptance,
+  type GapHealing,
   type GapLedger,
   type GapRecord,
   gapsOf,
@@ -31,6 +34,12 @@ import { IDENTITY, type Machine, MODES, NAMING, onSimDisk, SEGMENT_SIZE } from "
 
 const at = (segments: number) => lsn(BigInt(segments * MIB));
 const number = (value: number) => BigInt(value) as SegmentNumber;
+
+const rangeOf = (timeline: number, first: number, end: number) => ({
+  timeline: timelineId(timeline),
+  startLsn: at(first),
+  endLsn: at(end),
+});
 
 function record(timeline: number, first: number, end: number, more: Partial<GapRecord> = {}): GapRecord {
   return {
@@ -56,13 +65,25 @@ function acceptance(timeline: number, first: number, end: number): GapAcceptance
   };
 }
 
-function ledgerOf(...entries: readonly (GapRecord | GapAcceptance)[]): GapLedger {
+type Line = GapRecord | GapAcceptance | GapHealing;
+
+function healing(timeline: number, first: number, end: number): GapHealing {
+  return { ...rangeOf(timeline, first, end), healedAt: "2025-11-25T15:00:00.000Z" };
+}
+
+function ledgerOf(...entries: readonly Line[]): GapLedger {
   return parseLedger(bytesOf(...entries));
 }
 
-function bytesOf(...entries: readonly (GapRecord | GapAcceptance)[]): Uint8Array {
+function bytesOf(...entries: readonly Line[]): Uint8Array {
   return joined(
-    entries.map((entry) => "acceptedAt" in entry ? encodeGapAcceptance(entry) : encodeGapRecord(entry)),
+    entries.map((entry) =>
+      "acceptedAt" in entry
+        ? encodeGapAcceptance(entry)
+        : "healedAt" in entry
+        ? encodeGapHealing(entry)
+        : encodeGapRecord(entry)
+    ),
   );
 }
 
@@ -83,6 +104,8 @@ test("a ledger's lines say what was known, and are read back as they were writte
   assert.deepEqual(ledgerOf(record(1, 5, 9), acceptance(1, 5, 7), record(10, 2 ** 30, 2 ** 31)), {
     records: [record(1, 5, 9), record(10, 2 ** 30, 2 ** 31)],
     acceptances: [acceptance(1, 5, 7)],
+    healings: [],
+    unknownLines: 0,
     unreadableLines: 0,
   });
   assert.deepEqual(parseLedger(new Uint8Array(0)), EMPTY_LEDGER);
@@ -152,7 +175,12 @@ test("parseLedger() refuses a line of another version, and leaves fields and kin
   const added = encodeGapRecord({ ...record(1, 5, 9), ticket: "OPS-1" } as GapRecord);
   assert.deepEqual(parseLedger(added), { ...EMPTY_LEDGER, records: [record(1, 5, 9)] });
   const other = encodeGapRecord({ walvault: "note", ...record(1, 5, 9) } as unknown as GapRecord);
-  assert.deepEqual(parseLedger(other), EMPTY_LEDGER);
+  assert.deepEqual(
+    parseLedger(other),
+    { ...EMPTY_LEDGER, unknownLines: 1 },
+    "nothing is passed over silently",
+  );
+  assert.deepEqual(ledgerOf(healing(1, 5, 9)), { ...EMPTY_LEDGER, healings: [healing(1, 5, 9)] });
 });
 
 test("missingByLedger() takes a segment as missing of which a part is", () => {
@@ -165,19 +193,23 @@ test("missingByLedger() takes a segment as missing of which a part is", () => {
   assert.deepEqual(missingByLedger(odd, SEGMENT_SIZE), {
     recorded: [run(5, 7), run(8, 9)],
     accepted: [run(8, 9)],
+    healed: [],
   });
+  const healings = [{ ...rangeOf(1, 5, 7), healedAt: "" }];
+  assert.deepEqual(missingByLedger({ ...odd, healings }, SEGMENT_SIZE).healed, [run(5, 7)]);
 });
 
 /** Of one segment: complete or not, and what the ledger says. */
 const STATES = [
   "complete",
   "complete recorded",
+  "complete recorded healed",
   "missing",
   "recorded",
   "accepted",
   "recorded accepted",
 ] as const;
-const COUNT = 5;
+const COUNT = 4;
 const HISTORIES: Readonly<Record<string, TimelineHistory>> = {
   "one timeline": { timeline: timelineId(1), entries: [] },
   "a fork inside a segment": {
@@ -193,8 +225,11 @@ const HISTORIES: Readonly<Record<string, TimelineHistory>> = {
 for (const [name, lineage] of Object.entries(HISTORIES)) {
   test(`gapsOf() tells every hole, and what the ledger says of it, in all combinations: ${name}`, () => {
     for (let code = 0; code < STATES.length ** COUNT; code++) {
-      // Segments 2 to 6.
-      const states = Array.from({ length: COUNT }, (_, index) => STATES[Math.floor(code / 6 ** index) % 6]!);
+      // Segments 2 to 5.
+      const states = Array.from(
+        { length: COUNT },
+        (_, index) => STATES[Math.floor(code / STATES.length ** index) % STATES.length]!,
+      );
       const segments = states.map((state, index) => ({
         state,
         number: number(index + 2),
@@ -217,13 +252,20 @@ for (const [name, lineage] of Object.entries(HISTORIES)) {
           .map((segment) => ({ ...record(1, 1, 2), ...one(segment) })),
         acceptances: segments.filter(({ state }) => state.includes("accepted"))
           .map((segment) => ({ ...acceptance(1, 1, 2), ...one(segment) })),
+        healings: segments.filter(({ state }) => state.includes("healed"))
+          .map((segment) => ({ healedAt: "", ...one(segment) })),
+        unknownLines: 0,
         unreadableLines: 0,
       };
       const begin = states.findIndex((state) => state.startsWith("complete"));
       const end = states.findLastIndex((state) => state !== "missing") + 1;
       const want = segments.flatMap((segment, index) => {
         const { state } = segment;
-        if (begin === -1 || index < begin || index >= end || state.startsWith("complete")) return [];
+        const isTold = begin !== -1 && begin <= index && index < end;
+        if (state === "complete recorded") return [`${segment.timeline} ${segment.number} unproven`];
+        // What was recorded counts also before the archive's first byte: nobody saw it healed.
+        const isRecorded = state.includes("recorded") || state.includes("accepted");
+        if (state.startsWith("complete") || !isTold && !isRecorded) return [];
         const told = state.includes("accepted") ? "accepted" : state === "missing" ? "unrecorded" : "open";
         return [`${segment.timeline} ${segment.number} ${told}`];
       });
@@ -238,7 +280,7 @@ for (const [name, lineage] of Object.entries(HISTORIES)) {
         });
       assert.deepEqual(spread(gapsOf(view)), want, states.join(", "));
       assert.deepEqual(spread(openGaps(view)), want.filter((line) => !line.endsWith("accepted")));
-      assert.equal(healedGaps(view).length, states.filter((state) => state === "complete recorded").length);
+      assert.equal(healedGaps(view).length, states.filter((state) => state.includes("healed")).length);
     }
   });
 }
@@ -269,8 +311,28 @@ test("gapsOf() joins what one record covers, and names the newest record and acc
       record?.server,
       acceptance?.acceptedBy,
     ]),
-    [[6n, 7n, "open", "db2:5432", undefined], [7n, 9n, "accepted", "db2:5432", "postgres@backup1"]],
+    [[5n, 6n, "unproven", "db2:5432", undefined], [6n, 7n, "open", "db2:5432", undefined], [
+      7n,
+      9n,
+      "accepted",
+      "db2:5432",
+      "postgres@backup1",
+    ]],
   );
+});
+
+test("gapsOf() and allGaps() begin at what was only begun, however far on the first complete segment is", () => {
+  const contents = {
+    runs: [{ timeline: timelineId(1), firstNumber: number(5), endNumber: number(6) }],
+    unfinished: [{ timeline: timelineId(1), number: number(3) }],
+  };
+  const view = { contents, ledger: EMPTY_LEDGER, segmentSize: SEGMENT_SIZE };
+  const lineage = HISTORIES["one timeline"]!;
+  for (const gaps of [gapsOf({ ...view, lineage }), allGaps({ ...view, histories: [] })]) {
+    assert.deepEqual(gaps.map(({ startLsn, endLsn, state }) => [startLsn, endLsn, state]), [
+      [at(3), at(5), "unrecorded"],
+    ]);
+  }
 });
 
 async function openArchive(disk: Machine["disk"]): Promise<Archive> {
@@ -347,6 +409,8 @@ for (const [kind, open] of [["of a thread", openDiskThread], ["of the caller", o
       assert.deepEqual(await readLedger(other), {
         records: [record(1, 5, 9), record(1, 12, 13)],
         acceptances: [acceptance(1, 5, 9)],
+        healings: [],
+        unknownLines: 0,
         unreadableLines: 0,
       });
       assert.equal((await one.entry("gaps.jsonl"))?.mode, 0o640);
@@ -360,7 +424,7 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
     firstNumber: number(firstNumber),
     endNumber: number(endNumber),
   });
-  const wanted = (runs: readonly ReturnType<typeof run>[], ...lines: (GapRecord | GapAcceptance)[]) =>
+  const wanted = (runs: readonly ReturnType<typeof run>[], ...lines: readonly Line[]) =>
     firstWanted({
       contents: { runs, unfinished: [] },
       ledger: ledgerOf(...lines),
@@ -375,21 +439,32 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
   const two = [record(1, 9, 10), record(1, 5, 7)];
   assert.equal(wanted([]), undefined);
   assert.deepEqual(wanted([run(0, 5), run(7, 9)], ...two), place(5, 4));
-  assert.deepEqual(wanted([run(0, 9)], ...two), place(9, 8));
-  assert.deepEqual(wanted([run(0, 6), run(7, 9)], ...two), place(6, 5), "a part of it is not enough");
+  const [later, first] = [healing(1, 9, 10), healing(1, 5, 7)];
+  assert.deepEqual(wanted([run(0, 9)], ...two), place(5, 4), "what has come is not proven");
+  assert.deepEqual(wanted([run(0, 9)], ...two, first), place(9, 8));
   assert.deepEqual(
-    wanted([run(0, 6), run(7, 9)], ...two, acceptance(1, 6, 7)),
+    wanted([run(0, 6), run(7, 9)], ...two, healing(1, 5, 6)),
+    place(6, 5),
+    "a part of it is not enough",
+  );
+  assert.deepEqual(
+    wanted([run(0, 6), run(7, 9)], ...two, healing(1, 5, 6), acceptance(1, 6, 7)),
     place(9, 8),
     "the rest was given up",
   );
   assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 6, 7), acceptance(1, 5, 6)), place(9, 4));
   assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), place(9, 4));
-  assert.equal(wanted([run(0, 12)], ...two), undefined);
+  assert.equal(wanted([run(0, 12)], ...two, first, later), undefined);
   assert.deepEqual(
-    wanted([run(8, 9)], ...two),
+    wanted([run(8, 9)], ...two, first),
     place(9, 8),
     "what was healed, and removed with all that is old, is not missed",
   );
+  assert.deepEqual(wanted([run(8, 9)], ...two), {
+    timeline: timelineId(1),
+    number: number(5),
+    below: undefined,
+  }, "nobody saw it healed");
 });
 
 test("a record that was taken back tells nothing any more; another one of the same range does", () => {

@@ -64,7 +64,8 @@ test("proveSegments() believes no name alone", async () => {
       await copy(disk, SECOND, segmentOf(1));
       if (form !== "missing") await copy(disk, THIRD + form, content);
       const unproven = await archive.proveSegments(RANGE);
-      assert.ok(unproven.includes(THIRD), `${form} ${content.length}`);
+      assert.ok(unproven.some(({ name }) => name === THIRD), `${form} ${content.length}`);
+      assert.ok(unproven.every(({ problem }) => problem !== ""));
       assert.deepEqual(await archive.proveSegments(RANGE), unproven);
       if (form !== "missing") await disk.unlink(THIRD + form);
       await copy(disk, THIRD, segmentOf(2));
@@ -99,6 +100,68 @@ test("proveSegments() reads nothing twice, before a file is another one", () =>
     await machine.disk.unlink(THIRD);
     await copy(machine.disk, THIRD, segmentOf(2));
     assert.ok((await kindsOf()).has("read"));
+  }));
+
+test("proveSegments() reads what is wrong again only when it was written to", () =>
+  withRange(async (archive, machine) => {
+    await copy(machine.disk, SECOND, segmentOf(1));
+    await copy(machine.disk, THIRD, segmentOf(2).fill(0, MIB / 2));
+    const [first] = await archive.proveSegments(RANGE);
+    assert.equal(first?.name, THIRD);
+    const before = machine.kinds.length;
+    assert.deepEqual(await archive.proveSegments(RANGE), [first]);
+    assert.ok(!machine.kinds.slice(before).includes("read"));
+    // Longer now, it is looked at again.
+    const file = await machine.disk.append(THIRD, 0o600);
+    await file.write(new Uint8Array(1), MIB);
+    await file.close();
+    assert.notDeepEqual(await archive.proveSegments(RANGE), [first]);
+    await machine.disk.unlink(THIRD);
+    await copy(machine.disk, THIRD, segmentOf(2));
+    assert.deepEqual(await archive.proveSegments(RANGE), []);
+  }));
+
+test("proveSegments() ends soon when it is told to, and goes on where it was", () =>
+  withRange(async (archive, machine) => {
+    await copy(machine.disk, SECOND, segmentOf(1));
+    await copy(machine.disk, THIRD, segmentOf(2));
+    const abort = new AbortController();
+    const proving = archive.proveSegments(RANGE, abort.signal);
+    abort.abort(new Error("Receiving has ended"));
+    await assert.rejects(proving, /Receiving has ended/);
+    assert.deepEqual(await archive.proveSegments(RANGE, new AbortController().signal), []);
+    assert.ok(machine.kinds.includes("syncDirectory"));
+  }));
+
+test("proveSegments() reads on the disk that it is given, not where WAL becomes durable", () =>
+  onSimDisk(async (machine) => {
+    const archive = await makeArchive(machine.disk);
+    await bring(machine.disk, FIRST, { [FIRST]: segmentOf(0) });
+    await copy(machine.disk, SECOND, segmentOf(1));
+    await copy(machine.disk, THIRD, segmentOf(2));
+    const opened: Archive[] = [];
+    const receiving = new GapReceivingArchive(archive, {
+      clock: machine.clock,
+      events: recordEvents(),
+      now: () => new Date(0),
+      proofOn: async () => {
+        opened.push(await Archive.open(machine.disk, { naming: NAMING, userId: undefined }));
+        return opened.at(-1)!;
+      },
+    });
+    assert.equal(opened.length, 0);
+    assert.deepEqual(await receiving.proveSegments(RANGE), []);
+    assert.deepEqual(await receiving.proveSegments(RANGE), []);
+    assert.equal(opened.length, 1);
+  }));
+
+test("recordHealed() writes a line that is durable, and that later removals make no gap of", () =>
+  withRange(async (archive, machine) => {
+    await archive.recordGap({ run: RANGE, reason: "", server: "", answer: "" });
+    await archive.recordHealed(RANGE);
+    const disk = machine.restart("power cut");
+    const { gaps } = await (await Archive.open(disk, { naming: NAMING, userId: undefined })).contents();
+    assert.deepEqual(gaps, { recorded: [RANGE], accepted: [], healed: [RANGE] });
   }));
 
 test("proveSegments() rejects what the disk says to a sync", () =>

@@ -30,7 +30,7 @@ function below(
     readonly lineage?: TimelineHistory;
   },
 ): readonly string[] {
-  const contents = { runs, unfinished: [], gaps: { recorded, accepted: [] } };
+  const contents = { runs, unfinished: [], gaps: { recorded, accepted: [], healed: [] } };
   return missingUpTo(lsn(BigInt(serverMiB * MIB)), { contents, lineage, segmentSize: segmentSize(MIB) })
     .map(({ timeline, firstNumber, endNumber }) => `${timeline}: ${firstNumber}-${endNumber}`);
 }

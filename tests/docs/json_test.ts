@@ -176,6 +176,12 @@ test("what the commands print with --json is as docs/json.md says", { timeout },
   );
   ask("gap heal", ["gap", "heal", d, "-q"], [1]);
   ask("status", ["status", d]);
+  // A file under the name is not what is missing.
+  fs.writeFileSync(join(archive, missing), new Uint8Array(MIB), { mode: 0o600 });
+  ask("status", ["status", d]);
+  ask("gap list", ["gap", "list", d], [1]);
+  ask("gap heal", ["gap", "heal", d, "-q"], [1]);
+  fs.rmSync(join(archive, missing));
   const given = [d, "--timeline=1", `--from=${formatLsn(startLsn)}`, `--to=${formatLsn(gap.endLsn)}`];
   const accepted = walvault(["gap", "accept", ...given, "--reason=a test"]);
   assert.equal(accepted.code, 0, accepted.stderr);

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { forecastLimitMs, keptBytes, limitInMs, type SlotSample } from "../../lib/observe/slot_forecast.ts";
+import {
+  awaitedBytes,
+  forecastLimitMs,
+  keptBytes,
+  limitInMs,
+  type SlotSample,
+} from "../../lib/observe/slot_forecast.ts";
 import { type HaltLimits, SlotJudge } from "../../lib/observe/slot_judgement.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 
@@ -14,10 +20,12 @@ interface Given {
   readonly confirmed?: number | "nothing";
   readonly safe?: number | undefined;
   readonly walStatus?: string;
+  /** Durable at the receiver, which the slot need not know. */
+  readonly durable?: number;
 }
 
 function sample(
-  { second, written, confirmed = 0, safe = 1000 * MIB, walStatus = "extended" }: Given,
+  { second, written, confirmed = 0, safe = 1000 * MIB, walStatus = "extended", durable }: Given,
 ): SlotSample {
   return {
     atMs: second * 1000,
@@ -25,6 +33,7 @@ function sample(
     restartLsn: confirmed === "nothing" ? undefined : lsn(BASE + BigInt(confirmed)),
     walStatus,
     safeWalBytes: safe === undefined ? undefined : BigInt(safe),
+    durableLsn: durable === undefined ? undefined : lsn(BASE + BigInt(durable)),
   };
 }
 
@@ -129,6 +138,39 @@ test("SlotJudge warns once when the limit is less than an hour away, and again a
   assert.deepEqual(grow(180, 3500 * MIB), []);
   assert.deepEqual(grow(210, 9000 * MIB), []);
   assert.deepEqual(grow(240, 3500 * MIB), ["limit near"]);
+});
+
+test("awaitedBytes() is what the server keeps and the receiver has not", () => {
+  const at = { second: 0, written: 9, confirmed: 2 };
+  assert.equal(awaitedBytes(sample(at)), 7n);
+  assert.equal(awaitedBytes(sample({ ...at, durable: 1 })), 7n);
+  assert.equal(awaitedBytes(sample({ ...at, durable: 5 })), 4n);
+  assert.equal(awaitedBytes(sample({ ...at, durable: 9 })), 0n);
+  assert.equal(awaitedBytes(sample({ ...at, durable: 10 })), 7n, "of another line of WAL");
+  assert.equal(awaitedBytes(sample({ ...at, confirmed: "nothing", durable: 5 })), undefined);
+});
+
+test("SlotJudge halts for nobody who has what the server keeps, and says once that the slot is held back", () => {
+  for (const limits of [{ afterMs: 60_000 }, { lagBytes: 10n }, { afterMs: 60_000, lagBytes: 10n }]) {
+    const next = judge(limits);
+    const told: string[] = [];
+    // Behind a gap: the slot stands still, all that comes becomes durable.
+    for (let i = 0; i < 10; i++) {
+      told.push(...next({ second: i * 30, written: 100 + i * 100, confirmed: 0, durable: 95 + i * 100 }));
+    }
+    assert.deepEqual(told, ["held back"], Object.keys(limits).join());
+    // Idle: nothing is there to become durable.
+    for (let i = 10; i < 20; i++) {
+      told.push(...next({ second: i * 30, written: 1000, confirmed: 0, durable: 1000 }));
+    }
+    assert.deepEqual(told, ["held back"]);
+    // The gap is healed; then the receiver's disk stands still.
+    assert.deepEqual(next({ second: 600, written: 1000, confirmed: 1000, durable: 1000 }), []);
+    for (let i = 21; i < 30; i++) {
+      told.push(...next({ second: i * 30, written: i * 100, confirmed: 1000, durable: 1000 }));
+    }
+    assert.deepEqual(told, ["held back", "halt"]);
+  }
 });
 
 test("SlotJudge without limits never halts", () => {

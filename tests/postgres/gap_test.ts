@@ -35,6 +35,7 @@ interface GapAnswer {
     readonly endLsn: string;
     readonly segments: number;
     readonly recorded?: boolean;
+    readonly unproven?: boolean;
     readonly answers?: readonly {
       readonly source: string;
       readonly segments: number;
@@ -181,6 +182,9 @@ for (const major of MAJORS) {
           const pushed = walvault(["push", d, join(copies, name)]);
           assert.equal(pushed.code, 0, pushed.stderr);
         }
+        const filled = gap(["list", d]);
+        assert.deepEqual([filled.code, filled.answer.gaps.map(({ unproven }) => unproven)], [1, [true]]);
+        assert.equal(gap(["heal", d]).code, 0, "every byte is looked at");
         assertHealed(scene, path);
 
         // Another directory, with files in all forms.

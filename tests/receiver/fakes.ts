@@ -4,7 +4,7 @@ import { ConnectionError, ServerError } from "../../lib/protocol/errors.ts";
 import type { SocketLoan } from "../../lib/protocol/replication.ts";
 import type { StandbyStatus } from "../../lib/protocol/standby_status.ts";
 import type { Clock } from "../../lib/receiver/clock.ts";
-import type { SegmentRun } from "../../lib/wal/lineage.ts";
+import { numbersOf, type SegmentRun } from "../../lib/wal/lineage.ts";
 import type {
   ArchiveContents,
   GapArchive,
@@ -12,6 +12,7 @@ import type {
   MissingWal,
   Overlap,
   ShortOfRoom,
+  UnprovenSegment,
   WalSink,
 } from "../../lib/receiver/wal_archive.ts";
 import type {
@@ -199,6 +200,12 @@ export class FakeArchive implements GapArchive {
   /** What was written down, and given up. */
   readonly recorded: SegmentRun[] = [];
   readonly accepted: SegmentRun[] = [];
+  readonly healed: SegmentRun[] = [];
+  /** Names that are there, and not what they should be. */
+  readonly damaged = new Set<string>();
+  /** Held up while it is set. */
+  proving: Promise<void> | undefined;
+  proofs = 0;
   readonly missing: MissingWal[] = [];
   owner = SYSTEM_IDENTIFIER;
   stalled = false;
@@ -242,7 +249,7 @@ export class FakeArchive implements GapArchive {
       })),
       unfinished: [...this.unfinished].map(parse),
       incomplete: [],
-      gaps: { recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] },
+      gaps: this.#gaps,
     });
   }
 
@@ -286,11 +293,31 @@ export class FakeArchive implements GapArchive {
   }
 
   gapMark(): Promise<string> {
-    return Promise.resolve(`${this.recorded.length} ${this.accepted.length}`);
+    return Promise.resolve(`${this.recorded.length} ${this.accepted.length} ${this.healed.length}`);
   }
 
   ledgerGaps(): Promise<ArchiveContents["gaps"]> {
-    return Promise.resolve({ recorded: [...this.recorded, ...this.accepted], accepted: [...this.accepted] });
+    return Promise.resolve(this.#gaps);
+  }
+
+  get #gaps() {
+    const { recorded, accepted, healed } = this;
+    return { recorded: [...recorded, ...accepted], accepted: [...accepted], healed: [...healed] };
+  }
+
+  async proveSegments(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]> {
+    this.proofs++;
+    const aborted = new Promise<void>((resolve) => signal?.addEventListener("abort", () => resolve()));
+    if (this.proving !== undefined) await Promise.race([this.proving, aborted]);
+    signal?.throwIfAborted();
+    return [...numbersOf(run)].map((number) => `${run.timeline}/${number}`)
+      .filter((name) => this.damaged.has(name) || !this.complete.has(name))
+      .map((name) => ({ name, problem: "it is damaged" }));
+  }
+
+  recordHealed(run: SegmentRun): Promise<void> {
+    this.healed.push(run);
+    return this.#ledger("heal", run);
   }
 
   syncNames(): Promise<void> {

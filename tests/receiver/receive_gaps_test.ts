@@ -1031,3 +1031,168 @@ test("receiveWal() behind two gaps of which one is accepted goes on waiting for 
   assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
   await run.stop();
 });
+
+test("receiveWal() begins at what was only begun, whatever push brought further on", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.unfinished.add("1/3");
+      archive.addSegments(1, 5, 6);
+      server.flushLsn = at(7.5);
+    },
+  });
+  await settled();
+  assert.deepEqual(run.journal.filter((entry) => /^start/.test(entry)), ["start 1 0/300000"]);
+  await run.stop();
+});
+
+/** A receiver that meets a gap which was recorded before and has been filled since, by name; commits may wait. */
+async function startFilled(prepare: (parts: Parameters<NonNullable<Given["prepare"]>>[0]) => void) {
+  return await startReceiving({
+    prepare: (parts) => {
+      const { server, archive } = parts;
+      archive.addSegments(1, 0, 8);
+      archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      server.flushLsn = at(9.5);
+      server.onStart = (source) => source.sendUpTo(server.flushLsn);
+      server.settings.set("synchronous_standby_names", "walvault");
+      prepare(parts);
+    },
+  });
+}
+
+const toldZero = (run: Awaited<ReturnType<typeof startReceiving>>) =>
+  run.server.source.statuses.every(({ flushLsn }) => flushLsn === ZERO_LSN);
+
+test("receiveWal() believes no names that fill a recorded gap, says so once, and opens when the bytes are right", async () => {
+  for (const how of ["before it connects", "while it streams"]) {
+    const run = await startFilled(({ archive }) => {
+      archive.damaged.add("1/4");
+      if (how === "while it streams") archive.complete.delete("1/4");
+    });
+    await pass(run, 5000);
+    run.archive.addSegments(1, 4, 5);
+    await pass(run, 120_000);
+    assert.ok(run.server.source.statuses.length > 10 && toldZero(run), how);
+    assert.deepEqual(
+      run.archive.healed.filter(({ endNumber }) => endNumber === 6n),
+      how === "before it connects" ? [] : [
+        { timeline: timelineId(1), firstNumber: number(5), endNumber: number(6) },
+      ],
+    );
+    const told = run.entries.filter(({ event }) => event === "gap not healed");
+    assert.equal(told.length, 1);
+    assert.equal(told[0]?.level, "error");
+    assert.match(String(told[0]?.fields["segments"]), /^1\/4: it is damaged$/);
+    assert.match(String(told[0]?.fields["hint"]), /move it away.*walvault gap accept/);
+    assert.ok(run.archive.proofs < 20, "not at every look");
+    run.archive.damaged.clear();
+    await pass(run, 15_000);
+    assert.equal(run.server.source.statuses.at(-1)?.flushLsn, run.archive.sink.flushLsn);
+    assert.ok(run.journal.some((line) => line.startsWith("heal gap 1 ")));
+    assert.ok(run.lines("info").includes("gap healed"));
+    await run.stop();
+  }
+});
+
+test("receiveWal() releases an unproven gap when it is accepted", async () => {
+  const run = await startFilled(({ archive }) => void archive.damaged.add("1/4"));
+  await pass(run, 20_000);
+  assert.ok(toldZero(run));
+  run.archive.accepted.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+  await run.clock.advance(4000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, at(9.5));
+  assert.ok(run.lines("info").includes("gap accepted"));
+  await run.stop();
+});
+
+test("receiveWal() streams and answers while a gap is proven, notices an acceptance meanwhile, and ends the proof with itself", async () => {
+  for (const accepts of [true, false]) {
+    const run = await startFilled(({ archive }) => {
+      archive.proving = new Promise(() => {});
+    });
+    await pass(run, 60_000);
+    assert.ok(toldZero(run));
+    assert.equal(run.archive.proofs, 1, "one at a time");
+    assert.equal(run.archive.sink.flushLsn, at(9.5));
+    assert.equal(run.server.source.statuses.at(-1)?.writeLsn, at(9.5));
+    if (accepts) {
+      run.archive.accepted.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      await run.clock.advance(5000);
+      assert.equal(run.server.source.statuses.at(-1)?.flushLsn, at(9.5));
+    }
+    await run.stop();
+    assert.equal(run.outcome.value, "stopped");
+    assert.deepEqual(run.archive.healed, []);
+  }
+});
+
+test("receiveWal() that found a gap proven once does not read it again, in a later process either", async () => {
+  const run = await startFilled(() => {});
+  await pass(run, 10_000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, at(9.5));
+  assert.deepEqual(run.archive.healed, [{
+    timeline: timelineId(1),
+    firstNumber: number(2),
+    endNumber: number(6),
+  }]);
+  run.server.source.fail(new ConnectionError("closed", "gone"));
+  await run.clock.advance(5000);
+  assert.equal(run.archive.proofs, 1);
+  assert.ok(run.server.source.statuses.every(({ flushLsn }) => flushLsn > at(2)));
+  await run.stop();
+});
+
+test("receiveWal() holds a recorded gap that nobody saw healed, also when what lay below it is removed", async () => {
+  for (const healed of [false, true]) {
+    const run = await startFilled(({ archive }) => {
+      for (const each of [0, 1, 2, 3, 4, 5]) archive.complete.delete(`1/${each}`);
+      if (healed) {
+        archive.healed.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+      }
+    });
+    await pass(run, 20_000);
+    if (healed) assert.equal(run.server.source.statuses.at(-1)?.flushLsn, at(9.5));
+    else assert.ok(toldZero(run));
+    await run.stop();
+  }
+});
+
+test("receiveWal() up to an end position says no when what filled a gap is not proven", async () => {
+  for (const damaged of [true, false]) {
+    const run = await startReceiving({
+      options: { endLsn: at(8), gaps: "stop" },
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 8);
+        archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(6) });
+        if (damaged) archive.damaged.add("1/3");
+        server.flushLsn = at(9.5);
+      },
+    });
+    await run.clock.advance(1000);
+    if (damaged) {
+      assert.match(String(run.outcome.error), /is not proven: 1\/3: it is damaged; see: walvault gap list/);
+    } else assert.equal(run.outcome.value, "end-reached");
+  }
+});
+
+test("receiveWal() writes down that what was only begun is left over, so that it is no begin when all that is old goes", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 8);
+      archive.unfinished.add("1/3");
+      server.flushLsn = at(9.5);
+    },
+  });
+  await pass(run, 5000);
+  assert.deepEqual(run.archive.healed, [{
+    timeline: timelineId(1),
+    firstNumber: number(3),
+    endNumber: number(4),
+  }]);
+  assert.ok(run.server.source.statuses.every(({ flushLsn }) => flushLsn > at(2)), "nothing waits for that");
+  for (const each of [0, 1, 2, 3, 4, 5]) run.archive.complete.delete(`1/${each}`);
+  run.server.source.fail(new ConnectionError("closed", "gone"));
+  await run.clock.advance(5000);
+  assert.equal(run.journal.findLast((line) => line.startsWith("start")), "start 1 0/800000");
+  await run.stop();
+});

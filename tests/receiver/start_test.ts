@@ -65,7 +65,7 @@ function placed(place: Place) {
     { runs = [], unfinished = [], histories = [], recorded = [] }: Contents,
   ): ArchiveContents => ({
     runs: runs.map(run),
-    gaps: { recorded: recorded.map(run), accepted: [] },
+    gaps: { recorded: recorded.map(run), accepted: [], healed: [] },
     unfinished: unfinished.map(([of, which]) => ({ timeline: timeline(of), number: number(which) })),
     histories: histories.map((of) => ({ timeline: timeline(of), bytes: new Uint8Array() })),
     incomplete: [],
@@ -129,10 +129,40 @@ const ARCHIVES: readonly ArchiveCase[] = [
     missing: [1, 3],
   },
   {
-    name: "an unfinished segment left over from before older ones were removed",
+    name: "the start of a segment, and what push brought further on",
+    archive: { runs: [[1, 5, 6]], unfinished: [[1, 3]] },
+    server: { timeline: 1 },
+    missing: [1, 3],
+  },
+  {
+    name: "the starts of two segments, and what push brought further on",
     archive: { runs: [[1, 8, 10]], unfinished: [[1, 3], [1, 6]] },
     server: { timeline: 1 },
-    missing: [1, 10],
+    missing: [1, 3],
+  },
+  {
+    name: "the start of an old timeline's segment, and what push brought of the new one",
+    archive: { runs: [[2, 8, 10]], unfinished: [[1, 3]] },
+    server: { timeline: 2, left: [[1, 6.5]] },
+    missing: [1, 3],
+  },
+  {
+    name: "an old timeline's end, and what push brought of the new one",
+    archive: { runs: [[2, 5, 6]], unfinished: [[1, 3]] },
+    server: { timeline: 2, left: [[1, 3.5]] },
+    missing: [2, 3],
+  },
+  {
+    name: "an old timeline's start past its fork, and what push brought of the new one",
+    archive: { runs: [[2, 5, 6]], unfinished: [[1, 4]] },
+    server: { timeline: 2, left: [[1, 3.5]] },
+    missing: [2, 6],
+  },
+  {
+    name: "the start of a segment, a recorded gap from there on, and what push brought further on",
+    archive: { runs: [[1, 8, 9]], unfinished: [[1, 3]], recorded: [[1, 3, 5]] },
+    server: { timeline: 1 },
+    missing: [1, 5],
   },
   {
     name: "a recorded gap, and nothing behind it yet",
@@ -195,10 +225,10 @@ const ARCHIVES: readonly ArchiveCase[] = [
     missing: [2, 6],
   },
   {
-    name: "an old timeline's end left over right below the complete ones",
+    name: "an old timeline's end right below the complete ones",
     archive: { runs: [[2, 4, 6]], unfinished: [[1, 3]] },
     server: { timeline: 2, left: [[1, 3.5]] },
-    missing: [2, 6],
+    missing: [2, 3],
   },
   {
     name: "runs with a hole",
@@ -540,13 +570,9 @@ function oracleFirstMissing(owners: readonly number[], files: Files): number | u
   };
   const segmentsOf = (names: ReadonlySet<string>) =>
     [...names].filter(holdsLineage).map((name) => Number(name.split("/")[1]));
-  const complete = segmentsOf(files.complete);
-  const held = complete.length > 0 ? complete : segmentsOf(files.unfinished);
+  const held = [...segmentsOf(files.complete), ...segmentsOf(files.unfinished)];
   if (held.length === 0) return undefined;
   let segment = Math.min(...held);
-  // What was begun and leads up to the complete ones without a hole counts too; what lies further below is left over.
-  const leadsUp = (below: number) => files.unfinished.has(nameOf(below)) && holdsLineage(nameOf(below));
-  while (complete.length > 0 && segment > 0 && leadsUp(segment - 1)) segment--;
   while (files.complete.has(nameOf(segment))) segment++;
   return segment;
 }

@@ -3,13 +3,16 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { TimelineHistory } from "../../lib/wal/history.ts";
 import {
+  firstMissingSegment,
   type HoleKind,
   joinedRuns,
   type LineageView,
   missingBelow,
   missingWithin,
+  passedBegins,
   type SegmentRun,
   timelineOfSegment,
+  unprovenBelow,
   withoutRuns,
 } from "../../lib/wal/lineage.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
@@ -33,10 +36,11 @@ const run = (timeline: number, first: number, end: number): SegmentRun => ({
 
 function viewOf(
   runs: readonly SegmentRun[],
-  recorded: readonly SegmentRun[],
+  recorded: readonly SegmentRun[] = [],
   accepted: readonly SegmentRun[] = [],
+  healed: readonly SegmentRun[] = [],
 ): LineageView {
-  const contents = { runs, unfinished: [], gaps: { recorded: [...recorded, ...accepted], accepted } };
+  const contents = { runs, unfinished: [], gaps: { recorded: [...recorded, ...accepted], accepted, healed } };
   return { contents, lineage: LINEAGE, segmentSize: SIZE };
 }
 
@@ -102,14 +106,22 @@ test("missingBelow() ends a gap where receiving begins, whatever stands behind t
   assert.deepEqual(below(viewOf([run(1, 0, 2)], gap), 2), []);
 });
 
-test("missingBelow() leaves out what lies before the archive's first byte, recorded or not", () => {
+test("missingBelow() leaves out what lies before the archive's first byte, unless it is recorded and never healed", () => {
   const gap = [run(1, 2, 4)];
   const rest = [run(1, 4, 6), run(2, 6, 9)];
   assert.deepEqual(below(viewOf([run(1, 1, 2), ...rest], gap), 9), ["1: 2-4"]);
-  // Healed once, and removed with all that was old.
-  assert.deepEqual(below(viewOf(rest, gap), 9), []);
-  assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap), 9), []);
-  assert.deepEqual(below(viewOf(rest, []), 9), []);
+  for (const kind of ["open", "all"] as const) {
+    // What was below it has been removed; nobody saw it healed.
+    assert.deepEqual(below(viewOf(rest, gap), 9, kind), ["1: 2-4"]);
+    assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap), 9, kind), ["1: 2-3"]);
+    // Healed once, and removed with all that was old.
+    assert.deepEqual(below(viewOf(rest, gap, [], gap), 9, kind), []);
+    assert.deepEqual(below(viewOf([run(1, 3, 4), ...rest], gap, [], gap), 9, kind), []);
+    assert.deepEqual(below(viewOf(rest, gap, [], [run(1, 2, 3)]), 9, kind), ["1: 3-4"]);
+    // Healed once, and removed between others.
+    assert.deepEqual(below(viewOf([run(1, 1, 2), ...rest], gap, [], gap), 9, kind), ["1: 2-4"]);
+    assert.deepEqual(below(viewOf(rest, []), 9, kind), []);
+  }
   // Nothing else is here.
   assert.deepEqual(below(viewOf([], gap), 9), ["1: 2-4"]);
 });
@@ -145,20 +157,31 @@ test("missingBelow(), withoutRuns() and joinedRuns() equal a look at each segmen
     );
     return Math.min(...onLine.map(({ firstNumber }) => Number(firstNumber)));
   };
-  fc.assert(fc.property(runs, runs, runs, fc.nat(14), (here, recorded, accepted, end) => {
-    const view = viewOf(here, recorded, accepted);
+  fc.assert(fc.property(runs, runs, runs, runs, fc.nat(14), (here, recorded, accepted, healed, end) => {
+    const view = viewOf(here, recorded, accepted, healed);
     for (const kind of ["open", "all"] as const) {
       const wanted: string[] = [];
       for (let each = 0; each < end; each++) {
         const timeline = timelineOfSegment(LINEAGE, number(each), SIZE);
         const begin = beginsAt(here);
         const isAsked = each >= begin ||
-          begin === Infinity && isIn([...recorded, ...accepted], timeline, each);
+          isIn([...recorded, ...accepted], timeline, each) && !isIn(healed, timeline, each);
         const isFilled = isIn(kind === "all" ? here : [...here, ...accepted], timeline, each);
         if (isAsked && !isFilled) wanted.push(`${timeline} ${each}`);
       }
       assert.deepEqual(segmentsOf(missingBelow(view, number(end), kind)), wanted);
     }
+    const unproven = Array.from({ length: end }, (_, each) => ({
+      each,
+      timeline: timelineOfSegment(LINEAGE, number(each), SIZE),
+    })).filter(({ each, timeline }) =>
+      isIn(recorded, timeline, each) && isIn(here, timeline, each) &&
+      !isIn([...accepted, ...healed], timeline, each)
+    );
+    assert.deepEqual(
+      segmentsOf(unprovenBelow(view, number(end))),
+      unproven.map(({ each, timeline }) => `${timeline} ${each}`),
+    );
     const joined = joinedRuns(here);
     assert.deepEqual(segmentsOf(joined).sort(), [...new Set(segmentsOf(here))].sort());
     for (const one of joined) {
@@ -168,4 +191,55 @@ test("missingBelow(), withoutRuns() and joinedRuns() equal a look at each segmen
       );
     }
   }));
+});
+
+test("passedBegins() names what tells later that what was only begun is left over, and then it is no begin", () => {
+  const begun = (timeline: number, first: number) => ({
+    timeline: timelineId(timeline),
+    number: number(first),
+  });
+  const begunIn = (view: LineageView, unfinished: LineageView["contents"]["unfinished"]): LineageView => ({
+    ...view,
+    contents: { ...view.contents, unfinished },
+  });
+  const rows: readonly (readonly [
+    name: string,
+    unfinished: LineageView["contents"]["unfinished"],
+    before: LineageView,
+    passed: readonly string[],
+    recorded: readonly SegmentRun[],
+  ])[] = [
+    [
+      "a saved copy of what is complete",
+      [begun(1, 3)],
+      viewOf([run(1, 1, 6), run(2, 6, 12)]),
+      ["1: 3-4"],
+      [],
+    ],
+    ["an old timeline's end", [begun(1, 6)], viewOf([run(1, 1, 6), run(2, 6, 12)]), ["2: 6-7"], []],
+    [
+      "the start of a gap",
+      [begun(1, 3)],
+      viewOf([run(1, 1, 3), run(1, 5, 6), run(2, 6, 12)], [run(1, 3, 5)], [run(1, 3, 5)]),
+      ["1: 5-6"],
+      [run(1, 3, 5)],
+    ],
+    ["the growing one", [begun(2, 12)], viewOf([run(1, 1, 6), run(2, 6, 12)]), [], []],
+  ];
+  for (const [name, unfinished, before, passed, recorded] of rows) {
+    const view = begunIn(before, unfinished);
+    const marks = passedBegins(view);
+    assert.deepEqual(texts(marks), passed, name);
+    // Long after: all that is old is removed.
+    const later = begunIn(viewOf([run(2, 10, 12)], recorded, recorded, marks), unfinished);
+    assert.equal(firstMissingSegment(later), 12n, name);
+    assert.deepEqual(below(later, 12), [], name);
+    assert.deepEqual(
+      passedBegins(begunIn(viewOf([...before.contents.runs], recorded, recorded, marks), unfinished)),
+      [],
+    );
+    // Nobody knew: then it is received from there on, and nothing is passed over.
+    const unknown = begunIn(viewOf([run(2, 10, 12)], recorded, recorded), unfinished);
+    if (passed.length > 0) assert.ok(firstMissingSegment(unknown)! < 10n, name);
+  }
 });

@@ -233,7 +233,16 @@ class Verification {
   async #ledger(tally: VerifyTally): Promise<GapLedger> {
     if (this.layout !== "archive") return EMPTY_LEDGER;
     try {
-      return await readLedger(this.disk) ?? EMPTY_LEDGER;
+      const ledger = await readLedger(this.disk) ?? EMPTY_LEDGER;
+      if (ledger.unknownLines > 0) {
+        tally.add({
+          kind: "note",
+          path: GAP_LEDGER_FILE,
+          problem:
+            `${ledger.unknownLines} of its lines are of a kind that this version does not know; a newer walvault wrote them`,
+        });
+      }
+      return ledger;
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       tally.add({ kind: "damage", path: GAP_LEDGER_FILE, problem: error.message });
