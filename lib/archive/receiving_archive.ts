@@ -71,7 +71,7 @@ export class ReceivingArchive {
     return await planOverlap(disk, { ...leg, segmentSize: identity.segmentSize });
   }
 
-  /** @throws {ArchiveConflictError} when a server sent other bytes than the archive has. */
+  /** @throws {ArchiveConflictError} @throws {CorruptWalError} when a server sent other bytes than the archive has. */
   async compareOverlap(sent: SentOverlap): Promise<void> {
     const { disk, identity, modes, naming } = this.archive;
     if (identity === undefined) return;
