@@ -715,7 +715,8 @@ export class SegmentWriter {
   async #refuseServer(segment: OpenSegment, errorOf: (kept: string) => Error): Promise<never> {
     this.#spent = true;
     const from = inProgressPath(segment.name);
-    const kept = await keepConflict(this.disk, { from, name: segment.name }, this.options);
+    const receivedBytes = Number(this.#writeLsn - segment.startLsn);
+    const kept = await keepConflict(this.disk, { from, name: segment.name, receivedBytes }, this.options);
     throw errorOf(`${this.disk.root}/${kept}`);
   }
 

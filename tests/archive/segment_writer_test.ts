@@ -167,6 +167,36 @@ test("P3: other bytes below the end of valid WAL of the saved copy are a conflic
     await again.writer.close();
   }));
 
+test("P4: what a server that went another way sends at each reconnect is kept once, however much of it comes", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    await write(open(machine.disk).writer, 300_000);
+    const other = walOf({ bytes: MIB, seed: 3 });
+    const tries: (readonly [received: number, files: number])[] = [
+      [360_000, 1],
+      [360_000, 1],
+      [300_000, 1],
+      [420_000, 2], // more than ever before
+      [310_000, 2],
+      [420_000, 2],
+    ];
+    for (const [received, files] of tries) {
+      const { writer } = open(machine.restart("power cut"));
+      let kept = "";
+      await assert.rejects(writer.append(other.subarray(0, received), "sync"), ({ message }: Error) => {
+        kept = /what comes now as "\/archive\/(conflicts\/[^"]+)"/.exec(message)?.[1] ?? "";
+        return true;
+      });
+      await writer.close();
+      assert.deepEqual(content(machine, kept)?.subarray(0, received), other.subarray(0, received), kept);
+      assert.ok(
+        machine.sim.names("conflicts").length <= files,
+        `${received}: ${machine.sim.names("conflicts")}`,
+      );
+      assert.deepEqual(machine.sim.names("inprogress"), [`${FIRST}.saved-1`]);
+    }
+  }));
+
 test("P1: a growing file that another process has exchanged is not published", () =>
   onSimDisk(async (machine) => {
     await prepare(machine.disk);
