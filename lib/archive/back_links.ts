@@ -22,26 +22,36 @@ export async function backLinksBefore(
     readonly lineage: TimelineHistory;
     readonly segmentSize: SegmentSize;
   },
+  scanSegment: ScanPublished = scanPublished,
 ): Promise<readonly Lsn[]> {
   if (startLsn === 0n) return [];
   const before = lsn(startLsn - 1n);
   const number = segmentNumberAt(before, segmentSize);
   const name = nameOf({ timeline: timelineAt(lineage, before), number }, segmentSize);
-  const scan = await scanPublished(disk, { name, number, segmentSize });
+  const scan = await scanSegment(disk, { name, number, segmentSize });
   if (scan === undefined || scan === "unreadable" || !endsAsItShould(scan)) return [];
   // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
   if (scan.lastRecordLsn === undefined) return [];
   return [scan.openRecordLsn, scan.lastRecordLsn].filter((each) => each !== undefined);
 }
 
+/** A published segment that is to be scanned. */
+export interface SegmentToScan {
+  readonly name: string;
+  readonly number: SegmentNumber;
+  readonly segmentSize: SegmentSize;
+}
+
+/** As `scanPublished`. */
+export type ScanPublished = (
+  disk: Disk,
+  segment: SegmentToScan,
+) => Promise<SegmentScan | "unreadable" | undefined>;
+
 /** How the records of a published segment go; `undefined` when it is not there. */
 export async function scanPublished(
   disk: Disk,
-  { name, number, segmentSize }: {
-    readonly name: string;
-    readonly number: SegmentNumber;
-    readonly segmentSize: SegmentSize;
-  },
+  { name, number, segmentSize }: SegmentToScan,
 ): Promise<SegmentScan | "unreadable" | undefined> {
   const startLsn = segmentStart(number, segmentSize);
   try {

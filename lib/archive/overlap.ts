@@ -11,7 +11,7 @@ import {
   segmentStart,
 } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
-import { scanPublished } from "./back_links.ts";
+import { type ScanPublished, scanPublished } from "./back_links.ts";
 import { keepConflict } from "./conflict.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import { type DifferenceVerdict, judgeDifference } from "./divergence.ts";
@@ -61,14 +61,18 @@ export interface OverlapSearch {
  * Records of a segment that was received in part come again, and are compared as they come. Where a segment's end was
  * reached nothing comes again, and a server that went another way may have records that end at the very same LSNs.
  */
-export async function planOverlap(disk: Disk, search: OverlapSearch): Promise<Overlap | undefined> {
+export async function planOverlap(
+  disk: Disk,
+  search: OverlapSearch,
+  scanSegment: ScanPublished = scanPublished,
+): Promise<Overlap | undefined> {
   const { startLsn, lineage, segmentSize } = search;
   if (startLsn === 0n || await comesAgain(disk, search)) return undefined;
   const before = lsn(startLsn - 1n);
   const timeline = timelineAt(lineage, before);
   const number = segmentNumberAt(before, segmentSize);
   const name = nameOf({ timeline, number }, segmentSize);
-  const scan = await scanPublished(disk, { name, number, segmentSize });
+  const scan = await scanSegment(disk, { name, number, segmentSize });
   if (scan === undefined) return undefined;
   const firstLsn = segmentStart(number, segmentSize);
   const endLsn = scan !== "unreadable" && scan.end === "switch"
@@ -135,8 +139,6 @@ export interface SentOverlap {
 
 /** The archive's own bytes of an overlap. */
 interface OwnOverlap {
-  /** Below the archive's root. */
-  readonly path: string;
   /** As far as they can be read. */
   readonly bytes: Uint8Array;
   /** Why that is not all of them. */
@@ -173,14 +175,15 @@ export async function compareOverlap(
   if (verdict?.kind === "diverged" || (verdict?.kind === "unproven" && own.damage === undefined)) {
     throw new ArchiveConflictError(await explainDivergence(disk, place, { verdict, keeping }));
   }
+  const path = await publishedPath(disk, name, segmentSize);
   const damageLsn = verdict?.differenceLsn ?? advance(startLsn, own.bytes.length);
   throw new CorruptWalError(
     damageLsn,
-    `the archive's own file of ${name} is damaged ("${disk.root}/${own.path}"); ${await explainDamage(
+    `the archive's own file of ${name} is damaged ("${disk.root}/${path}"); ${await explainDamage(
       disk,
       place,
       verdict,
-    )}; ${keeping}; ${damagedAdvice(disk, own.path)}`,
+    )}; ${keeping}; ${damagedAdvice(disk, path)}`,
     own.damage === undefined ? {} : { cause: own.damage },
   );
 }
@@ -264,27 +267,27 @@ async function readOwn(
   const start = segmentOffset(startLsn, segmentSize);
   const own = new Uint8Array(sent.length);
   let got = 0;
-  let path = name;
   try {
-    const found = await withPublished(disk, { name, segmentSize }, async (published) => {
-      path = published.path;
-      await published.readThrough((piece, position) => {
-        const from = Math.max(start, position);
-        const end = Math.min(start + own.length, position + piece.length);
-        if (from < end) {
-          own.set(piece.subarray(from - position, end - position), from - start);
-          got = end - start;
-        }
-        return position + piece.length < start + own.length ? "more" : "enough";
+    const found = await withPublishedBytes(disk, { name, segmentSize }, async (bytes) => {
+      got = 0;
+      await bytes(start, (piece, position) => {
+        own.set(piece.subarray(0, start + own.length - position), position - start);
+        got = Math.min(own.length, position - start + piece.length);
+        return got < own.length ? "more" : "enough";
       });
       return true;
     });
     if (found === undefined) return undefined;
   } catch (error) {
     if (!(error instanceof DamagedFileError)) throw error;
-    return { path, bytes: own.subarray(0, got), damage: error };
+    return { bytes: own.subarray(0, got), damage: error };
   }
-  return { path, bytes: own.subarray(0, got), damage: undefined };
+  return { bytes: own.subarray(0, got), damage: undefined };
+}
+
+/** The name of the file that holds a published segment. */
+async function publishedPath(disk: Disk, name: string, segmentSize: SegmentSize): Promise<string> {
+  return await withPublished(disk, { name, segmentSize }, ({ path }) => Promise.resolve(path)) ?? name;
 }
 
 function firstDifference(own: Uint8Array, sent: Uint8Array): number | undefined {
