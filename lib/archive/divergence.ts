@@ -19,7 +19,14 @@ const MOST_TRIED_BYTES = 64 << 20;
  */
 export type DifferenceVerdict =
   | {
-    readonly kind: "diverged" | "damaged";
+    readonly kind: "diverged";
+    readonly recordLsn: Lsn;
+    readonly differenceLsn: Lsn;
+    /** `false`: of the record only the header is known, and its link is right; the rest lies elsewhere. */
+    readonly isWhole: boolean;
+  }
+  | {
+    readonly kind: "damaged";
     /** Of the first record that tells it. */
     readonly recordLsn: Lsn;
     /** The first byte that differs in it. */
@@ -75,7 +82,8 @@ export function judgeDifference(
     if (inside === undefined) continue;
     // Of one that goes on elsewhere the header tells, with the CRC of all of it: two records with the same are one.
     if (record.state === "open" && differsInside(headerOf(record)) === undefined) continue;
-    return { kind: "diverged", recordLsn: at(record.start), differenceLsn: at(inside) };
+    const isWhole = record.state === "whole";
+    return { kind: "diverged", recordLsn: at(record.start), differenceLsn: at(inside), isWhole };
   }
   for (const record of findRecords(other, { startLsn, segmentSize })) {
     const inside = differsInside(record);
