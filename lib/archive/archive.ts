@@ -9,7 +9,7 @@ import { formatSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
 import { allEnded } from "./all_ended.ts";
-import { backLinksBefore } from "./back_links.ts";
+import { backLinksBefore, type ScanPublished } from "./back_links.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
@@ -368,11 +368,11 @@ export class Archive {
   }
 
   /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
-  async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
+  async planLeg(startLsn: Lsn, lineage: TimelineHistory, scanSegment?: ScanPublished): Promise<Leg> {
     const segmentSize = this.#identity?.segmentSize;
     const backLinks = segmentSize === undefined
       ? []
-      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
+      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize }, scanSegment);
     return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
 }

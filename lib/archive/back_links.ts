@@ -2,6 +2,7 @@ import { timelineAt, type TimelineHistory } from "../wal/history.ts";
 import { type Lsn, lsn } from "../wal/lsn.ts";
 import type { SegmentScan } from "../wal/scanner.ts";
 import { type SegmentNumber, segmentNumberAt, type SegmentSize, segmentStart } from "../wal/segment.ts";
+import { endsAsItShould } from "./back_link.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
 import { nameOf } from "./layout.ts";
@@ -21,27 +22,37 @@ export async function backLinksBefore(
     readonly lineage: TimelineHistory;
     readonly segmentSize: SegmentSize;
   },
+  scanSegment: ScanPublished = scanPublished,
 ): Promise<readonly Lsn[]> {
   if (startLsn === 0n) return [];
   const before = lsn(startLsn - 1n);
   const number = segmentNumberAt(before, segmentSize);
   const name = nameOf({ timeline: timelineAt(lineage, before), number }, segmentSize);
-  const scan = await scanPublished(disk, { name, number, segmentSize });
-  if (scan?.end !== "segment-end" && scan?.end !== "switch") return [];
+  const scan = await scanSegment(disk, { name, number, segmentSize });
+  if (scan === undefined || scan === "unreadable" || !endsAsItShould(scan)) return [];
   // A server that gave the open record up goes on from the one before, which began in a segment not looked at.
   if (scan.lastRecordLsn === undefined) return [];
   return [scan.openRecordLsn, scan.lastRecordLsn].filter((each) => each !== undefined);
 }
 
-/** How the records of a published segment go; `undefined` when it is not there, or can't be read. */
+/** A published segment that is to be scanned. */
+export interface SegmentToScan {
+  readonly name: string;
+  readonly number: SegmentNumber;
+  readonly segmentSize: SegmentSize;
+}
+
+/** As `scanPublished`. */
+export type ScanPublished = (
+  disk: Disk,
+  segment: SegmentToScan,
+) => Promise<SegmentScan | "unreadable" | undefined>;
+
+/** How the records of a published segment go; `undefined` when it is not there. */
 export async function scanPublished(
   disk: Disk,
-  { name, number, segmentSize }: {
-    readonly name: string;
-    readonly number: SegmentNumber;
-    readonly segmentSize: SegmentSize;
-  },
-): Promise<SegmentScan | undefined> {
+  { name, number, segmentSize }: SegmentToScan,
+): Promise<SegmentScan | "unreadable" | undefined> {
   const startLsn = segmentStart(number, segmentSize);
   try {
     return await withPublished(
@@ -50,8 +61,7 @@ export async function scanPublished(
       ({ readThrough }) => scanThrough(readThrough, { startLsn, segmentSize }),
     );
   } catch (error) {
-    // As damage inside the segment itself.
-    if (error instanceof DamagedFileError) return undefined;
+    if (error instanceof DamagedFileError) return "unreadable";
     throw error;
   }
 }

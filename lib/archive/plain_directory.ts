@@ -4,7 +4,7 @@ import type { Lsn } from "../wal/lsn.ts";
 import { formatSegmentSize, parseSegmentName, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
 import { type ArchiveContents, ArchiveError, EMPTY_CONTENTS } from "./archive.ts";
-import { backLinksBefore } from "./back_links.ts";
+import { backLinksBefore, type ScanPublished } from "./back_links.ts";
 import {
   type CompressionFormat,
   DamagedFileError,
@@ -213,11 +213,11 @@ export class PlainDirectory {
   }
 
   /** The leg that starts at `startLsn`, a segment's start, with what its first record must point back to. */
-  async planLeg(startLsn: Lsn, lineage: TimelineHistory): Promise<Leg> {
+  async planLeg(startLsn: Lsn, lineage: TimelineHistory, scanSegment?: ScanPublished): Promise<Leg> {
     const segmentSize = this.#identity?.segmentSize;
     const backLinks = segmentSize === undefined
       ? []
-      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize });
+      : await backLinksBefore(this.disk, { startLsn, lineage, segmentSize }, scanSegment);
     return { timeline: lineage.timeline, startLsn, lineage, backLinks };
   }
 

@@ -1,7 +1,9 @@
 import type { TimelineHistory } from "../wal/history.ts";
 import type { Lsn } from "../wal/lsn.ts";
+import type { SegmentScan } from "../wal/scanner.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive, ArchiveContents } from "./archive.ts";
+import { type ScanPublished, scanPublished } from "./back_links.ts";
 import type { Clock } from "./clock.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
@@ -37,6 +39,8 @@ export class ReceivingArchive {
   readonly #memory: Uint8Array;
   readonly #zeros: Uint8Array;
   readonly #guard: RoomGuard | undefined;
+  /** Of the segment that a server was to show; a published one never changes. */
+  #scanned: { readonly name: string; readonly scan: SegmentScan } | undefined;
 
   constructor(
     private readonly archive: ReceivingDirectory,
@@ -68,10 +72,18 @@ export class ReceivingArchive {
   ): Promise<Overlap | undefined> {
     const { disk, identity } = this.archive;
     if (identity === undefined) return undefined;
-    return await planOverlap(disk, { ...leg, segmentSize: identity.segmentSize });
+    return await planOverlap(
+      disk,
+      { ...leg, segmentSize: identity.segmentSize },
+      async (disk, segment) => {
+        const scan = await scanPublished(disk, segment);
+        this.#scanned = typeof scan === "object" ? { name: segment.name, scan } : undefined;
+        return scan;
+      },
+    );
   }
 
-  /** @throws {ArchiveConflictError} when a server sent other bytes than the archive has. */
+  /** @throws {ArchiveConflictError} @throws {CorruptWalError} when a server sent other bytes than the archive has. */
   async compareOverlap(sent: SentOverlap): Promise<void> {
     const { disk, identity, modes, naming } = this.archive;
     if (identity === undefined) return;
@@ -90,7 +102,12 @@ export class ReceivingArchive {
   ): Promise<LegSink> {
     const { disk, identity, modes, naming } = this.archive;
     if (identity === undefined) throw new Error("Cannot write WAL: the archive is not claimed");
-    const plan = { ...await this.archive.planLeg(leg.startLsn, leg.lineage), server: leg.server };
+    const scanned = this.#scanned;
+    this.#scanned = undefined;
+    // The whole of a segment: what the comparison has read is not read again.
+    const scan: ScanPublished = async (disk, segment) =>
+      scanned?.name === segment.name ? scanned.scan : await scanPublished(disk, segment);
+    const plan = { ...await this.archive.planLeg(leg.startLsn, leg.lineage, scan), server: leg.server };
     const { clock, events, prepareNext } = this.options;
     const zeros = this.#zeros;
     const writer = new SegmentWriter(disk, identity, plan, { modes, naming, events, zeros, prepareNext });

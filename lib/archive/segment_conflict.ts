@@ -36,8 +36,14 @@ export async function recordStartAt(
   });
   const { endLsn, continuesFrom, recordCount } = scanner.result();
   if (continuesFrom && recordCount === 0) return undefined;
+  return recordBehind(endLsn, at.segmentSize);
+}
+
+/** Where the record behind the end of another begins: behind the header of a page that begins there. */
+export function recordBehind(endLsn: Lsn, segmentSize: SegmentSize): Lsn {
   if (endLsn % BigInt(PAGE_BYTES) !== 0n) return endLsn;
-  return advance(endLsn, endLsn === startLsn ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES);
+  const isFirst = segmentOffset(endLsn, segmentSize) === 0;
+  return advance(endLsn, isFirst ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES);
 }
 
 /** The record that begins at `recordLsn`, as far as it parses and its segment holds it. */
@@ -86,9 +92,14 @@ export interface SideBytes {
 /** Looks at both sides of a difference inside one segment. */
 export async function seeDifference(
   sides: readonly [SideBytes, SideBytes],
-  { differenceLsn, segmentSize }: { readonly differenceLsn: Lsn; readonly segmentSize: SegmentSize },
+  { differenceLsn, segmentSize, ...at }: {
+    readonly differenceLsn: Lsn;
+    /** Of the record that holds it; found from the first side's bytes, if it is not given. */
+    readonly recordLsn?: Lsn | undefined;
+    readonly segmentSize: SegmentSize;
+  },
 ): Promise<Difference> {
-  const recordLsn = await recordStartAt(sides[0].bytes, { lsn: differenceLsn, segmentSize });
+  const recordLsn = at.recordLsn ?? await recordStartAt(sides[0].bytes, { lsn: differenceLsn, segmentSize });
   const see = async ({ label, bytes }: SideBytes): Promise<DifferingSide> => ({
     label,
     record: recordLsn === undefined ? undefined : await seeRecord(bytes, { recordLsn, segmentSize }),
@@ -147,7 +158,8 @@ const STATES: Readonly<Record<SeenRecord["state"], string>> = {
   open: ", not all of it is in this segment",
 };
 
-function formatRecord({ recordLsn, header, state }: SeenRecord): string {
+/** In words, as a part of a sentence. */
+export function formatRecord({ recordLsn, header, state }: SeenRecord): string {
   const { resourceManager, totalBytes, prevLsn, xid } = header;
   return `a record of ${resourceManagerName(resourceManager)} at ${
     formatLsn(recordLsn)

@@ -43,9 +43,14 @@ export async function scanThrough(
 }
 
 /** Bytes up to and including the last one that is not zero: more than this nobody can have written. */
-export async function countWrittenBytes(file: DiskFile): Promise<number> {
+export function countWrittenBytes(file: DiskFile): Promise<number> {
+  return countWritten((take) => readThrough(file, take));
+}
+
+/** As `countWrittenBytes`, of a segment that is read in some other way. */
+export async function countWritten(readSegment: (take: TakeBytes) => Promise<void>): Promise<number> {
   let written = 0;
-  await readThrough(file, (bytes, position) => {
+  await readSegment((bytes, position) => {
     if (!isAllZero(bytes)) {
       let length = bytes.length;
       while (bytes[length - 1] === 0) length--;

@@ -35,6 +35,7 @@ import {
 } from "./published.ts";
 import { countWrittenBytes, scanSegmentFile } from "./segment_file.ts";
 import { keepConflict } from "./conflict.ts";
+import { judgeDifference } from "./divergence.ts";
 import { bytesOfFile, withPublishedBytes } from "./segment_bytes.ts";
 import { DIVERGED_ADVICE, explainDifference, seeDifference, type SideBytes } from "./segment_conflict.ts";
 
@@ -46,6 +47,9 @@ const LONG_HEADER_BYTES = 40;
  * cache. Longer ones go past it, and then the first commit on each page waits until the page is read back.
  */
 const ZERO_PIECE_BYTES = 64 * 1024;
+
+/** So much of two copies of a segment is held in memory to look for records in it. */
+const JUDGED_BYTES = 1 << 20;
 
 /** One contiguous piece of WAL on one timeline, from a segment's start on. */
 export interface Leg {
@@ -116,6 +120,13 @@ interface SavedCopy {
   readonly validBytes: number;
   /** The copy may go only when the new one has passed this. */
   readonly writtenBytes: number;
+}
+
+/** Where what comes now is other than what came before. */
+interface SavedDifference {
+  readonly differenceLsn: Lsn;
+  /** Of the record that holds it, where the bytes before it do not tell. */
+  readonly recordLsn?: Lsn | undefined;
 }
 
 interface OpenSegment {
@@ -525,7 +536,10 @@ export class SegmentWriter {
     const growing = inProgressPath(segment.name);
     for (const saved of passed) {
       const range = { start: saved.provenBytes, end: saved.validBytes };
-      const difference = await firstDifference(this.disk, [saved.path, growing], range);
+      const differs = await firstDifference(this.disk, [saved.path, growing], range);
+      const difference = differs === undefined
+        ? await this.#otherRecordBehind(segment, saved)
+        : { differenceLsn: advance(segment.startLsn, differs) };
       if (difference !== undefined) {
         const at = (bytes: number) => formatLsn(advance(segment.startLsn, bytes));
         const text = await withFile(
@@ -549,12 +563,41 @@ export class SegmentWriter {
     }
   }
 
+  /**
+   * Where a record of a saved copy that is whole differs from what came now, behind the end of its valid WAL.
+   *
+   * A power cut leaves holes, and damage too ends a scan: whatever is whole behind them was received all the same.
+   */
+  async #otherRecordBehind(segment: OpenSegment, saved: SavedCopy): Promise<SavedDifference | undefined> {
+    const growing = inProgressPath(segment.name);
+    const paths: [string, string] = [saved.path, growing];
+    for (let start = saved.validBytes; start < saved.writtenBytes;) {
+      const difference = await firstDifference(this.disk, paths, { start, end: saved.writtenBytes });
+      if (difference === undefined) return undefined;
+      const from = difference - difference % PAGE_BYTES;
+      const sides = [new Uint8Array(JUDGED_BYTES), new Uint8Array(JUDGED_BYTES)] as const;
+      const read = async (path: string, bytes: Uint8Array) =>
+        bytes.subarray(
+          0,
+          await withFile(this.disk, path, (file) => file.read(bytes, from)) ?? 0,
+        );
+      const startLsn = advance(segment.startLsn, from);
+      const verdict = judgeDifference({
+        startLsn,
+        segmentSize: this.identity.segmentSize,
+        sides: [await read(saved.path, sides[0]), await read(growing, sides[1])],
+      });
+      if (verdict?.kind === "diverged" && verdict.isWhole) return verdict;
+      start = from + JUDGED_BYTES;
+    }
+    return undefined;
+  }
+
   /** What two contents of a segment have at their first difference. */
-  async #explain(segment: OpenSegment, difference: number, other: SideBytes): Promise<string> {
+  async #explain(segment: OpenSegment, difference: SavedDifference, other: SideBytes): Promise<string> {
     const own = { label: "what comes now", bytes: bytesOfFile(segment.file) };
     const { segmentSize } = this.identity;
-    const differenceLsn = advance(segment.startLsn, difference);
-    return explainDifference(await seeDifference([other, own], { differenceLsn, segmentSize }));
+    return explainDifference(await seeDifference([other, own], { ...difference, segmentSize }));
   }
 
   get #server(): string {
@@ -695,6 +738,7 @@ export class SegmentWriter {
     segment: OpenSegment,
     { path, difference }: { readonly path: string; readonly difference: number },
   ): Promise<string> {
+    const differenceLsn = advance(segment.startLsn, difference);
     const published = {
       name: segment.name,
       segmentSize: this.identity.segmentSize,
@@ -703,19 +747,20 @@ export class SegmentWriter {
     const text = await withPublishedBytes(
       this.disk,
       published,
-      (bytes) => this.#explain(segment, difference, { label: "the archive's file", bytes }),
+      (bytes) => this.#explain(segment, { differenceLsn }, { label: "the archive's file", bytes }),
     ).catch((error) => {
       // Behind the difference it may be damaged too: then there is less to tell.
       if (!(error instanceof DamagedFileError)) throw error;
     });
-    return text ?? `they differ first at ${formatLsn(advance(segment.startLsn, difference))}`;
+    return text ?? `they differ first at ${formatLsn(differenceLsn)}`;
   }
 
   /** What does not belong here goes out of the way of what does: the right server must not find it in its place. */
   async #refuseServer(segment: OpenSegment, errorOf: (kept: string) => Error): Promise<never> {
     this.#spent = true;
     const from = inProgressPath(segment.name);
-    const kept = await keepConflict(this.disk, { from, name: segment.name }, this.options);
+    const receivedBytes = Number(this.#writeLsn - segment.startLsn);
+    const kept = await keepConflict(this.disk, { from, name: segment.name, receivedBytes }, this.options);
     throw errorOf(`${this.disk.root}/${kept}`);
   }
 

@@ -23,6 +23,7 @@ export interface OverlapTiming {
  *
  * Resolves to how many bytes are the same; 0 where there is nothing to compare, or the server no longer has that WAL.
  * @throws {ArchiveConflictError} when they differ: the server must not be followed.
+ * @throws {CorruptWalError} when they differ because the archive's own are damaged: what is lost can still be had.
  */
 export async function compareOverlap(
   source: WalSource,

@@ -163,6 +163,7 @@ export class Preparation {
    * Before anything of a server is taken over, its histories too: the right one would be refused because of them.
    *
    * @throws {ArchiveConflictError} when it went another way than the archive.
+   * @throws {CorruptWalError} when the archive's own end is damaged, and the server has it.
    */
   async #refuseDiverged(
     source: WalSource,

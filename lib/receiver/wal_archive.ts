@@ -86,7 +86,10 @@ export interface WalArchive {
   planOverlap(
     leg: { readonly startLsn: Lsn; readonly lineage: TimelineHistory },
   ): Promise<Overlap | undefined>;
-  /** Throws `ArchiveConflictError` when the server sent other bytes than the archive has; those are kept. */
+  /**
+   * Throws `ArchiveConflictError` when the server sent other WAL than the archive has, `CorruptWalError` when the archive's
+   * own is damaged and the server's is not. What it sent is kept.
+   */
   compareOverlap(
     sent: { readonly overlap: Overlap; readonly bytes: Uint8Array; readonly server: string },
   ): Promise<void>;

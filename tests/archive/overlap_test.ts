@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { compareOverlap, type Overlap, OVERLAP_BYTES, planOverlap } from "../../lib/archive/overlap.ts";
-import { ArchiveConflictError } from "../../lib/wal/errors.ts";
+import { ArchiveConflictError, CorruptWalError } from "../../lib/wal/errors.ts";
 import { emptyHistory, parseHistory } from "../../lib/wal/history.ts";
 import { type Lsn, lsn } from "../../lib/wal/lsn.ts";
 import { PAGE_BYTES } from "../../lib/wal/page.ts";
@@ -107,7 +107,7 @@ test("planOverlap() looks at the records before a switch, not at the emptiness b
     assert.equal(overlap.startLsn % BigInt(PAGE_BYTES), 0n);
   }));
 
-test("planOverlap() wants nothing where records of the segment come again, or the one before is damaged", () =>
+test("planOverlap() wants nothing where records of the segment come again", () =>
   onSimDisk(async ({ disk }) => {
     await prepare(disk);
     const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records: recordsOver(2) });
@@ -122,11 +122,24 @@ test("planOverlap() wants nothing where records of the segment come again, or th
     await put(disk, `inprogress/00000002${SECOND.slice(8)}`, segments[1]!);
     await put(disk, growing, segments[1]!.slice(0, 100));
     assert.deepEqual(await planOverlap(disk, SEARCH), WHOLE);
-    await disk.unlink(FIRST);
+  }));
+
+test("planOverlap() wants all that was received of a damaged segment, and no more", () =>
+  onSimDisk(async ({ disk }) => {
+    await prepare(disk);
+    const end = { totalBytes: 24, resourceManager: 0, info: 0x40 };
+    const { segments, records } = buildWal({
+      startLsn: START,
+      segmentBytes: MIB,
+      records: [...recordsOver(1).slice(0, 100), end],
+    });
     const damaged = segments[0]!.slice();
-    damaged[500_000]! ^= 1;
+    damaged[300_000]! ^= 1;
     await put(disk, FIRST, damaged);
-    assert.equal(await planOverlap(disk, SEARCH), undefined);
+    const overlap = await planOverlap(disk, SEARCH);
+    const endLsn = records.at(-1)!.endLsn;
+    assert.equal(overlap?.startLsn, START);
+    assert.ok(overlap.endLsn >= endLsn && overlap.endLsn < endLsn + BigInt(PAGE_BYTES));
   }));
 
 function recordsOver(segments: number): RecordPlan[] {
@@ -220,7 +233,7 @@ test("P4: a server whose records end at the same LSNs is found at the first byte
     assert.deepEqual(sim.names("conflicts"), [kept]);
   }));
 
-test("P4: a compressed segment is compared with what the server sends too; a damaged one tells nothing", () =>
+test("P4: a compressed segment is compared with what the server sends too", () =>
   onSimDisk(async ({ disk, sim }) => {
     await prepare(disk);
     const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[".zst"], level: 1 });
@@ -230,7 +243,117 @@ test("P4: a compressed segment is compared with what the server sends too; a dam
     await compare(disk, walOfSide(OWN));
     assert.match(await refusal(disk, walOfSide(OTHER)), /the archive has a record of Heap/);
     assert.equal(sim.names("conflicts").length, 1);
-    await disk.unlink(`${FIRST}.zst`);
+  }));
+
+async function damageTold(disk: Disk, bytes: Uint8Array, overlap = WHOLE): Promise<string> {
+  let message = "";
+  await assert.rejects(compare(disk, bytes, overlap), (error: Error) => {
+    assert.ok(error instanceof CorruptWalError, error.stack);
+    message = error.message;
+    return true;
+  });
+  return message;
+}
+
+/** Where the bytes of two sides begin to differ, and that of the record after it. */
+const SHARED_BYTES = 150 * 5034;
+
+test("rot in the archive's own file is told as damage of it, with what the server has there", () =>
+  onSimDisk(async ({ disk, sim }) => {
+    await prepare(disk);
+    const right = walOfSide(OWN);
+    for (const start of [0, 64 * PAGE_BYTES]) {
+      const overlap = { ...WHOLE, startLsn: lsn(START + BigInt(start)) };
+      // In a record's data, in headers, in the length, in the link, and where the first record compared goes on.
+      for (const at of [700_000, ...headerOf(right, 700_000), start + 40]) {
+        const rotten = right.slice();
+        rotten[at]! ^= 0x10;
+        await put(disk, FIRST, rotten);
+        const text = `${at} of ${start}`;
+        assert.deepEqual((await planOverlap(disk, SEARCH))?.endLsn, NEXT, text);
+        const message = await damageTold(disk, right.subarray(start), overlap);
+        const place = `0/${(START + BigInt(at)).toString(16).toUpperCase()}`;
+        assert.ok(
+          message.startsWith(
+            `Cannot decode WAL at ${place}: the archive's own file of ${FIRST} is damaged ("/archive/${FIRST}"); `,
+          ),
+          `${text}: ${message}`,
+        );
+        assert.match(
+          message,
+          /the server at db2:5432 a record of (Heap|Transaction) at 0\/3[0-9A-F]+ \(/,
+          text,
+        );
+        assert.doesNotMatch(message, /two servers/);
+        assert.match(
+          message,
+          /nothing was overwritten, .* is kept as "\/archive\/conflicts\/.*walvault verify --archive \/archive; then move "0.* gap heal/,
+        );
+        assert.deepEqual(sim.file(FIRST)?.content, rotten);
+        assert.equal(sim.names("conflicts").length, 1 + Number(start > 0));
+        await disk.unlink(FIRST);
+      }
+    }
+  }));
+
+/** Offsets inside the header of the record that holds the byte at `at`: of its length, its link and its CRC. */
+function headerOf(wal: Uint8Array, at: number): number[] {
+  const view = new DataView(wal.buffer);
+  for (let start = at - at % 8;; start -= 8) {
+    if (view.getUint32(start, true) === 5000 && view.getUint8(start + 17) === 10) {
+      return [start, start + 4, start + 8, start + 20];
+    }
+  }
+}
+
+test("P4: damage before or behind the first difference does not hide that the server went another way", () =>
+  onSimDisk(async ({ disk }) => {
+    await prepare(disk);
+    const other = walOfSide(OTHER);
+    // In what both have, and in what only the archive has: before the place where the two part, and behind it.
+    for (const at of [100_000, 500_000, SHARED_BYTES + 9000, MIB - 9000]) {
+      const own = walOfSide(OWN);
+      own[at]! ^= 1;
+      await put(disk, FIRST, own);
+      const overlap = await planOverlap(disk, SEARCH);
+      assert.deepEqual(overlap, WHOLE);
+      const message = await refusal(disk, other);
+      assert.match(message, /has other WAL there than this archive.*two servers went on from one past/);
+      assert.match(message, /there the archive has a record of .*transaction 5000.*, the server a record of/);
+      const besides = /besides, the archive's own file may be damaged at (0\/[0-9A-F]+): walvault verify/;
+      const damageLsn = (START + BigInt(at)).toString(16).toUpperCase();
+      if (at < SHARED_BYTES) assert.equal(besides.exec(message)?.[1], `0/${damageLsn}`);
+      else assert.doesNotMatch(message, besides);
+      await disk.unlink(FIRST);
+    }
+  }));
+
+test("what differs and belongs to no record that proves itself is told as just that", () =>
+  onSimDisk(async ({ disk }) => {
+    await prepare(disk);
+    const right = walOfSide(OWN);
+    const own = right.slice();
+    // The last record goes on in the next segment: its CRC can't be proven here.
+    own[MIB - 1]! ^= 1;
+    await put(disk, FIRST, own);
+    const message = await refusal(disk, right);
+    assert.match(
+      message,
+      /no record of either side that is whole tells the two apart: if the archive's file is damaged/,
+    );
+  }));
+
+test("a compressed segment that can't be read is told as damage, where the server has it", () =>
+  onSimDisk(async ({ disk, sim }) => {
+    await prepare(disk);
+    const compressor = new PieceCompressor({ format: FORMAT_OF_FORM[".zst"], level: 1 });
+    const own = walOfSide(OWN);
+    const compressed = Buffer.concat([...compressor.push(own), ...compressor.end()]);
     await put(disk, `${FIRST}.zst`, compressed.subarray(0, compressed.length >>> 1));
-    assert.equal(await planOverlap(disk, SEARCH), undefined);
+    assert.deepEqual(await planOverlap(disk, SEARCH), WHOLE);
+    const message = await damageTold(disk, own);
+    assert.ok(message.includes(`the archive's own file of ${FIRST} is damaged ("/archive/${FIRST}.zst")`));
+    assert.match(message, /the server at db2:5432 has the WAL that is lost in it; nothing was overwritten/);
+    const [kept = ""] = sim.names("conflicts");
+    assert.deepEqual(sim.file(`conflicts/${kept}`)?.content, own);
   }));

@@ -167,6 +167,33 @@ test("P3: other bytes below the end of valid WAL of the saved copy are a conflic
     await again.writer.close();
   }));
 
+test("P4: what a server that went another way sends at each reconnect is kept once, however much of it comes", () =>
+  onSimDisk(async (machine) => {
+    await prepare(machine.disk);
+    await write(open(machine.disk).writer, 300_000);
+    const other = walOf({ bytes: MIB, seed: 3 });
+    const tries: (readonly [received: number, files: number])[] = [
+      [360_000, 1],
+      [360_000, 1],
+      [300_000, 1],
+      [420_000, 2], // more than ever before
+      [310_000, 2],
+      [420_000, 2],
+    ];
+    for (const [received, files] of tries) {
+      const { writer } = open(machine.restart("power cut"));
+      let kept = "";
+      await assert.rejects(writer.append(other.subarray(0, received), "sync"), ({ message }: Error) => {
+        kept = /what comes now as "\/archive\/(conflicts\/[^"]+)"/.exec(message)?.[1] ?? "";
+        return true;
+      });
+      await writer.close();
+      assert.deepEqual(content(machine, kept)?.subarray(0, received), other.subarray(0, received), kept);
+      assert.equal(machine.sim.names("conflicts").length, files, `after ${received} bytes`);
+      assert.deepEqual(machine.sim.names("inprogress"), [`${FIRST}.saved-1`]);
+    }
+  }));
+
 test("P1: a growing file that another process has exchanged is not published", () =>
   onSimDisk(async (machine) => {
     await prepare(machine.disk);
@@ -183,6 +210,50 @@ test("P1: a growing file that another process has exchanged is not published", (
     assert.equal(writer.spent, true);
     await writer.close();
   }));
+
+test("P3: damage in a saved copy hides no other record behind it, and none is no conflict", async () => {
+  // The same up to the 30th record; all of its records lie at the same places.
+  const records = Array.from(
+    { length: 420 },
+    (_, index) => ({ totalBytes: 5000, xid: index < 30 ? 700 + index : 9 }),
+  );
+  const other = buildWal({ startLsn: START, segmentBytes: MIB, records }).segments[0]!;
+  /** As a power cut or a bad sector leaves it. */
+  const damages: readonly ((bytes: Uint8Array) => void)[] = [
+    (bytes) => void (bytes[50_000]! ^= 1),
+    (bytes) => void bytes.fill(0, 49_152, 57_344),
+    (bytes) => void bytes.fill(0xee, 49_152, 57_344),
+  ];
+  for (const damage of damages) {
+    await onSimDisk(async (machine) => {
+      await prepare(machine.disk);
+      const kept = WAL.slice(0, 300_000);
+      damage(kept);
+      await write(open(machine.disk).writer, 300_000, kept);
+      const { writer, told } = open(machine.restart("kill"));
+      await write(writer, MIB);
+      assert.deepEqual(told.at(-1), `published ${FIRST}`);
+      await writer.close();
+    });
+    await onSimDisk(async (machine) => {
+      await prepare(machine.disk);
+      const kept = WAL.slice(0, 300_000);
+      damage(kept);
+      await write(open(machine.disk).writer, 300_000, kept);
+      const { writer } = open(machine.restart("kill"));
+      await assert.rejects(write(writer, MIB, other), (error: Error) => {
+        assert.ok(error instanceof ArchiveConflictError);
+        assert.match(
+          error.message,
+          /there what came before has a record of Heap at 0\/3[0-9A-F]+ \(5000 bytes, transaction 730, after /,
+        );
+        return true;
+      });
+      assert.deepEqual(content(machine, `inprogress/${FIRST}.saved-1`)?.subarray(0, 300_000), kept);
+      await writer.close();
+    });
+  }
+});
 
 test("P3: other bytes in a record that was never whole are no conflict", () =>
   onSimDisk(async (machine) => {

@@ -14,7 +14,7 @@ import {
   until,
   WorkDirectory,
 } from "./receiver.ts";
-import { parseLsn } from "../../lib/wal/lsn.ts";
+import { advance, formatLsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { TABLE } from "./workload.ts";
 
 const timeout = 180_000;
@@ -169,6 +169,45 @@ test(
     assert.deepEqual(receiver.linesOf("server has the archive's last wal"), []);
     assert.equal(await receiver.stop(), 0);
     compareTail(archive, a);
+  },
+);
+
+test(
+  "receive tells damage of the archive's own last segment, and takes it anew once that is moved away",
+  { timeout },
+  async () => {
+    using directory = new WorkDirectory();
+    await using a = await startCluster({ segmentBytes, settings });
+    const archive = new ArchiveFiles(directory.archive(), segmentBytes);
+    await a.sql(TABLE);
+    await receiveAll(a, archive);
+    await write(a, "a", 50);
+    await receiveToSwitch(a, archive);
+    await a.start();
+    await write(a, "b", 50);
+    const last = archive.complete().at(-1)!;
+    const bytes = fs.readFileSync(last.path);
+    const { firstRecordLsn, lastRecordLsn } = archive.scanBytes(last, bytes);
+    const at = Number((firstRecordLsn! + lastRecordLsn!) / 2n - archive.startLsn(last));
+    bytes[at]! ^= 4;
+    fs.writeFileSync(last.path, bytes);
+    for (let time = 0; time < 2; time++) {
+      const refused = await runReceiver({ connection: a.conninfo(), archive: archive.directory });
+      assert.equal(await refused.ended(), 3, refused.stderr);
+      assert.deepEqual(refused.linesOf("streaming"), []);
+      const text = String(refused.linesOf("failed")[0]?.["error"]);
+      assert.ok(
+        text.startsWith(`Cannot decode WAL at ${formatLsn(advance(archive.startLsn(last), at))}: `),
+        text,
+      );
+      assert.match(text, /the archive's own file of [0-9A-F]{24} is damaged .*walvault verify --archive /);
+      assert.doesNotMatch(text, /two servers/);
+      assert.ok(fs.readFileSync(last.path).equals(bytes), "not overwritten");
+      assert.equal(archive.conflicts().length, 1);
+    }
+    fs.renameSync(last.path, directory.file("damaged"));
+    await receiveAll(a, archive);
+    compareWithServer(archive, a);
   },
 );
 
