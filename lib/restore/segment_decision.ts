@@ -175,7 +175,7 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
   }
   // Where nothing has come from behind a gap yet, only the ledger shows that there was more.
   if (facts.gap === "recorded") {
-    return `${nameOf(number)} ${how}, but more was written: that is a recorded gap`;
+    return `${nameOf(number)} ${how}, but more was written, as gaps.jsonl tells`;
   }
   if (copy === undefined && earlier === undefined) {
     return fork === undefined

@@ -220,7 +220,7 @@ test("a recorded gap is never the end, though nothing has come from behind it", 
     scene,
     nameOf(LAST + 1),
     "hole",
-    /is not there, but more was written: that is a recorded gap/,
+    /is not there, but more was written, as gaps.jsonl tells/,
   );
   assert.equal((await scene.fetch(nameOf(LAST), "allowed", { untilGap: true })).kind, "tail");
   assert.equal((await scene.fetch(nameOf(LAST + 2))).kind, "absent");

@@ -233,7 +233,7 @@ test("decideSegment() says what shows that there was more", () => {
   );
   assert.equal(
     problemOf({ gap: "recorded" }),
-    "000000020000000000000007 is not there, but more was written: that is a recorded gap",
+    "000000020000000000000007 is not there, but more was written, as gaps.jsonl tells",
   );
   assert.equal(
     problemOf({ earlier: undefined }),
