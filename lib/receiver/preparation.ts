@@ -80,6 +80,8 @@ export interface PreparationOptions {
  */
 export class Preparation {
   readonly #slotCreated = new WeakSet<WalSource>();
+  /** Nobody used the slot before us. */
+  #slotIsNew = false;
 
   constructor(private readonly options: PreparationOptions) {}
 
@@ -112,6 +114,15 @@ export class Preparation {
         reason: this.options.slot === undefined
           ? "the archive has nothing on the server's timelines, and no slot is given"
           : "the archive has nothing on the server's timelines, and the slot reserves nothing",
+      });
+    }
+    // Somebody may have used that slot already: an empty archive may be the mount point of one whose disk is away.
+    if (plan.origin === "slot" && !this.#slotIsNew) {
+      this.options.reporter.warnOnce("starting at the slot's position", {
+        startLsn: formatLsn(plan.startLsn),
+        reason: "the archive has nothing on the server's timelines",
+        hint:
+          "what was written before is not here; if the slot had an archive already, look whether its disk is mounted",
       });
     }
     if (contents.incomplete.length > 0) {
@@ -275,6 +286,7 @@ export class Preparation {
     if (this.#slotCreated.has(source)) return true;
     try {
       await source.createSlot(name);
+      this.#slotIsNew = true;
       this.options.log.info("slot created", { slot: name });
     } catch (error) {
       // It is there, which is what was asked for.
