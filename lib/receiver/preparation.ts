@@ -1,4 +1,4 @@
-import type { Log } from "../log.ts";
+import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import type { SlotPosition } from "../protocol/replication.ts";
 import { ArchiveConflictError } from "../wal/errors.ts";
@@ -10,7 +10,7 @@ import {
   type TimelineHistory,
 } from "../wal/history.ts";
 import { firstMissingSegment, type SegmentRun } from "../wal/lineage.ts";
-import { formatLsn } from "../wal/lsn.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
@@ -25,6 +25,7 @@ import {
   planStart,
   type StartFacts,
   type StartPlan,
+  unfinishedBeyondForks,
 } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -80,6 +81,7 @@ export interface PreparationOptions {
  */
 export class Preparation {
   readonly #slotCreated = new WeakSet<WalSource>();
+  readonly #readEnds = new Map<string, Lsn | undefined>();
   /** Nobody used the slot before us. */
   #slotIsNew = false;
 
@@ -131,7 +133,7 @@ export class Preparation {
         hint: "they count as missing; move them away, and they are received again if a server still has them",
       });
     }
-    for (const beyond of beyondForks(facts)) {
+    for (const beyond of beyondForks(facts, await this.#unfinishedEnds(facts))) {
       this.options.reporter.warnOnce("archive is ahead of the fork", {
         timeline: beyond.timeline,
         forkLsn: formatLsn(beyond.forkLsn),
@@ -151,6 +153,28 @@ export class Preparation {
       openGaps: gapsBelow(facts, plan.startLsn, "open"),
       claims: claimsBelow(facts, plan.startLsn),
     };
+  }
+
+  /** Each is read once: nothing is written any more to the end of a timeline that was left. */
+  async #unfinishedEnds(
+    facts: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+  ): Promise<readonly { readonly timeline: TimelineId; readonly endLsn: Lsn }[]> {
+    const { archive, log } = this.options;
+    const ends: { readonly timeline: TimelineId; readonly endLsn: Lsn }[] = [];
+    for (const segment of unfinishedBeyondForks(facts)) {
+      const key = `${segment.timeline} ${segment.number}`;
+      if (!this.#readEnds.has(key)) {
+        try {
+          this.#readEnds.set(key, await archive.unfinishedEnd?.(segment));
+        } catch (error) {
+          // It is only to be told; whoever needs it, a restore or status, reads it again.
+          log.debug("end of an old timeline not read", { error: messageChain(error) });
+        }
+      }
+      const endLsn = this.#readEnds.get(key);
+      if (endLsn !== undefined) ends.push({ timeline: segment.timeline, endLsn });
+    }
+    return ends;
   }
 
   /** Tells once what the server's settings for synchronous replication mean for this standby. */

@@ -372,6 +372,30 @@ test("receiveWal() with an archive ahead of the fork starts at the fork's segmen
   await run.stop();
 });
 
+test("receiveWal() warns when the archive has more than the promoted server, also of the fork's own segment", async () => {
+  for (
+    const [end, warned] of [
+      [at(3.75), "0/3C0000"],
+      [at(3.5), undefined],
+      [undefined, undefined],
+      [Object.assign(new Error("EIO"), { code: "EIO" }), undefined],
+    ] as const
+  ) {
+    const run = await startReceiving({
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 3);
+        archive.unfinished.add("1/3");
+        if (end !== undefined) archive.unfinishedEnds.set("1/3", end);
+        promote(server);
+      },
+    });
+    assert.ok(run.journal.includes("start 2 0/300000"));
+    const told = run.entries.find(({ event }) => event === "archive is ahead of the fork");
+    assert.equal(told?.fields["archiveEndLsn"], warned);
+    await run.stop();
+  }
+});
+
 test("receiveWal() does not miss an ancestor's history that the server lacks (58P01)", async () => {
   const run = await startReceiving({
     prepare: ({ server }) => {

@@ -27,6 +27,7 @@ test("a command that a server never answers is given up when its time is over", 
       assert.ok(error instanceof ConnectionError);
       assert.equal(error.kind, "timeout");
       assert.match(error.message, /^Cannot identify \S+: no answer in 60 s$/);
+      assert.match(error.hint ?? "", /look whether the server hangs/);
       return true;
     });
   } finally {
