@@ -1,15 +1,20 @@
 import type { TimelineHistory } from "../wal/history.ts";
-import type { Lsn } from "../wal/lsn.ts";
+import { type Lsn, maxLsn } from "../wal/lsn.ts";
 import type { SegmentScan } from "../wal/scanner.ts";
+import { segmentName, type SegmentNumber, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive, ArchiveContents } from "./archive.ts";
 import { type ScanPublished, scanPublished } from "./back_links.ts";
 import type { Clock } from "./clock.ts";
+import { withFile } from "./durable.ts";
 import type { ArchiveIdentity } from "./identity.ts";
+import { IN_PROGRESS_DIRECTORY } from "./layout.ts";
 import { BUFFER_BYTES, type LegListener, LegSink } from "./leg_sink.ts";
 import type { MinimumFree, ShortOfRoom } from "./minimum_free.ts";
 import { compareOverlap, type Overlap, planOverlap, type SentOverlap } from "./overlap.ts";
 import { RoomGuard } from "./room_guard.ts";
+import { copiesOf } from "./segment_copies.ts";
+import { scanSegmentFile } from "./segment_file.ts";
 import { SegmentWriter, type WriterEvents } from "./segment_writer.ts";
 
 /** Memory that a disk must be able to `allocate` for one receiving archive. */
@@ -60,6 +65,24 @@ export class ReceivingArchive {
 
   contents(): Promise<ArchiveContents> {
     return this.archive.contents();
+  }
+
+  /** Where the last valid record ends in what is here of a segment that is not complete; `undefined` when nothing is. */
+  async unfinishedEnd(
+    { timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  ): Promise<Lsn | undefined> {
+    const { disk, identity } = this.archive;
+    if (identity === undefined) return undefined;
+    const { segmentSize } = identity;
+    const inProgress = await disk.list(IN_PROGRESS_DIRECTORY) ?? [];
+    const copies = copiesOf(segmentName(timeline, number, segmentSize), { root: new Set(), inProgress });
+    const startLsn = segmentStart(number, segmentSize);
+    let endLsn = startLsn;
+    for (const { path } of copies) {
+      const scan = await withFile(disk, path, (file) => scanSegmentFile(file, { startLsn, segmentSize }));
+      if (scan !== undefined) endLsn = maxLsn(endLsn, scan.endLsn);
+    }
+    return endLsn > startLsn ? endLsn : undefined;
   }
 
   storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {

@@ -134,8 +134,16 @@ async function proveFilled(archive: Archive, signal: AbortSignal): Promise<reado
 /** Whoever only reads need not be the owner. */
 async function openArchive(path: string, use: "read" | "write"): Promise<Archive> {
   let archive: Archive;
+  const disk = openDirectDisk(path);
+  const hint = "Name the directory that walvault receives into with --archive";
   try {
-    archive = await Archive.open(openDirectDisk(path), {
+    if (await disk.entry(".") === undefined) {
+      throw new UsageError(
+        `Cannot look for gaps in "${path}": there is no such directory; is its disk mounted?`,
+        hint,
+      );
+    }
+    archive = await Archive.open(disk, {
       naming: { hardLinks: true },
       userId: use === "read" ? undefined : process.geteuid?.(),
     });
@@ -146,7 +154,7 @@ async function openArchive(path: string, use: "read" | "write"): Promise<Archive
   if (archive.identity !== undefined) return archive;
   throw new UsageError(
     `Cannot look for gaps in "${path}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
-    "Name the directory that walvault receives into with --archive",
+    hint,
   );
 }
 

@@ -42,9 +42,12 @@ async function openArchive(disk: Disk): Promise<Archive> {
     disk.entry(IDENTITY_FILE),
     Archive.open(disk, { naming: { hardLinks: true }, userId: process.geteuid?.() }),
   ]);
-  if (await root !== undefined && await identity === undefined) {
+  if (await identity === undefined) {
+    const what = await root === undefined
+      ? "there is no such directory"
+      : "it is no archive, as there is no archive.json in it";
     throw new UsageError(
-      `Cannot archive into "${disk.root}": it is no archive, as there is no archive.json in it; is its disk mounted?`,
+      `Cannot archive into "${disk.root}": ${what}; is its disk mounted?`,
       `To make an archive of an empty directory: walvault init --archive ${disk.root} --connection 'host=… user=…'`,
     );
   }

@@ -60,3 +60,7 @@ export function adviceFor(said: { readonly sqlState: string; readonly message: s
   )
     ?.next;
 }
+
+/** What to look at when a server has fallen silent: nobody says why, and waiting mends only some of it. */
+export const SILENCE_ADVICE =
+  "look whether the server hangs, or its network: other clients would wait too; it is tried again by itself";

@@ -1,3 +1,4 @@
+import { SILENCE_ADVICE } from "../protocol/advice.ts";
 import { ConnectionError } from "../protocol/errors.ts";
 import type { SocketLoan, StreamEnd, WalStream, WalStreamHandler } from "../protocol/replication.ts";
 import type { TimelineHistory } from "../wal/history.ts";
@@ -277,6 +278,7 @@ class RunningLeg implements WalStreamHandler, LegListener {
     return new ConnectionError(
       "timeout",
       `Cannot receive from ${this.options.source.address}: silent for ${seconds} s`,
+      { hint: SILENCE_ADVICE },
     );
   }
 

@@ -1,4 +1,4 @@
-import type { Log } from "../log.ts";
+import { type Log, messageChain } from "../log.ts";
 import { ConnectionError, ServerError } from "../protocol/errors.ts";
 import type { SlotPosition } from "../protocol/replication.ts";
 import { ArchiveConflictError } from "../wal/errors.ts";
@@ -10,7 +10,7 @@ import {
   type TimelineHistory,
 } from "../wal/history.ts";
 import { firstMissingSegment, passedBegins, type SegmentRun } from "../wal/lineage.ts";
-import { formatLsn } from "../wal/lsn.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import { parseSegmentSize, type SegmentSize } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { NotYetError, PermanentError } from "./failure.ts";
@@ -26,6 +26,7 @@ import {
   planStart,
   type StartFacts,
   type StartPlan,
+  unfinishedBeyondForks,
 } from "./start.ts";
 import { synchronousWarnings } from "./synchronous.ts";
 import type { WalArchive } from "./wal_archive.ts";
@@ -85,6 +86,9 @@ export interface PreparationOptions {
  */
 export class Preparation {
   readonly #slotCreated = new WeakSet<WalSource>();
+  readonly #readEnds = new Map<string, Lsn | undefined>();
+  /** Nobody used the slot before us. */
+  #slotIsNew = false;
 
   constructor(private readonly options: PreparationOptions) {}
 
@@ -119,13 +123,22 @@ export class Preparation {
           : "the archive has nothing on the server's timelines, and the slot reserves nothing",
       });
     }
+    // Somebody may have used that slot already: an empty archive may be the mount point of one whose disk is away.
+    if (plan.origin === "slot" && !this.#slotIsNew) {
+      this.options.reporter.warnOnce("starting at the slot's position", {
+        startLsn: formatLsn(plan.startLsn),
+        reason: "the archive has nothing on the server's timelines",
+        hint:
+          "what was written before is not here; if the slot had an archive already, look whether its disk is mounted",
+      });
+    }
     if (contents.incomplete.length > 0) {
       this.options.reporter.warnOnce("archive has segments that are not complete", {
         names: contents.incomplete.slice(0, 10).join(" "),
         hint: "they count as missing; move them away, and they are received again if a server still has them",
       });
     }
-    for (const beyond of beyondForks(facts)) {
+    for (const beyond of beyondForks(facts, await this.#unfinishedEnds(facts))) {
       this.options.reporter.warnOnce("archive is ahead of the fork", {
         timeline: beyond.timeline,
         forkLsn: formatLsn(beyond.forkLsn),
@@ -147,6 +160,28 @@ export class Preparation {
       passed: passedBegins(facts),
       claims: claimsBelow(facts, plan.startLsn),
     };
+  }
+
+  /** Each is read once: nothing is written any more to the end of a timeline that was left. */
+  async #unfinishedEnds(
+    facts: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+  ): Promise<readonly { readonly timeline: TimelineId; readonly endLsn: Lsn }[]> {
+    const { archive, log } = this.options;
+    const ends: { readonly timeline: TimelineId; readonly endLsn: Lsn }[] = [];
+    for (const segment of unfinishedBeyondForks(facts)) {
+      const key = `${segment.timeline} ${segment.number}`;
+      if (!this.#readEnds.has(key)) {
+        try {
+          this.#readEnds.set(key, await archive.unfinishedEnd?.(segment));
+        } catch (error) {
+          // It is only to be told; whoever needs it, a restore or status, reads it again.
+          log.debug("end of an old timeline not read", { error: messageChain(error) });
+        }
+      }
+      const endLsn = this.#readEnds.get(key);
+      if (endLsn !== undefined) ends.push({ timeline: segment.timeline, endLsn });
+    }
+    return ends;
   }
 
   /** Tells once what the server's settings for synchronous replication mean for this standby. */
@@ -283,6 +318,7 @@ export class Preparation {
     if (this.#slotCreated.has(source)) return true;
     try {
       await source.createSlot(name);
+      this.#slotIsNew = true;
       this.options.log.info("slot created", { slot: name });
     } catch (error) {
       // It is there, which is what was asked for.

@@ -11,6 +11,7 @@ import {
 } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import {
+  segmentEnd,
   segmentFloor,
   type SegmentNumber,
   segmentNumberAt,
@@ -68,17 +69,33 @@ export interface BeyondFork {
   readonly timeline: TimelineId;
   /** Where the lineage left that timeline. */
   readonly forkLsn: Lsn;
-  /** The end of its last complete segment here. */
+  /** Where its WAL ends here. */
   readonly archiveEndLsn: Lsn;
+}
+
+/** Segments of ancestors that are not complete, and of which more may be here than the lineage took over. */
+export function unfinishedBeyondForks(
+  { contents, lineage, segmentSize: size }: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+): ArchiveContents["unfinished"] {
+  return lineage.entries.flatMap(({ timeline, endLsn: forkLsn }) =>
+    contents.unfinished.filter((segment) =>
+      segment.timeline === timeline && segmentEnd(segment.number, size) > forkLsn
+    )
+  );
 }
 
 /** What the archive has of ancestors past the forks: transactions that the promoted server never saw. */
 export function beyondForks(
   { contents, lineage, segmentSize: size }: Pick<StartFacts, "contents" | "lineage" | "segmentSize">,
+  /** Where valid WAL ends in those of `unfinishedBeyondForks`. */
+  unfinishedEnds: readonly { readonly timeline: TimelineId; readonly endLsn: Lsn }[],
 ): readonly BeyondFork[] {
   return lineage.entries.flatMap(({ timeline, endLsn: forkLsn }) => {
-    const ends = contents.runs.filter((run) => run.timeline === timeline)
-      .map((run) => segmentStart(run.endNumber, size));
+    const ends = [
+      ...contents.runs.filter((run) => run.timeline === timeline)
+        .map((run) => segmentStart(run.endNumber, size)),
+      ...unfinishedEnds.filter((end) => end.timeline === timeline).map(({ endLsn }) => endLsn),
+    ];
     const archiveEndLsn = ends.reduce((last, end) => end > last ? end : last, forkLsn);
     return archiveEndLsn > forkLsn ? [{ timeline, forkLsn, archiveEndLsn }] : [];
   });

@@ -78,6 +78,10 @@ export interface WalArchive {
   /** Makes the archive this cluster's at the first use, and checks it at each other; throws `WrongClusterError`. */
   claim(server: { readonly systemIdentifier: bigint; readonly segmentSize: SegmentSize }): Promise<void>;
   contents(): Promise<ArchiveContents>;
+  /** Where the last valid record ends in what is here of a segment that is not complete; `undefined` when nothing is. */
+  unfinishedEnd?(
+    segment: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  ): Promise<Lsn | undefined>;
   /** How much room is missing to begin a leg; `undefined` when there is enough, or nobody asks. */
   shortOfRoom?(): Promise<ShortOfRoom | undefined>;
   /** Durable when it resolves; throws `ArchiveConflictError` when the archive has another one for that timeline. */

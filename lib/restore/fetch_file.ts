@@ -469,7 +469,7 @@ async function lookAtSegment(
     copies,
     difference,
     own,
-    endsAtGap: restore.untilGap === true && await isInGap(archive, wanted),
+    gap: !await isInGap(archive, wanted) ? "none" : restore.untilGap === true ? "end" : "recorded",
     ...neighbours,
     // Last of all: what was published meanwhile is no longer where we looked.
     published: await isPublished(archive, file.name),
@@ -483,7 +483,20 @@ async function isInGap({ disk }: ArchiveDirectory, segment: NamedSegment & Wante
   // Only now: a server waits for each segment, and asks for this one alone.
   const { readLedger } = await import("../archive/gap_ledger_file.ts");
   const { gapAt } = await import("../archive/gaps.ts");
-  const ledger = await readLedger(disk);
+  let ledger;
+  try {
+    ledger = await readLedger(disk);
+  } catch (cause) {
+    // Of what can't be read nothing is proven; a standby may go on, and asks again.
+    if (!(cause instanceof SyntaxError)) throw cause;
+    throw new OutageError(
+      `Cannot tell whether ${
+        segmentName(segment.timeline, segment.number, segment.segmentSize)
+      } was ever written`,
+      "Restore with a walvault that is as new as the one that receives",
+      { cause },
+    );
+  }
   return ledger !== undefined && gapAt(ledger, segment) !== undefined;
 }
 

@@ -68,8 +68,14 @@ export interface SegmentFacts {
   readonly labelLsn: Lsn | undefined;
   /** Every history in the archive. */
   readonly histories: readonly TimelineHistory[];
-  /** It lies in a recorded gap, and recovery is to end where that begins. */
-  readonly endsAtGap: boolean;
+  /**
+   * What the gap ledger makes of it.
+   *
+   * - `none`: it tells nothing.
+   * - `recorded`: more of the segment was written than is here, whether somebody gave it up or not.
+   * - `end`: the same, and recovery is to end where the gap begins.
+   */
+  readonly gap: "none" | "recorded" | "end";
   /** `undefined` when the server has no such file, or one without WAL of this segment. */
   readonly own: OwnFile | undefined;
 }
@@ -114,14 +120,14 @@ export function decideSegment(facts: SegmentFacts): SegmentDecision {
   const startLsn = segmentStart(facts.number, facts.segmentSize);
   const copy = facts.copies.find((one) => one.contentEndLsn > startLsn);
   if (copy === undefined && isBeforeFork(facts)) return { kind: "absent", reason: "before the fork" };
-  const problem = facts.endsAtGap ? undefined : holeProblem(facts, copy);
+  const problem = facts.gap === "end" ? undefined : holeProblem(facts, copy);
   if (problem !== undefined) {
     // Then the server needs none of it from here.
     if (facts.own?.whole) return { kind: "absent", reason: "the server's own copy is whole" };
     return { kind: "hole", problem };
   }
   if (copy === undefined) {
-    return { kind: "absent", reason: facts.endsAtGap ? "a gap begins here" : "past the end" };
+    return { kind: "absent", reason: facts.gap === "end" ? "a gap begins here" : "past the end" };
   }
   if (facts.own !== undefined && !isBeyond(copy, facts.own)) {
     return { kind: "absent", reason: "the server's own copy goes as far" };
@@ -166,6 +172,10 @@ function holeProblem(facts: SegmentFacts, copy: UnfinishedCopy | undefined): str
     return `${nameOf(number)} ${how}, but timeline ${child.timeline} left timeline ${timeline} only at ${
       formatLsn(child.forkLsn)
     } ("${historyFileName(child.timeline)}")`;
+  }
+  // Where nothing has come from behind a gap yet, only the ledger shows that there was more.
+  if (facts.gap === "recorded") {
+    return `${nameOf(number)} ${how}, but more was written, as gaps.jsonl tells`;
   }
   if (copy === undefined && earlier === undefined) {
     return fork === undefined

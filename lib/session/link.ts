@@ -1,6 +1,7 @@
 import type postgres from "postgres";
 import type { Log } from "../log.ts";
 import type { Answer } from "../protocol/answers.ts";
+import { SILENCE_ADVICE } from "../protocol/advice.ts";
 import { ConnectionError, ProtocolError, ServerError, type ServerMessage } from "../protocol/errors.ts";
 import { AuthGuard } from "./auth_guard.ts";
 import { answerOf, type Login, startDriver } from "./driver.ts";
@@ -128,7 +129,9 @@ export class Link {
   #startDeadline({ doing }: Command<unknown>): ReturnType<typeof setTimeout> {
     return setTimeout(() => {
       this.#giveUp(
-        new ConnectionError("timeout", this.#text(doing, `no answer in ${COMMAND_TIMEOUT_MS / 1000} s`)),
+        new ConnectionError("timeout", this.#text(doing, `no answer in ${COMMAND_TIMEOUT_MS / 1000} s`), {
+          hint: SILENCE_ADVICE,
+        }),
       );
     }, COMMAND_TIMEOUT_MS);
   }

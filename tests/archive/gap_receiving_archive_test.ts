@@ -6,7 +6,8 @@ import type { Disk } from "../../lib/archive/disk.ts";
 import type { SegmentNumber } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { makeArchive } from "./brought_files.ts";
-import { NAMING, onSimDisk, recordEvents, SEGMENT_SIZE } from "./on_sim_disk.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
+import { NAMES, NAMING, onSimDisk, recordEvents, SEGMENT_SIZE, START } from "./on_sim_disk.ts";
 
 const NAME = "000000010000000000000004";
 
@@ -48,3 +49,28 @@ for (const [what, make, isSegment] of STANDING) {
       assert.equal((await receiving.contents()).runs.length === 1, isSegment);
     }));
 }
+
+test("unfinishedEnd() is where the records end in the copy that goes furthest", () =>
+  onSimDisk(async ({ disk, clock }) => {
+    await makeArchive(disk);
+    const archive = await Archive.open(disk, { naming: NAMING, userId: undefined });
+    const receiving = new GapReceivingArchive(archive, {
+      clock,
+      events: recordEvents(),
+      now: () => new Date(0),
+    });
+    const segment = { timeline: timelineId(1), number: 3n as SegmentNumber };
+    assert.equal(await receiving.unfinishedEnd(segment), undefined, "nothing is there");
+    const plans = [3000, 9000, 500].map((totalBytes) => ({ totalBytes }));
+    const { segments, records } = buildWal({ startLsn: START, segmentBytes: MIB, records: plans });
+    const write = async (name: string, end: bigint) => {
+      const file = await disk.create(`inprogress/${name}`, 0o600);
+      await file.write(segments[0]!.subarray(0, Number(end - START)), 0);
+      await file.close();
+    };
+    await write(NAMES[0]!, records[1]!.lsn + 100n);
+    assert.equal(await receiving.unfinishedEnd(segment), records[0]!.endLsn);
+    await write(`${NAMES[0]}.saved-1`, records[1]!.endLsn);
+    await write(NAMES[1]!, records[2]!.endLsn);
+    assert.equal(await receiving.unfinishedEnd(segment), records[1]!.endLsn);
+  }));

@@ -37,6 +37,7 @@ test(
           [["gap", "list"], /No archive is given/],
           [["gap", "list", d, "--bogus"], /unknown option '--bogus'[^]*Try "walvault gap list --help"/],
           [["gap", "list", d], /it is no archive, as there is no archive\.json in it/],
+          [["gap", "list", `${d}/none`], /there is no such directory; is its disk mounted\?\nhint: Name the/],
           [["gap", "heal", d, "-v", "-q"], /exclude each other/],
           [["gap", "heal", d, "--peer="], /want a directory/],
           [["gap", "accept", d, "--from=0/1", "--reason=x"], /--timeline <number>' not specified/],

@@ -53,8 +53,8 @@ const USAGE_ERRORS: readonly (readonly [words: readonly string[], message: RegEx
   ],
   [
     ["-d", "none", FILE],
-    /^walvault: Cannot open the archive "none": there is no such directory; make it with/m,
-    /^/,
+    /^walvault: Cannot archive into "none": there is no such directory; is its disk mounted\?$/m,
+    /^hint: To make an archive of an empty directory: walvault init --archive none --connection '/m,
   ],
   [
     ["-d", "pg_wal", FILE],

@@ -134,6 +134,9 @@ for (
     ["no slot", { slot: "absent" }, {}, [
       "the server has no slot of that name: make it with receive --create-slot",
     ]],
+    ["a slot that has lost WAL", { slot: { ...WELL.slot as object, walStatus: "lost" } }, {}, [
+      "slot s is lost, want reserved or extended",
+    ]],
     ["a slot that loses WAL", { slot: { ...WELL.slot as object, walStatus: "unreserved" } }, {}, [
       "slot s is unreserved, want reserved or extended",
     ]],

@@ -6,8 +6,10 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FORM_OF_FORMAT, PieceCompressor } from "../../lib/archive/compression.ts";
+import { encodeGapRecord } from "../../lib/archive/gaps.ts";
 import { parseHistory } from "../../lib/wal/history.ts";
-import { formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { advance, formatLsn, type Lsn, parseLsn } from "../../lib/wal/lsn.ts";
+import { segmentFloor } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
 import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
 import { ArchiveFiles, caughtUp, MIB, segmentOf, startReceiver, until, WorkDirectory } from "./receiver.ts";
@@ -220,6 +222,17 @@ test("whatever is wrong with the archive, a recovering server never promotes", {
       () => fs.rmSync(victim.path),
       changed(() => {}),
       /is not there, but .* of the same timeline is there/,
+    ],
+    "a recorded gap, and nothing from behind it": [
+      () => {
+        const startLsn = segmentFloor(endLsn, archive.segmentSize);
+        const range = { timeline: timelineId(1), startLsn, endLsn: advance(startLsn, 2 * segmentBytes) };
+        const said = { recordedAt: "now", reason: "no server has it any more", server: "", answer: "" };
+        fs.writeFileSync(join(path, "gaps.jsonl"), encodeGapRecord({ ...range, ...said }));
+        makeReadable(join(path, "gaps.jsonl"));
+      },
+      () => fs.rmSync(join(path, "gaps.jsonl")),
+      /but more was written, as gaps\.jsonl tells .*no server has it any more.* walvault gap list/,
     ],
     "a segment cut off": [
       changed((bytes) => bytes.subarray(0, MIB - 8192)),

@@ -195,6 +195,8 @@ export class FakeSink implements WalSink {
 export class FakeArchive implements GapArchive {
   readonly complete = new Set<string>();
   readonly unfinished = new Set<string>();
+  /** Where valid WAL ends in some of them. */
+  readonly unfinishedEnds = new Map<string, Lsn | Error>();
   readonly histories = new Map<number, string>();
   readonly sinks: FakeSink[] = [];
   /** What was written down, and given up. */
@@ -234,6 +236,13 @@ export class FakeArchive implements GapArchive {
     return Promise.reject(
       new WrongClusterError(`it belongs to ${this.owner}, not ${server.systemIdentifier}`),
     );
+  }
+
+  unfinishedEnd(
+    { timeline, number }: { readonly timeline: TimelineId; readonly number: SegmentNumber },
+  ): Promise<Lsn | undefined> {
+    const end = this.unfinishedEnds.get(`${timeline}/${number}`);
+    return end instanceof Error ? Promise.reject(end) : Promise.resolve(end);
   }
 
   contents(): Promise<ArchiveContents> {

@@ -182,6 +182,7 @@ test("streamLeg() asks a silent server at half of the deadline and gives it up a
   assert.ok(outcome.error instanceof ConnectionError);
   assert.equal(outcome.error.kind, "timeout");
   assert.match(outcome.error.message, /^Cannot receive from db:5432: silent for 60 s$/);
+  assert.match(outcome.error.hint ?? "", /look whether the server hangs/);
   assert.equal(source.closed, true);
 });
 

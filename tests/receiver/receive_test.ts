@@ -53,7 +53,11 @@ test("receiveWal() with an empty archive starts at the slot's position", async (
       server.slots.set("wv", { kind: "physical", restartLsn: at(1.25), restartTimeline: undefined }),
   });
   assert.equal(run.journal[0], "start 1 0/100000 slot wv");
-  assert.deepEqual(run.lines("warn"), []);
+  // The archive may have been lost, or its disk is not mounted: what was received before is not here.
+  assert.deepEqual(run.lines("warn"), ["starting at the slot's position"]);
+  const { startLsn, hint } = fieldsOf(run.entries, "starting at the slot's position");
+  assert.equal(startLsn, "0/100000");
+  assert.match(String(hint), /look whether its disk is mounted/);
   await run.stop();
 });
 
@@ -366,6 +370,30 @@ test("receiveWal() with an archive ahead of the fork starts at the fork's segmen
   });
   assert.ok(run.journal.includes("start 2 0/300000"));
   await run.stop();
+});
+
+test("receiveWal() warns when the archive has more than the promoted server, also of the fork's own segment", async () => {
+  for (
+    const [end, warned] of [
+      [at(3.75), "0/3C0000"],
+      [at(3.5), undefined],
+      [undefined, undefined],
+      [Object.assign(new Error("EIO"), { code: "EIO" }), undefined],
+    ] as const
+  ) {
+    const run = await startReceiving({
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 3);
+        archive.unfinished.add("1/3");
+        if (end !== undefined) archive.unfinishedEnds.set("1/3", end);
+        promote(server);
+      },
+    });
+    assert.ok(run.journal.includes("start 2 0/300000"));
+    const told = run.entries.find(({ event }) => event === "archive is ahead of the fork");
+    assert.equal(told?.fields["archiveEndLsn"], warned);
+    await run.stop();
+  }
 });
 
 test("receiveWal() does not miss an ancestor's history that the server lacks (58P01)", async () => {

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { beyondForks, newestTimeline, planStart, type StartPlan } from "../../lib/receiver/start.ts";
+import {
+  beyondForks,
+  newestTimeline,
+  planStart,
+  type StartPlan,
+  unfinishedBeyondForks,
+} from "../../lib/receiver/start.ts";
 import type { ArchiveContents } from "../../lib/receiver/wal_archive.ts";
 import type { SlotPosition } from "../../lib/protocol/replication.ts";
 import type { TimelineHistory } from "../../lib/wal/history.ts";
@@ -531,18 +537,29 @@ test("beyondForks() tells what the archive has that the promoted server never sa
   for (const place of PLACES) {
     const { contents, lineage, at, timeline } = placed(place);
     const server = lineage({ timeline: 3, left: [[1, 3.5], [2, 6]] });
-    const beyond = (runs: Contents["runs"]) =>
-      beyondForks({
-        contents: contents(runs === undefined ? {} : { runs }),
-        lineage: server,
-        segmentSize: place.size,
-      });
+    const beyond = (runs: Contents["runs"] = [], ends: Parameters<typeof beyondForks>[1] = []) =>
+      beyondForks({ contents: contents({ runs }), lineage: server, segmentSize: place.size }, ends);
     assert.deepEqual(beyond([]), []);
     assert.deepEqual(beyond([[1, 0, 3], [2, 3, 6], [3, 6, 9]]), [], "all of it was taken over");
     const forkLsn = server.entries[0]!.endLsn;
     assert.deepEqual(beyond([[1, 0, 5], [2, 3, 6], [4, 0, 9]]), [
       { timeline: timeline(1), forkLsn, archiveEndLsn: at(5) },
     ]);
+    // Mostly the fork lies in the segment that was growing.
+    const growing = (end: number) => [{ timeline: timeline(1), endLsn: at(end) }];
+    assert.deepEqual(beyond([[1, 0, 3]], growing(3.5)), [], "all of it was taken over");
+    assert.deepEqual(beyond([[1, 0, 3]], growing(3.75)), [
+      { timeline: timeline(1), forkLsn, archiveEndLsn: at(3.75) },
+    ]);
+    const { unfinished } = contents({ unfinished: [[1, 2], [1, 3], [2, 3], [2, 5], [2, 6], [3, 7]] });
+    assert.deepEqual(
+      unfinishedBeyondForks({
+        contents: { ...contents({}), unfinished },
+        lineage: server,
+        segmentSize: place.size,
+      }),
+      contents({ unfinished: [[1, 3], [2, 6]] }).unfinished,
+    );
   }
 });
 

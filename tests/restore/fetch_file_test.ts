@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { FORMAT_OF_FORM, PieceCompressor } from "../../lib/archive/compression.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
-import { encodeGapRecord } from "../../lib/archive/gaps.ts";
+import { encodeGapAcceptance, encodeGapRecord, encodeGapWithdrawal } from "../../lib/archive/gaps.ts";
 import { buildIndex } from "../../lib/archive/index.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import { encodeSegmentIndex, type SegmentIndex } from "../../lib/archive/segment_index.ts";
@@ -204,6 +204,40 @@ test("a recorded gap is the end only for who says so: up to what was received of
   await assert.rejects(untilGap(name), /is damaged/);
   scene.remove(nameOf(FIRST + 2));
   await assert.rejects(untilGap(nameOf(FIRST + 2)), /is not there, but/);
+});
+
+test("a recorded gap is never the end, though nothing has come from behind it", async () => {
+  using scene = new Scene();
+  scene.fill(segments, 3);
+  const at = (number: number) => lsn(BigInt(number * MIB));
+  const range = { timeline: timelineId(1), startLsn: at(LAST), endLsn: at(LAST + 2) };
+  const record = { ...range, recordedAt: "now", reason: "", server: "", answer: "" };
+  assert.equal((await scene.fetch(nameOf(LAST))).kind, "tail");
+  assert.deepEqual(await scene.fetch(nameOf(LAST + 1)), { kind: "absent", reason: "past the end" });
+  scene.put("gaps.jsonl", encodeGapRecord(record));
+  await refused(scene, nameOf(LAST), "hole", /is there only up to 0\/\S+ \("\S+"\), but more was written/);
+  await refused(
+    scene,
+    nameOf(LAST + 1),
+    "hole",
+    /is not there, but more was written, as gaps.jsonl tells/,
+  );
+  assert.equal((await scene.fetch(nameOf(LAST), "allowed", { untilGap: true })).kind, "tail");
+  assert.equal((await scene.fetch(nameOf(LAST + 2))).kind, "absent");
+  // Given up, it is missing all the same; taken back, it never was.
+  const acceptance = { ...range, acceptedAt: "now", acceptedBy: "", reason: "" };
+  scene.put("gaps.jsonl", encodeGapAcceptance(acceptance));
+  await refused(scene, nameOf(LAST), "hole", /but more was written/);
+  scene.put("gaps.jsonl", new Uint8Array([...encodeGapRecord(record), ...encodeGapWithdrawal(record)]));
+  assert.equal((await scene.fetch(nameOf(LAST))).kind, "tail");
+  // What a newer program wrote proves nothing.
+  scene.put("gaps.jsonl", new TextEncoder().encode('{"walvault":"gap","version":99}\n'));
+  await refused(
+    scene,
+    nameOf(LAST),
+    "outage",
+    /Cannot tell whether 0000000100000000000000\w+ was ever written/,
+  );
 });
 
 test("a backup label shows that WAL was written where the backup began", async () => {

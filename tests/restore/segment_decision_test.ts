@@ -117,7 +117,7 @@ function expected(
   if (copies.includes("damaged")) return "damage";
   const tail = copies === "tail" || copies === "torn tail";
   if (!tail && beginning === "after") return "absent";
-  const moreWasWritten = facts.later !== undefined ||
+  const moreWasWritten = facts.later !== undefined || facts.gap === "recorded" ||
     // Up to there it is the old timeline's, whatever may be missing of a record.
     ["behind the tail", "at the end", "after"].includes(beginning) ||
     (!tail && ["inside", "at the tail's end"].includes(beginning)) ||
@@ -138,7 +138,7 @@ test("decideSegment() says no only where the archive proves it: all combinations
       for (const [fork, forkBytes] of Object.entries(FORKS)) {
         for (const [label, labelBytes] of Object.entries(LABELS)) {
           for (const own of Object.keys(OWN)) {
-            for (let bits = 0; bits < 8; bits++) {
+            for (let bits = 0; bits < 16; bits++) {
               const facts: SegmentFacts = {
                 timeline: TIMELINE,
                 number: NUMBER,
@@ -150,7 +150,7 @@ test("decideSegment() says no only where the archive proves it: all combinations
                 labelLsn: labelBytes === undefined ? undefined : at(labelBytes),
                 histories: histories(beginningBytes, forkBytes),
                 own: OWN[own],
-                endsAtGap: false,
+                gap: (bits & 8) === 0 ? "none" : "recorded",
               };
               const words = { copies, beginning, fork, own, label };
               const decision = decideSegment(facts);
@@ -163,7 +163,7 @@ test("decideSegment() says no only where the archive proves it: all combinations
       }
     }
   }
-  assert.equal(count, 10 * 8 * 10 * 3 * 6 * 8);
+  assert.equal(count, 10 * 8 * 10 * 3 * 6 * 16);
   assert.deepEqual([...seen].sort(), [
     "before the fork",
     "complete",
@@ -189,13 +189,12 @@ const NOTHING: SegmentFacts = {
   labelLsn: undefined,
   histories: [],
   own: undefined,
-  endsAtGap: false,
+  gap: "none",
 };
 
 test("decideSegment() takes a gap for the end where that is asked for, and nothing else", () => {
   const later = segmentNumber(9n);
-  const decide = (facts: Partial<SegmentFacts>) =>
-    decideSegment({ ...NOTHING, endsAtGap: true, later, ...facts });
+  const decide = (facts: Partial<SegmentFacts>) => decideSegment({ ...NOTHING, gap: "end", later, ...facts });
   assert.deepEqual(decide({}), { kind: "absent", reason: "a gap begins here" });
   assert.equal(decide({ copies: [copy()] }).kind, "tail");
   assert.equal(decide({ copies: [copy({ state: "complete" })] }).kind, "complete");
@@ -231,6 +230,10 @@ test("decideSegment() says what shows that there was more", () => {
   assert.equal(
     problemOf({ labelLsn: at(40) }),
     "000000020000000000000007 is not there, but a backup began at 0/700028",
+  );
+  assert.equal(
+    problemOf({ gap: "recorded" }),
+    "000000020000000000000007 is not there, but more was written, as gaps.jsonl tells",
   );
   assert.equal(
     problemOf({ earlier: undefined }),

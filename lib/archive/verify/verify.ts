@@ -24,7 +24,7 @@ import type { Modes } from "../segment_writer.ts";
 import { findHoles, type HeldSegment, type Hole } from "./continuity.ts";
 import type { Finding } from "./finding.ts";
 import { type DueIndex, dueIndexOf, mayMakeIndex, staleIndexFinding } from "./index_judgement.ts";
-import { explainHole } from "./known_gap.ts";
+import { explainHole, gapsAtEnds } from "./known_gap.ts";
 import { contradictions, readHistory, startProblem } from "./lineage.ts";
 import { type Origin, readOrigin } from "./origin.ts";
 import {
@@ -180,8 +180,9 @@ class Verification {
     await this.#refuseShortListing(holes);
     const pruned = await this.#prunedBelow(held);
     const ledger = await this.#ledger(tally);
+    const atEnds = gapsAtEnds(held, { ledger, holes, segmentSize, range, isAsked });
     tally.add(
-      ...holes.map((hole) =>
+      ...[...holes, ...atEnds].map((hole) =>
         this.#isRemoved(hole, { redoLsn, pruned }) ? asNote(hole) : explainHole(hole, ledger, segmentSize)
       ),
     );

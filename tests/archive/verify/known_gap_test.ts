@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { EMPTY_LEDGER, type GapAcceptance, type GapRecord } from "../../../lib/archive/gaps.ts";
-import { explainHole, isCovered } from "../../../lib/archive/verify/known_gap.ts";
+import type { HeldSegment } from "../../../lib/archive/verify/continuity.ts";
+import { explainHole, gapsAtEnds, isCovered } from "../../../lib/archive/verify/known_gap.ts";
 import { lsn } from "../../../lib/wal/lsn.ts";
 import { segmentNumber } from "../../../lib/wal/segment.ts";
 import { timelineId } from "../../../lib/wal/timeline.ts";
@@ -63,4 +64,36 @@ test("explainHole(): what was given up is a note, what is recorded a hole with i
   const accepted = explain([record(4, 6)], [acceptance(4, 5), acceptance(5, 6)]);
   assert.equal(accepted.kind, "note");
   assert.match(accepted.problem, /; given up 2025-11-26.* by postgres: disk gone$/);
+});
+
+test("gapsAtEnds(): only the ledger shows what is missing behind all that is here", () => {
+  const held = (number: number, extent: HeldSegment["extent"] = "whole", timeline = 1): HeldSegment => {
+    const { timeline: id, endLsn } = range(number, number + 1, timeline);
+    return { timeline: id, number: segmentNumber(BigInt(number)), extent, endLsn, path: "" };
+  };
+  const here = [held(2), held(3, "tail"), held(9, "none"), held(2, "whole", 2)];
+  const find = (
+    ranges: readonly GapRecord[],
+    more: { readonly last?: number; readonly asked?: number } = {},
+  ) =>
+    gapsAtEnds(here, {
+      ledger: { ...EMPTY_LEDGER, records: ranges },
+      holes: [HOLE],
+      segmentSize: SEGMENT_SIZE,
+      range: {
+        first: undefined,
+        last: more.last === undefined ? undefined : segmentNumber(BigInt(more.last)),
+      },
+      isAsked: (timeline) => more.asked === undefined || timeline === more.asked,
+    }).map(({ timeline, firstNumber, endNumber }) => `${timeline}: ${firstNumber}-${endNumber}`);
+  assert.deepEqual(find([record(3, 8)]), ["1: 3-8"], "the segment that is cut off is part of it");
+  assert.deepEqual(find([record(1, 7), record(1, 7)]), ["1: 3-7"], "what a later process wrote once more");
+  assert.deepEqual(find([record(3, 4, 2)]), ["2: 3-4"]);
+  assert.deepEqual(
+    find([record(1, 3), record(4, 6), record(4, 6, 3)]),
+    [],
+    "healed; known; removed with all before",
+  );
+  assert.deepEqual(find([record(3, 8)], { last: 4 }), ["1: 3-5"]);
+  assert.deepEqual(find([record(3, 8), record(3, 4, 2)], { asked: 2 }), ["2: 3-4"]);
 });
