@@ -31,6 +31,8 @@ const SHUTDOWN_MS = 15_000;
 const HARM_MS = 15_000;
 const OUTCOME_MS = 60_000;
 const HOUR_SECONDS = 3600;
+/** Longer than the receiver's status interval, and far below what it takes for a dead connection. */
+const QUIET_MS = 1200;
 /** Programs that we read the time from are never so late. */
 const CLOCK_SECONDS = 60;
 
@@ -97,7 +99,11 @@ function wrongClock(
           await clock.runBackwards(lastsMs / ways.length);
         } else {
           const seconds = way === "ahead" ? HOUR_SECONDS : -HOUR_SECONDS;
+          // While nothing comes in: the receiver looks how long that has been so.
+          scene.proxy.silence();
           clock.turn(seconds);
+          await sleep(QUIET_MS);
+          scene.proxy.heal();
           await looks.offBy(scene, seconds);
           await sleep(lastsMs / ways.length);
         }
