@@ -82,6 +82,8 @@ export class Cluster {
   readonly logPath: string;
   /** Stays the same over restarts. */
   port = 0;
+  /** More of the server's environment, from its next start on. */
+  environment: Readonly<Record<string, string>> = {};
 
   readonly #options: ClusterOptions;
   #settings: Settings;
@@ -182,7 +184,7 @@ export class Cluster {
     const server = spawn(join(this.programs.binDirectory, "postgres"), ["-D", this.dataDirectory], {
       ...serverAccount(),
       cwd: this.directory,
-      env: serverEnvironment(this.directory),
+      env: { ...serverEnvironment(this.directory), ...this.environment },
       stdio: ["ignore", log, log],
       detached: true, // Ctrl-C is for us; the watchdog ends the server when we are gone
     });
@@ -475,7 +477,8 @@ export class Cluster {
   }
 }
 
-const TRUST_THIS_MACHINE: readonly string[] = ["local", "host"].flatMap((kind) =>
+/** The lines of pg_hba.conf that a cluster has by default. */
+export const TRUST_THIS_MACHINE: readonly string[] = ["local", "host"].flatMap((kind) =>
   ["all", "replication"].flatMap((database) =>
     kind === "local"
       ? [`local ${database} all trust`]

@@ -3,20 +3,23 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FaultScene } from "./fault_scene.ts";
+import type { FaultNeed, FaultScene } from "./fault_scene.ts";
 import { parseLsn } from "../../lib/wal/lsn.ts";
+import type { NetworkNamespace } from "./network_namespace.ts";
 import { assertHolds, compareWithServer, fingerprint, programWords, until } from "./receiver.ts";
 
 /** One kind of fault. */
 export interface FaultFamily {
   readonly name: string;
   /** Where there is none, the family is left out. */
-  readonly needs?: "small disk" | "tls";
+  readonly needs?: FaultNeed;
   /** Never with commits that wait for the receiver: why, the family's own comment says. */
   readonly neverSynchronous?: true;
   /** The primary no longer has what other rounds are compared with: it comes last. */
   readonly losesWal?: true;
   readonly receiverOptions?: readonly string[];
+  /** Who has the clock that is turned. */
+  readonly clockOf?: "receiver" | "server";
   /** Begins the fault, lets it last for `lastsMs` or so, and ends it. Whatever is promised is proven in between. */
   readonly inject: (scene: FaultScene, lastsMs: number) => Promise<void>;
   /** What is to come of it, and came, where the receiver can't just go on. The archive is the round's own. */
@@ -27,6 +30,11 @@ export interface FaultFamily {
 const SHUTDOWN_MS = 15_000;
 const HARM_MS = 15_000;
 const OUTCOME_MS = 60_000;
+const HOUR_SECONDS = 3600;
+/** Longer than the receiver's status interval, and far below what it takes for a dead connection. */
+const QUIET_MS = 1200;
+/** Programs that we read the time from are never so late. */
+const CLOCK_SECONDS = 60;
 
 /** A fault of the network that lasts. */
 function network(name: string, begin: (scene: FaultScene) => void): FaultFamily {
@@ -37,6 +45,73 @@ function network(name: string, begin: (scene: FaultScene) => void): FaultFamily 
       await sleep(lastsMs);
       await scene.prove();
       scene.proxy.heal();
+    },
+  };
+}
+
+/** A fault of the network between a namespace and this machine; the last step's result stays until the fault's end. */
+function namespaceFault(
+  name: string,
+  steps: readonly ((network: NetworkNamespace) => void)[],
+): FaultFamily {
+  return {
+    name,
+    needs: "network namespace",
+    async inject(scene, lastsMs) {
+      const network = scene.namespace!;
+      try {
+        for (const step of steps) {
+          step(network);
+          await sleep(lastsMs / steps.length);
+          await scene.prove();
+        }
+      } finally {
+        network.heal();
+      }
+    },
+  };
+}
+
+/** A clock that is an hour ahead, an hour behind, and runs backwards, in any order, and is right again at the end. */
+function wrongClock(
+  clockOf: "receiver" | "server",
+  looks: {
+    /** Waits until it is seen that this one's clock is so far off. */
+    readonly offBy: (scene: FaultScene, seconds: number) => Promise<void>;
+    /** What must hold at the end of each of the three. */
+    readonly holds?: (scene: FaultScene) => void;
+    /** Once, at any of the three. */
+    readonly restart: (scene: FaultScene) => Promise<void>;
+  },
+): FaultFamily {
+  return {
+    name: `${clockOf}: wrong clock`,
+    needs: "wrong clock",
+    clockOf,
+    async inject(scene, lastsMs) {
+      const clock = scene.clock!;
+      const { random } = scene;
+      const ways = ["ahead", "behind", "backwards"].map((way) => ({ way, key: random.next() }))
+        .sort((a, b) => a.key - b.key).map(({ way }) => way);
+      const restartsAt = random.pick([...ways, undefined]);
+      for (const way of ways) {
+        if (way === "backwards") {
+          await clock.runBackwards(lastsMs / ways.length);
+        } else {
+          const seconds = way === "ahead" ? HOUR_SECONDS : -HOUR_SECONDS;
+          // While nothing comes in: the receiver looks how long that has been so.
+          scene.proxy.silence();
+          clock.turn(seconds);
+          await sleep(QUIET_MS);
+          scene.proxy.heal();
+          await looks.offBy(scene, seconds);
+          await sleep(lastsMs / ways.length);
+        }
+        looks.holds?.(scene);
+        if (way === restartsAt) await looks.restart(scene);
+        await scene.prove();
+      }
+      clock.turn(0);
     },
   };
 }
@@ -97,6 +172,12 @@ const fullDisk: FaultFamily["inject"] = async (scene, lastsMs) => {
 export const FAULT_FAMILIES: readonly FaultFamily[] = [
   network("connection cut and refused", ({ proxy }) => proxy.cut()),
   network("connection half-open", ({ proxy }) => proxy.silence()),
+  namespaceFault("network namespace: link down", [(network) => network.takeLink()]),
+  namespaceFault("network namespace: packets dropped", [
+    (network) => network.dropPackets("INPUT"),
+    (network) => network.dropPackets("OUTPUT"),
+  ]),
+  namespaceFault("network namespace: address gone", [(network) => network.takeAddress()]),
   network("network delayed", ({ proxy, random }) => proxy.delay(random.spread(20, 500))),
   network("network slow", ({ proxy, random }) => proxy.slow(random.spread(20_000, 500_000))),
   harm(
@@ -106,7 +187,7 @@ export const FAULT_FAMILIES: readonly FaultFamily[] = [
   harm("bit flipped, TLS", ({ proxy, random }) => {
     const from = random.pick(["server", "client"] as const);
     return proxy.flipAfter(random.integer(0, from === "server" ? 100_000 : 1000), from);
-  }, { needs: "tls" }),
+  }, { needs: "TLS" }),
   {
     // No check of TCP's or TLS's found it, and the protocol has none: what comes is acknowledged as it came.
     ...harm(
@@ -172,6 +253,23 @@ export const FAULT_FAMILIES: readonly FaultFamily[] = [
       scene.launch();
     },
   },
+  wrongClock("receiver", {
+    async offBy({ primary, receiver }, seconds) {
+      // What it logs has the time.
+      await primary.sql("SELECT pg_switch_wal()");
+      await until("a line by the wrong clock", () => {
+        const told = Date.parse(String(receiver.lines.at(-1)?.["time"]));
+        return Math.abs(told / 1000 - seconds - Date.now() / 1000) < CLOCK_SECONDS;
+      });
+    },
+    // All that it waits for, it waits for by another clock.
+    holds: ({ receiver }) => assert.deepEqual(receiver.linesOf("disconnected"), []),
+    async restart(scene) {
+      await scene.receiver.kill();
+      scene.launch();
+      await scene.receiver.next("streaming");
+    },
+  }),
   {
     name: "server: SIGSTOP",
     async inject(scene, lastsMs) {
@@ -191,6 +289,17 @@ export const FAULT_FAMILIES: readonly FaultFamily[] = [
     await primary.stop("fast");
     const tookMs = performance.now() - askedMs;
     assert.ok(tookMs < SHUTDOWN_MS, `the shutdown took ${Math.round(tookMs)} ms`);
+  }),
+  wrongClock("server", {
+    async offBy({ primary }, seconds) {
+      const told = Number(await primary.value("SELECT extract(epoch FROM clock_timestamp())"));
+      assert.ok(Math.abs(told - seconds - Date.now() / 1000) < CLOCK_SECONDS, `the server says ${told}`);
+    },
+    async restart({ primary, clock }) {
+      await primary.kill();
+      await primary.start();
+      clock!.wornBy(primary.pid);
+    },
   }),
   { name: "server lost, standby promoted", inject: (scene, lastsMs) => scene.failOver(lastsMs) },
   {

@@ -2,9 +2,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Random } from "../simulation/random.ts";
 import { FAULT_FAMILIES, type FaultFamily } from "./fault_families.ts";
-import { FaultScene, hasOpenssl } from "./fault_scene.ts";
+import { type FaultNeed, FaultScene, WHY_NOT } from "./fault_scene.ts";
 import { type FaultOutcome, FaultTally } from "./fault_tally.ts";
-import { whyNoDisk } from "./small_disk.ts";
 
 /** How long, how hard, and what decides everything but the machine's own timing. */
 export interface FaultRounds {
@@ -29,13 +28,11 @@ const MOST_PROBLEMS = 5;
  */
 export async function runFaultRounds(rounds: FaultRounds): Promise<void> {
   const { seed, majors, tell } = rounds;
-  const noDisk = whyNoDisk();
-  const hasTls = hasOpenssl();
-  const families = FAULT_FAMILIES.filter(({ needs }) =>
-    !(needs === "small disk" && noDisk !== undefined) && !(needs === "tls" && !hasTls)
-  );
-  for (const { name, needs } of FAULT_FAMILIES.filter((family) => !families.includes(family))) {
-    tell(`skipped: "${name}", ${needs === "tls" ? "there is no openssl" : `no small disk: ${noDisk}`}`);
+  const whyNot = new Map((Object.keys(WHY_NOT) as FaultNeed[]).map((need) => [need, WHY_NOT[need]()]));
+  const has = new Set([...whyNot.keys()].filter((need) => whyNot.get(need) === undefined));
+  const families = FAULT_FAMILIES.filter(({ needs }) => needs === undefined || has.has(needs));
+  for (const { name, needs } of FAULT_FAMILIES) {
+    if (needs !== undefined && !has.has(needs)) tell(`skipped: "${name}", no ${needs}: ${whyNot.get(needs)}`);
   }
   const tally = new FaultTally();
   const endsAt = performance.now() + rounds.milliseconds;
@@ -46,7 +43,7 @@ export async function runFaultRounds(rounds: FaultRounds): Promise<void> {
     await using stack = new AsyncDisposableStack();
     let scene: FaultScene | undefined;
     const newScene = async () => {
-      const opened = await FaultScene.open({ major, hasDisk: noDisk === undefined, hasTls });
+      const opened = await FaultScene.open({ major, has });
       stack.defer(() => opened.destroy());
       return opened;
     };
@@ -54,7 +51,7 @@ export async function runFaultRounds(rounds: FaultRounds): Promise<void> {
       if (rounds.milliseconds > 0 && isOver()) break;
       scene ??= await newScene();
       round++;
-      const outcome = await runRound(scene, family, { ...rounds, round, deck, hasTls });
+      const outcome = await runRound(scene, family, { ...rounds, round, deck, hasTls: has.has("TLS") });
       tally.add(outcome);
       tell(describeRound(round, major, outcome));
       // Nobody knows what state a failure leaves behind.
@@ -109,12 +106,12 @@ async function runRound(
   },
 ): Promise<FaultOutcome> {
   const random = new Random(seed * 1000 + round);
-  // Each family both ways on each version.
-  const pass = Math.floor(deck / majors.length);
+  // Each family both ways on each version, and one way on the one and the other way on the next one before that.
+  const turn = deck % majors.length + Math.floor(deck / majors.length);
   const synchronous = family.neverSynchronous !== true &&
-    (FAULT_FAMILIES.indexOf(family) + pass + seed) % 2 === 0;
+    (FAULT_FAMILIES.indexOf(family) + turn + seed) % 2 === 0;
   const lastsMs = random.spread(100, longestMs);
-  const tls = family.needs === "tls" || (family.outcome === undefined && hasTls && random.chance(0.3));
+  const tls = family.needs === "TLS" || (family.outcome === undefined && hasTls && random.chance(0.3));
   let recoveryMs: number | undefined;
   let cameOfIt: string | undefined;
   let problem: string | undefined;
@@ -123,6 +120,8 @@ async function runRound(
       synchronous,
       tls,
       receiverOptions: family.receiverOptions ?? [],
+      network: family.needs === "network namespace" ? "namespace" : "proxy",
+      clockOf: family.clockOf,
       archive: family.outcome === undefined ? "shared" : "own",
       random,
     });

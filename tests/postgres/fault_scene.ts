@@ -7,9 +7,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Lsn, lsn, parseLsn } from "../../lib/wal/lsn.ts";
 import type { Random } from "../simulation/random.ts";
 import { archivedCommits } from "./archived_commits.ts";
-import { type BackupCopy, type Cluster, startCluster } from "./cluster.ts";
+import { type BackupCopy, type Cluster, startCluster, TRUST_THIS_MACHINE } from "./cluster.ts";
 import { FaultProxy } from "./fault_proxy.ts";
 import { longestRestMs } from "./fault_tally.ts";
+import { NetworkNamespace, whyNoNamespace } from "./network_namespace.ts";
 import {
   ArchiveFiles,
   assertHolds,
@@ -24,8 +25,9 @@ import {
   until,
   WorkDirectory,
 } from "./receiver.ts";
-import { SmallDisk } from "./small_disk.ts";
+import { SmallDisk, whyNoDisk } from "./small_disk.ts";
 import { FlushWatch, Ledger, missingOn, TABLE } from "./workload.ts";
+import { whyNoWrongClock, WrongClock } from "./wrong_clock.ts";
 
 const SEGMENT_BYTES = MIB;
 const DISK_BYTES = 2048 * MIB;
@@ -41,11 +43,26 @@ const RECEIVER_OPTIONS = ["--receive-timeout=4", "--stall-timeout=4", "--status-
 const KNOWN_FILES =
   /^([0-9A-F]{24}|[0-9A-F]{8}\.history|archive\.json|gaps\.jsonl|lock|lost\+found|inprogress|inprogress\/[0-9A-F]{24}|conflicts|index|index\/[0-9A-F]{24}\.idx)$/;
 
+/** What not every machine has. */
+export type FaultNeed = "small disk" | "TLS" | "network namespace" | "wrong clock";
+
+/** Why this machine does not have it; `undefined` when it does. */
+export const WHY_NOT: Readonly<Record<FaultNeed, () => string | undefined>> = {
+  "small disk": whyNoDisk,
+  "TLS": () => spawnSync("openssl", ["version"]).status === 0 ? undefined : "there is no openssl",
+  "network namespace": whyNoNamespace,
+  "wrong clock": whyNoWrongClock,
+};
+
 /** How a round begins. */
 export interface RoundOptions {
   readonly synchronous: boolean;
   readonly tls: boolean;
   readonly receiverOptions: readonly string[];
+  /** What lies between the receiver and its server. */
+  readonly network: "proxy" | "namespace";
+  /** Whose clock the scene's `clock` is, if anybody's. */
+  readonly clockOf: "receiver" | "server" | undefined;
   /** Whatever happens to it is nobody else's business. */
   readonly archive: "shared" | "own";
   /** Draws all that is not decided by the machine's own timing. */
@@ -72,6 +89,10 @@ export class FaultScene {
   readonly proxy: FaultProxy;
   /** `undefined` where none can be mounted. */
   readonly disk: SmallDisk | undefined;
+  /** `undefined` where none can be made. */
+  readonly namespace: NetworkNamespace | undefined;
+  /** `undefined` where none can be turned. */
+  readonly clock: WrongClock | undefined;
   primary: Cluster;
   receiver!: Receiver;
   timeline = 1;
@@ -88,27 +109,45 @@ export class FaultScene {
   #startedMs = 0;
   #rounds = 0;
 
-  private constructor(primary: Cluster, proxy: FaultProxy, hasDisk: boolean) {
+  private constructor(
+    primary: Cluster,
+    proxy: FaultProxy,
+    namespace: NetworkNamespace | undefined,
+    has: ReadonlySet<FaultNeed>,
+  ) {
     this.primary = primary;
     this.proxy = proxy;
-    this.disk = hasDisk ? new SmallDisk(this.#directory, DISK_BYTES) : undefined;
+    this.namespace = namespace;
+    this.disk = has.has("small disk") ? new SmallDisk(this.#directory, DISK_BYTES) : undefined;
+    this.clock = has.has("wrong clock") ? new WrongClock(this.#directory) : undefined;
     this.archive = this.#shared = this.#newArchive("archive");
   }
 
-  static async open(options: {
-    readonly major: number;
-    readonly hasDisk: boolean;
-    readonly hasTls: boolean;
-  }): Promise<FaultScene> {
-    const primary = await startCluster({
-      major: options.major,
-      segmentBytes: SEGMENT_BYTES,
-      settings: SETTINGS,
-    });
-    const proxy = await FaultProxy.open(primary.port);
-    const scene = new FaultScene(primary, proxy, options.hasDisk);
+  static async open(
+    { major, has }: { readonly major: number; readonly has: ReadonlySet<FaultNeed> },
+  ): Promise<FaultScene> {
+    await using stack = new AsyncDisposableStack();
+    const namespace = has.has("network namespace") ? stack.use(new NetworkNamespace()) : undefined;
+    const primary = stack.use(
+      await startCluster({
+        major,
+        segmentBytes: SEGMENT_BYTES,
+        settings: namespace === undefined
+          ? SETTINGS
+          : { ...SETTINGS, listen_addresses: `127.0.0.1, ${namespace.serverAddress}` },
+        hba: namespace === undefined ? TRUST_THIS_MACHINE : [
+          ...TRUST_THIS_MACHINE,
+          ...["all", "replication"].map((database) =>
+            `host ${database} all ${namespace.serverAddress}/30 trust`
+          ),
+        ],
+      }),
+    );
+    const proxy = stack.use(await FaultProxy.open(primary.port));
+    const scene = new FaultScene(primary, proxy, namespace, has);
+    stack.move();
     try {
-      if (options.hasTls) await giveCertificate(primary);
+      if (has.has("TLS")) await giveCertificate(primary);
       await primary.sql(TABLE);
       return scene;
     } catch (error) {
@@ -138,6 +177,8 @@ export class FaultScene {
     this.#round = round;
     this.#lost = new Set();
     this.archive = round.archive === "shared" ? this.#shared : this.#newArchive(`archive-${this.#rounds}`);
+    this.clock?.turn(0);
+    await this.#giveServerClock();
     this.launch();
     await this.receiver.next("streaming");
     if (round.archive === "shared") {
@@ -150,15 +191,27 @@ export class FaultScene {
   }
 
   launch(): void {
-    const { tls, receiverOptions } = this.#round;
+    const { tls, receiverOptions, network, clockOf } = this.#round;
+    const [place, under] = network === "namespace"
+      ? [{ host: this.namespace!.serverAddress }, this.namespace!.enter]
+      : [{ port: String(this.proxy.port) }, []];
     this.receiver = startReceiver({
-      connection: this.primary.conninfo({
-        port: String(this.proxy.port),
-        sslmode: tls ? "require" : "disable",
-      }),
+      connection: this.primary.conninfo({ ...place, sslmode: tls ? "require" : "disable" }),
       archive: this.archive.directory,
       options: [`--slot=${this.slot}`, "--create-slot", ...RECEIVER_OPTIONS, ...receiverOptions],
+      env: clockOf === "receiver" ? this.clock!.environment : {},
+      under,
     });
+    if (clockOf === "receiver") this.clock!.wornBy(this.receiver.pid);
+  }
+
+  /** It takes another clock at a start only. */
+  async #giveServerClock(): Promise<void> {
+    const isIts = this.#round.clockOf === "server";
+    if (isIts === Object.keys(this.primary.environment).length > 0) return;
+    this.primary.environment = isIts ? this.clock!.environment : {};
+    await this.primary.restart();
+    if (isIts) this.clock!.wornBy(this.primary.pid);
   }
 
   /** From here on commits wait for the receiver, and for these too, if it is such a round. */
@@ -272,6 +325,8 @@ export class FaultScene {
   async end(): Promise<Seen> {
     const endedMs = performance.now();
     this.proxy.heal();
+    this.namespace?.heal();
+    this.clock?.turn(0);
     const { archive, synchronous } = this.#round;
     if (synchronous && this.primary.pid !== undefined) {
       await this.primary.configure({ synchronous_standby_names: "" }).catch(() => {});
@@ -358,6 +413,8 @@ export class FaultScene {
     await this.receiver?.kill();
     await this.proxy.close();
     await this.primary.destroy();
+    this.namespace?.[Symbol.dispose]();
+    this.clock?.[Symbol.dispose]();
     try {
       this.disk?.openDirectories();
       this.disk?.[Symbol.dispose]();
@@ -375,9 +432,4 @@ async function giveCertificate(cluster: Cluster): Promise<void> {
   const run = spawnSync("openssl", [...words, "-keyout", key, "-out", certificate], { encoding: "utf8" });
   assert.equal(run.status, 0, run.stderr);
   await cluster.configure({ ssl: "on" });
-}
-
-/** Whether certificates can be made here. */
-export function hasOpenssl(): boolean {
-  return spawnSync("openssl", ["version"]).status === 0;
 }

@@ -48,6 +48,8 @@ export interface ReceiveOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Another executable than the one under test everywhere, run by another user. */
   readonly runBy?: ProgramRun;
+  /** Words before the program's: what puts it in a place of its own. */
+  readonly under?: readonly string[];
 }
 
 /** An executable, and who runs it. */
@@ -70,6 +72,7 @@ export function startReceiver(options: ReceiveOptions): Receiver {
     ],
     options.env ?? {},
     options.runBy,
+    options.under,
   );
 }
 
@@ -105,8 +108,14 @@ export class Receiver {
   /** Lines before it have been waited for. */
   #cursor = 0;
 
-  constructor(words: readonly string[], env: Readonly<Record<string, string>>, runBy?: ProgramRun) {
-    const [command = "", ...first] = runBy === undefined ? programWords() : [runBy.executable];
+  constructor(
+    words: readonly string[],
+    env: Readonly<Record<string, string>>,
+    runBy?: ProgramRun,
+    under: readonly string[] = [],
+  ) {
+    const program = runBy === undefined ? programWords() : [runBy.executable];
+    const [command = "", ...first] = [...under, ...program];
     const inherited = Object.fromEntries(
       Object.entries(process.env).filter(([name]) =>
         !name.startsWith("PG") && !name.startsWith("WALVAULT_A")

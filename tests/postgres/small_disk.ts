@@ -1,22 +1,12 @@
 /** A small file system of a test's own, to be filled, frozen and closed to writers; needs root. */
-import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { MIB, WorkDirectory } from "./receiver.ts";
+import { mustRun, runCommand } from "./system_command.ts";
 
 const IMAGE_BYTES = 48 * MIB;
 const BALLAST_BYTES = 36 * MIB;
-
-function run(command: string, words: readonly string[]): { readonly ok: boolean; readonly told: string } {
-  const { status, stdout, stderr, error } = spawnSync(command, [...words], { encoding: "utf8" });
-  return { ok: status === 0, told: error?.message ?? `${stdout}${stderr}`.trim() };
-}
-
-function must(command: string, words: readonly string[]): void {
-  const { ok, told } = run(command, words);
-  if (!ok) throw new Error(`Cannot run ${command} ${words.join(" ")}: ${told}`);
-}
 
 /** A mounted image. Whatever state a test leaves it in, it is thawed and unmounted. */
 export class SmallDisk {
@@ -29,15 +19,15 @@ export class SmallDisk {
     fs.mkdirSync(this.path);
     fs.writeFileSync(image, "");
     fs.truncateSync(image, imageBytes);
-    must("mkfs.ext4", ["-q", "-m", "0", image]);
-    must("mount", ["-o", "loop", image, this.path]);
+    mustRun("mkfs.ext4", ["-q", "-m", "0", image]);
+    mustRun("mount", ["-o", "loop", image, this.path]);
     fs.chmodSync(this.path, 0o700);
   }
 
   fill(bytes = BALLAST_BYTES): void {
     // Blocks, not a sparse file.
     fs.writeFileSync(join(this.path, ".snapshot"), new Uint8Array(bytes).fill(1));
-    must("sync", []);
+    mustRun("sync", []);
   }
 
   /** As `fill`, but at most so much is left, and what fills it is not written. */
@@ -45,7 +35,7 @@ export class SmallDisk {
     const { bavail, bsize } = fs.statfsSync(this.path);
     const bytes = Math.max(bsize, bavail * bsize - leftBytes);
     // The file system takes some blocks for itself: then this fails when all are taken.
-    run("fallocate", ["-l", String(bytes), join(this.path, ".snapshot")]);
+    runCommand("fallocate", ["-l", String(bytes), join(this.path, ".snapshot")]);
     const left = fs.statfsSync(this.path);
     if (left.bavail * left.bsize > leftBytes) throw new Error(`Cannot fill ${this.path}`);
   }
@@ -55,35 +45,35 @@ export class SmallDisk {
   }
 
   freeze(): void {
-    must("fsfreeze", ["-f", this.path]);
+    mustRun("fsfreeze", ["-f", this.path]);
   }
 
   thaw(): void {
-    must("fsfreeze", ["-u", this.path]);
+    mustRun("fsfreeze", ["-u", this.path]);
   }
 
   remount(mode: "ro" | "rw"): void {
-    must("mount", ["-o", `remount,${mode}`, this.path]);
+    mustRun("mount", ["-o", `remount,${mode}`, this.path]);
   }
 
   /** Nobody, not even root, can make or remove a name there; open files can be written to. */
   closeDirectory(path: string): void {
     this.#closed.add(path);
-    must("chattr", ["+i", path]);
+    mustRun("chattr", ["+i", path]);
   }
 
   openDirectories(): void {
     for (const path of this.#closed) {
-      must("chattr", ["-i", path]);
+      mustRun("chattr", ["-i", path]);
       this.#closed.delete(path);
     }
   }
 
   [Symbol.dispose](): void {
-    run("fsfreeze", ["-u", this.path]);
-    const { ok, told } = run("umount", [this.path]);
+    runCommand("fsfreeze", ["-u", this.path]);
+    const { ok, told } = runCommand("umount", [this.path]);
     if (!ok) {
-      run("umount", ["-l", this.path]);
+      runCommand("umount", ["-l", this.path]);
       throw new Error(`Cannot unmount ${this.path}: ${told}`);
     }
   }
