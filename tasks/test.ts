@@ -36,8 +36,18 @@ const TIME_LIMITS_MS: Readonly<Record<Tier, number>> = {
   image: 15 * MINUTE_MS,
 };
 
-/** So many files run at the same time: most of them wait for servers. */
-const JOBS = Math.max(2, availableParallelism());
+const CORES = availableParallelism();
+/** So many files run at the same time, for most of them wait for servers; in the tiers that measure or load, fewer. */
+const JOBS: Readonly<Record<Tier, number>> = {
+  fast: 2 * CORES,
+  bun: 2 * CORES,
+  servers: 1, // of each version
+  soak: Math.max(2, CORES),
+  alone: 1,
+  image: 1,
+};
+/** So many versions of PostgreSQL are tested at the same time. */
+const MAJORS_AT_ONCE = 3 * CORES;
 
 /** Bun's own limit of 5 s for one test is too short; a test that wants less says so itself. */
 const BUN_TEST_TIMEOUT_MS = 5 * MINUTE_MS;
@@ -99,7 +109,7 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
       options: ["test", "--allow-all", "--parallel", ...paths],
       environment: {
         WALVAULT_TEST_MAJOR: String(major),
-        DENO_JOBS: String(JOBS),
+        DENO_JOBS: String(JOBS[tier]),
       },
       timeLimitMs,
       count: countDenoTests,
@@ -110,7 +120,7 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
     yield {
       title: "the same files under Bun",
       command: bunPath(),
-      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS}`, ...files],
+      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS.bun}`, ...files],
       environment: { WALVAULT_DENO: process.execPath },
       timeLimitMs,
       count: countBunTests,
@@ -124,9 +134,29 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
   }
 }
 
-/** Runs one command, shows its output as it comes, and counts; a run that tells no count is one failure. */
-async function perform(run: Run): Promise<TestCounts> {
+/** Writes whole lines, each with the prefix, as they come. */
+function lineWriter(to: NodeJS.WritableStream, prefix: string) {
+  let rest = "";
+  return {
+    write(text: string): void {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) to.write(`${prefix}${line}\n`);
+    },
+    end(): void {
+      if (rest !== "") to.write(`${prefix}${rest}\n`);
+    },
+  };
+}
+
+/**
+ * Runs one command, shows its output as it comes, and counts; a run that tells no count is one failure.
+ *
+ * Where others run beside it, its lines tell whose they are.
+ */
+async function perform(run: Run, isAlone: boolean): Promise<TestCounts> {
   process.stdout.write(`\n── ${run.title}\n`);
+  const startedMs = performance.now();
   const isPgVariable = (name: string) => name.startsWith("PG"); // no server of the machine's owner
   const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !isPgVariable(name)));
   const child = spawn(run.command, [...run.options], {
@@ -142,11 +172,13 @@ async function perform(run: Run): Promise<TestCounts> {
   });
   let output = "";
   for (const [from, to] of [[child.stdout, process.stdout], [child.stderr, process.stderr]] as const) {
+    const lines = isAlone ? undefined : lineWriter(to, `${run.title}: `);
     from.setEncoding("utf8");
     from.on("data", (text: string) => {
       output = (output + text).slice(-1_000_000); // the counts stand at the end
-      to.write(text);
+      (lines ?? to).write(text);
     });
+    from.on("end", () => lines?.end());
   }
   let problem: string | undefined;
   const limit = setTimeout(() => {
@@ -162,11 +194,32 @@ async function perform(run: Run): Promise<TestCounts> {
   });
   clearTimeout(limit);
 
+  process.stdout.write(`── ${run.title}: ${Math.round((performance.now() - startedMs) / 1000)} s\n`);
   const counts = run.count(stripVTControlCharacters(output));
   if (counts === undefined) problem ??= "it told no result";
   if (problem === undefined && counts !== undefined && (code === 0 || counts.failed > 0)) return counts;
   process.stderr.write(`Cannot finish ${run.title}: ${problem ?? `it exited with ${code}`}\n`);
   return { passed: counts?.passed ?? 0, failed: (counts?.failed ?? 0) + 1 };
+}
+
+/** So many at the same time, in their order; a run that can't be begun is one failure, and ends its tier. */
+async function performAll(runs: Iterable<Run>, atOnce: number): Promise<TestCounts> {
+  const total = { passed: 0, failed: 0 };
+  const waiting = runs[Symbol.iterator]();
+  const performOnes = async () => {
+    try {
+      for (let next = waiting.next(); next.done !== true; next = waiting.next()) {
+        const { passed, failed } = await perform(next.value, atOnce === 1);
+        total.passed += passed;
+        total.failed += failed;
+      }
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`); // a server or Bun that can't be had
+      total.failed++;
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, performOnes));
+  return total;
 }
 
 const words = process.argv.slice(2);
@@ -179,16 +232,9 @@ const build = mkdtempSync(join(tmpdir(), "wv-build-"));
 // The servers' account runs what is in it.
 chmodSync(build, 0o755);
 for (const tier of tiers) {
-  try {
-    for (const run of runsOf(tier, parts)) {
-      const counts = await perform(run);
-      passed += counts.passed;
-      failed += counts.failed;
-    }
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`); // a server or Bun that can't be had
-    failed++;
-  }
+  const counts = await performAll(runsOf(tier, parts), tier === "servers" ? MAJORS_AT_ONCE : 1);
+  passed += counts.passed;
+  failed += counts.failed;
 }
 rmSync(build, { recursive: true, force: true });
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
