@@ -9,7 +9,7 @@ import { ArchiveFiles, caughtUp, MIB, startReceiver, until, WorkDirectory } from
 import { readableArchive, RecoveringServer, type Recovery, restoreCommand } from "./restorer.ts";
 import { contentOf, TABLE } from "./workload.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 /** As servers have them: a reader needs as long for a small one, and a server does not. */
 const segmentBytes = 16 * MIB;
 const settings = { wal_keep_size: "1GB", checkpoint_timeout: "1h", max_wal_size: "2GB" };

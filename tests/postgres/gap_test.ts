@@ -12,7 +12,7 @@ import { ArchiveFiles, caughtUp, MIB, segmentOf, startReceiver, until, WorkDirec
 import { MAJORS } from "./servers.ts";
 import { TABLE } from "./workload.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const GREEDY = { min_wal_size: "2MB", max_wal_size: "2MB", wal_keep_size: "0", autovacuum: "off" };
 

@@ -27,7 +27,8 @@ import { denoCommand } from "../../tasks/install_locked.ts";
 import { type BackupCopy, type Cluster, type Settings, startCluster } from "./cluster.ts";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
-const WAIT_MS = 60_000;
+/** Longer than anything waits that is done every minute. */
+const WAIT_MS = 120_000;
 const POLL_MS = 20;
 
 export const MIB = 1024 * 1024;
