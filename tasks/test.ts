@@ -83,6 +83,11 @@ function isForOneMajor(path: string): boolean {
     .test(path);
 }
 
+/** What measures or changes its process runs after the others, by itself: Deno runs all files in one. */
+function needsOwnProcess(path: string): boolean {
+  return /\/(compression_threads|disk|throughput)_test\.ts$/.test(path);
+}
+
 function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
   const timeLimitMs = TIME_LIMITS_MS[tier];
   if (tier === "image") {
@@ -106,7 +111,8 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
     return {
       title,
       command: process.execPath,
-      options: ["test", "--allow-all", "--parallel", ...paths],
+      // `deno check` is a step of its own, and takes as long for one file as for all.
+      options: ["test", "--allow-all", "--no-check", "--parallel", ...paths],
       environment: {
         WALVAULT_TEST_MAJOR: String(major),
         DENO_JOBS: String(JOBS[tier]),
@@ -115,23 +121,28 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
       count: countDenoTests,
     };
   };
-  if (tier === "bun") {
-    findServerPrograms(TEST_MAJOR);
-    yield {
-      title: "the same files under Bun",
-      command: bunPath(),
-      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS.bun}`, ...files],
-      environment: { WALVAULT_DENO: process.execPath },
-      timeLimitMs,
-      count: countBunTests,
-    };
-  } else if (tier === "servers") {
+  const underBun = (title: string, paths: readonly string[]): Run => ({
+    title,
+    command: bunPath(),
+    options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS.bun}`, ...paths],
+    environment: { WALVAULT_DENO: process.execPath },
+    timeLimitMs,
+    count: countBunTests,
+  });
+  if (tier === "servers") {
     const onServers = files.filter((path) => path.startsWith("./tests/postgres/") && !isForOneMajor(path));
     const majors = process.env["WALVAULT_TEST_MAJORS"]?.split(",").map(Number) ?? MAJORS;
     for (const major of majors) yield onDeno(`PostgreSQL ${major}`, onServers, major);
-  } else {
-    yield onDeno(tier, files, TEST_MAJOR);
+    return;
   }
+  findServerPrograms(TEST_MAJOR);
+  const run = tier === "bun"
+    ? underBun
+    : (title: string, paths: readonly string[]) => onDeno(title, paths, TEST_MAJOR);
+  const title = tier === "bun" ? "the same files under Bun" : tier;
+  const others = files.filter((path) => !needsOwnProcess(path));
+  if (others.length > 0) yield run(title, others);
+  for (const path of files.filter(needsOwnProcess)) yield run(`${title}, ${path}`, [path]);
 }
 
 /** Writes whole lines, each with the prefix, as they come. */
