@@ -79,7 +79,7 @@ function testFiles(ending: string, parts: readonly string[]): readonly string[] 
 
 /** What compares with the programs of one PostgreSQL, or takes long and does not depend on the version: the fast tier has it. */
 function isForOneMajor(path: string): boolean {
-  return /\/(cluster|compat_|adopt_|archive_rounds|fault|gap_accept|receive_compress|receive_disk|receive_gaps_away|verify_flips)/
+  return /\/(cluster|compat_|compressed_segments|adopt_|archive_rounds|fault|gap_accept|receive_compress|receive_disk|receive_diverged|receive_gaps_away|verify_flips)/
     .test(path);
 }
 
