@@ -36,8 +36,18 @@ const TIME_LIMITS_MS: Readonly<Record<Tier, number>> = {
   image: 15 * MINUTE_MS,
 };
 
-/** So many files run at the same time: most of them wait for servers. */
-const JOBS = Math.max(2, availableParallelism());
+const CORES = availableParallelism();
+/** So many files run at the same time, for most of them wait for servers; in the tiers that measure or load, fewer. */
+const JOBS: Readonly<Record<Tier, number>> = {
+  fast: 2 * CORES,
+  bun: 2 * CORES,
+  servers: 1, // of each version
+  soak: Math.max(2, CORES),
+  alone: 1,
+  image: 1,
+};
+/** So many versions of PostgreSQL are tested at the same time. */
+const MAJORS_AT_ONCE = 3 * CORES;
 
 /** Bun's own limit of 5 s for one test is too short; a test that wants less says so itself. */
 const BUN_TEST_TIMEOUT_MS = 5 * MINUTE_MS;
@@ -69,8 +79,13 @@ function testFiles(ending: string, parts: readonly string[]): readonly string[] 
 
 /** What compares with the programs of one PostgreSQL, or takes long and does not depend on the version: the fast tier has it. */
 function isForOneMajor(path: string): boolean {
-  return /\/(cluster|compat_|adopt_|archive_rounds|fault|gap_|network_namespace|receive_compress|receive_disk|receive_gaps_away|verify_flips|wrong_clock)/
+  return /\/(cluster|compat_|compressed_segments|adopt_|archive_rounds|fault|gap_accept|network_namespace|receive_compress|receive_disk|receive_diverged|receive_gaps_away|verify_flips|wrong_clock)/
     .test(path);
+}
+
+/** What measures or changes its process runs after the others, by itself: Deno runs all files in one. */
+function needsOwnProcess(path: string): boolean {
+  return /\/(compression_threads|disk|throughput)_test\.ts$/.test(path);
 }
 
 function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
@@ -96,37 +111,63 @@ function* runsOf(tier: Tier, parts: readonly string[]): Iterable<Run> {
     return {
       title,
       command: process.execPath,
-      options: ["test", "--allow-all", "--parallel", ...paths],
+      // `deno check` is a step of its own, and takes as long for one file as for all.
+      options: ["test", "--allow-all", "--no-check", "--parallel", ...paths],
       environment: {
         WALVAULT_TEST_MAJOR: String(major),
-        DENO_JOBS: String(JOBS),
+        DENO_JOBS: String(JOBS[tier]),
       },
       timeLimitMs,
       count: countDenoTests,
     };
   };
-  if (tier === "bun") {
-    findServerPrograms(TEST_MAJOR);
-    yield {
-      title: "the same files under Bun",
-      command: bunPath(),
-      options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS}`, ...files],
-      environment: { WALVAULT_DENO: process.execPath },
-      timeLimitMs,
-      count: countBunTests,
-    };
-  } else if (tier === "servers") {
+  const underBun = (title: string, paths: readonly string[]): Run => ({
+    title,
+    command: bunPath(),
+    options: ["test", "--timeout", String(BUN_TEST_TIMEOUT_MS), `--parallel=${JOBS.bun}`, ...paths],
+    environment: { WALVAULT_DENO: process.execPath },
+    timeLimitMs,
+    count: countBunTests,
+  });
+  if (tier === "servers") {
     const onServers = files.filter((path) => path.startsWith("./tests/postgres/") && !isForOneMajor(path));
     const majors = process.env["WALVAULT_TEST_MAJORS"]?.split(",").map(Number) ?? MAJORS;
     for (const major of majors) yield onDeno(`PostgreSQL ${major}`, onServers, major);
-  } else {
-    yield onDeno(tier, files, TEST_MAJOR);
+    return;
   }
+  findServerPrograms(TEST_MAJOR);
+  const run = tier === "bun"
+    ? underBun
+    : (title: string, paths: readonly string[]) => onDeno(title, paths, TEST_MAJOR);
+  const title = tier === "bun" ? "the same files under Bun" : tier;
+  const others = files.filter((path) => !needsOwnProcess(path));
+  if (others.length > 0) yield run(title, others);
+  for (const path of files.filter(needsOwnProcess)) yield run(`${title}, ${path}`, [path]);
 }
 
-/** Runs one command, shows its output as it comes, and counts; a run that tells no count is one failure. */
-async function perform(run: Run): Promise<TestCounts> {
+/** Writes whole lines, each with the prefix, as they come. */
+function lineWriter(to: NodeJS.WritableStream, prefix: string) {
+  let rest = "";
+  return {
+    write(text: string): void {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) to.write(`${prefix}${line}\n`);
+    },
+    end(): void {
+      if (rest !== "") to.write(`${prefix}${rest}\n`);
+    },
+  };
+}
+
+/**
+ * Runs one command, shows its output as it comes, and counts; a run that tells no count is one failure.
+ *
+ * Where others run beside it, its lines tell whose they are.
+ */
+async function perform(run: Run, isAlone: boolean): Promise<TestCounts> {
   process.stdout.write(`\n── ${run.title}\n`);
+  const startedMs = performance.now();
   const isPgVariable = (name: string) => name.startsWith("PG"); // no server of the machine's owner
   const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !isPgVariable(name)));
   const child = spawn(run.command, [...run.options], {
@@ -142,11 +183,13 @@ async function perform(run: Run): Promise<TestCounts> {
   });
   let output = "";
   for (const [from, to] of [[child.stdout, process.stdout], [child.stderr, process.stderr]] as const) {
+    const lines = isAlone ? undefined : lineWriter(to, `${run.title}: `);
     from.setEncoding("utf8");
     from.on("data", (text: string) => {
       output = (output + text).slice(-1_000_000); // the counts stand at the end
-      to.write(text);
+      (lines ?? to).write(text);
     });
+    from.on("end", () => lines?.end());
   }
   let problem: string | undefined;
   const limit = setTimeout(() => {
@@ -162,11 +205,32 @@ async function perform(run: Run): Promise<TestCounts> {
   });
   clearTimeout(limit);
 
+  process.stdout.write(`── ${run.title}: ${Math.round((performance.now() - startedMs) / 1000)} s\n`);
   const counts = run.count(stripVTControlCharacters(output));
   if (counts === undefined) problem ??= "it told no result";
   if (problem === undefined && counts !== undefined && (code === 0 || counts.failed > 0)) return counts;
   process.stderr.write(`Cannot finish ${run.title}: ${problem ?? `it exited with ${code}`}\n`);
   return { passed: counts?.passed ?? 0, failed: (counts?.failed ?? 0) + 1 };
+}
+
+/** So many at the same time, in their order; a run that can't be begun is one failure, and ends its tier. */
+async function performAll(runs: Iterable<Run>, atOnce: number): Promise<TestCounts> {
+  const total = { passed: 0, failed: 0 };
+  const waiting = runs[Symbol.iterator]();
+  const performOnes = async () => {
+    try {
+      for (let next = waiting.next(); next.done !== true; next = waiting.next()) {
+        const { passed, failed } = await perform(next.value, atOnce === 1);
+        total.passed += passed;
+        total.failed += failed;
+      }
+    } catch (error) {
+      process.stderr.write(`${(error as Error).message}\n`); // a server or Bun that can't be had
+      total.failed++;
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, performOnes));
+  return total;
 }
 
 const words = process.argv.slice(2);
@@ -179,16 +243,9 @@ const build = mkdtempSync(join(tmpdir(), "wv-build-"));
 // The servers' account runs what is in it.
 chmodSync(build, 0o755);
 for (const tier of tiers) {
-  try {
-    for (const run of runsOf(tier, parts)) {
-      const counts = await perform(run);
-      passed += counts.passed;
-      failed += counts.failed;
-    }
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`); // a server or Bun that can't be had
-    failed++;
-  }
+  const counts = await performAll(runsOf(tier, parts), tier === "servers" ? MAJORS_AT_ONCE : 1);
+  passed += counts.passed;
+  failed += counts.failed;
 }
 rmSync(build, { recursive: true, force: true });
 process.stdout.write(`${passed} passed, ${failed} failed\n`);

@@ -21,7 +21,7 @@ import { timelineId } from "../../lib/wal/timeline.ts";
 
 const PROGRAM = realProgram("pg_receivewal");
 const skip = PROGRAM === undefined;
-const timeout = 180_000;
+const timeout = 300_000;
 
 async function write(cluster: Cluster): Promise<string> {
   await cluster.sql("CREATE TABLE IF NOT EXISTS t (x text)");

@@ -1,13 +1,15 @@
 /** Real PostgreSQL servers for tests, the demo and benchmarks: made, broken and cleaned up by the process that uses them. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import * as fs from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import postgres from "postgres";
+import { crc32c } from "../../lib/wal/crc32c.ts";
 import { findServerPrograms, serverAccount, type ServerPrograms, TEST_MAJOR } from "./servers.ts";
 
 /** Server settings, as in postgresql.conf, without quotes. */
@@ -134,24 +136,15 @@ export class Cluster {
 
   #initdb(): void {
     const { segmentBytes = 16 * 1024 * 1024, initdb = [] } = this.#options;
-    const options = [
-      `--pgdata=${this.dataDirectory}`,
-      `--username=${SUPERUSER}`,
-      `--wal-segsize=${segmentBytes / (1024 * 1024)}`,
-      "--auth=trust",
-      "--encoding=UTF8",
-      "--locale=C",
-      "--no-sync",
-      ...initdb,
-    ];
-    const run = spawnSync(join(this.programs.binDirectory, "initdb"), options, {
-      ...serverAccount(),
-      cwd: this.directory,
-      env: serverEnvironment(this.directory),
-      encoding: "utf8",
-    });
-    if (run.status !== 0) {
-      throw new Error(`Cannot make a cluster: ${run.error?.message ?? run.stdout + run.stderr}`);
+    const shared = process.env["WALVAULT_TEST_BUILD"];
+    const made = { programs: this.programs, segmentBytes };
+    // Its permissions are those that a copy gets.
+    if (shared === undefined || initdb.length > 0) {
+      runInitdb(made, this.dataDirectory, initdb);
+    } else {
+      const source = madeOnce(shared, made);
+      copyTree({ source, target: this.dataDirectory, skip: () => false });
+      giveIdentifier(this.dataDirectory);
     }
     const main = join(this.dataDirectory, "postgresql.conf");
     fs.appendFileSync(main, "\ninclude 'harness.conf'\n");
@@ -474,6 +467,75 @@ export class Cluster {
     } catch {
       return []; // not there: not started, or ended
     }
+  }
+}
+
+interface Made {
+  readonly programs: ServerPrograms;
+  readonly segmentBytes: number;
+}
+
+/** Its parent directory is the server account's. */
+function runInitdb({ programs, segmentBytes }: Made, dataDirectory: string, more: readonly string[]): void {
+  const options = [
+    `--pgdata=${dataDirectory}`,
+    `--username=${SUPERUSER}`,
+    `--wal-segsize=${segmentBytes / (1024 * 1024)}`,
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--no-sync",
+    ...more,
+  ];
+  const directory = dirname(dataDirectory);
+  const run = spawnSync(join(programs.binDirectory, "initdb"), options, {
+    ...serverAccount(),
+    cwd: directory,
+    env: serverEnvironment(directory),
+    encoding: "utf8",
+  });
+  if (run.status !== 0) {
+    throw new Error(`Cannot make a cluster: ${run.error?.message ?? run.stdout + run.stderr}`);
+  }
+}
+
+/** What initdb makes takes longer than most tests: in a run of many files it does so once for each kind of cluster. */
+function madeOnce(shared: string, made: Made): string {
+  const finished = join(shared, `initdb-${made.programs.major}-${made.segmentBytes}`);
+  if (fs.existsSync(finished)) return join(finished, "data");
+  // Others may make the same just now: it gets its name when it is whole.
+  const directory = fs.mkdtempSync(`${finished}-`);
+  fs.chmodSync(directory, 0o755);
+  giveToServer(directory);
+  runInitdb(made, join(directory, "data"), []);
+  try {
+    fs.renameSync(directory, finished);
+  } catch {
+    fs.rmSync(directory, { recursive: true });
+  }
+  return join(finished, "data");
+}
+
+/**
+ * A system identifier of its own, as initdb draws it, for a cluster that never ran.
+ *
+ * It begins pg_control, which ends in a checksum, and stands in the first page's header of each segment.
+ */
+function giveIdentifier(dataDirectory: string): void {
+  const seconds = BigInt(Math.floor(Date.now() / 1000));
+  const identifier = (seconds << 32n) | BigInt(randomBytes(4).readUInt32LE());
+  const controlPath = join(dataDirectory, "global", "pg_control");
+  const control = fs.readFileSync(controlPath);
+  let checksumAt = 8;
+  while (crc32c(control.subarray(0, checksumAt)) !== control.readUInt32LE(checksumAt)) checksumAt += 4;
+  control.writeBigUInt64LE(identifier, 0);
+  control.writeUInt32LE(crc32c(control.subarray(0, checksumAt)), checksumAt);
+  fs.writeFileSync(controlPath, control);
+  for (const name of fs.readdirSync(join(dataDirectory, "pg_wal"))) {
+    if (!/^[0-9A-F]{24}$/.test(name)) continue;
+    const wal = fs.openSync(join(dataDirectory, "pg_wal", name), "r+");
+    fs.writeSync(wal, control, 0, 8, 24);
+    fs.closeSync(wal);
   }
 }
 

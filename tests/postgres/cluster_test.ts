@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { startCluster } from "./cluster.ts";
 import { findServerPrograms, serverAccount, TEST_MAJOR } from "./servers.ts";
 
-const timeout = 120_000;
+const timeout = 300_000;
 
 test(`startCluster() runs PostgreSQL ${TEST_MAJOR} and answers on both sockets`, { timeout }, async () => {
   await using cluster = await startCluster({

@@ -14,7 +14,7 @@ import { until } from "./receiver.ts";
 const NAME = "pg_receivewal";
 const MIB = 1024 * 1024;
 const SIZE = segmentSize(MIB);
-const timeout = 180_000;
+const timeout = 300_000;
 const settings = { wal_keep_size: "1GB" };
 
 function start(settingsToo: Readonly<Record<string, string>> = {}): Promise<Cluster> {

@@ -18,7 +18,7 @@ const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const NAME = "pg_receivewal";
 const MIB = 1024 * 1024;
 const skip = realProgram(NAME) === undefined;
-const timeout = 180_000;
+const timeout = 300_000;
 
 function startServer(): Promise<Cluster> {
   return startCluster({ major: 15, segmentBytes: MIB, settings: { wal_sender_timeout: "10s" } });

@@ -7,7 +7,7 @@ import { type Cluster, startCluster } from "./cluster.ts";
 import { ArchiveFiles, checkRecords, MIB, until } from "./receiver.ts";
 
 const NAME = "pg_streamrecv";
-const timeout = 120_000;
+const timeout = 300_000;
 
 async function write(cluster: Cluster): Promise<string> {
   await cluster.sql("CREATE TABLE IF NOT EXISTS t (x text)");

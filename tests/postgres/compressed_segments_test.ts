@@ -25,7 +25,7 @@ async function read(file: Uint8Array, form: ".gz" | ".lz4"): Promise<Uint8Array>
 
 test("decompress() reads what pg_receivewal compresses, and finds damage in it", {
   skip: original === undefined ? "PostgreSQL 15 came without pg_receivewal" : false,
-  timeout: 180_000,
+  timeout: 300_000,
 }, async () => {
   await using primary = await startCluster({
     major: MAJOR,

@@ -29,7 +29,7 @@ import {
 } from "./receiver.ts";
 import { contentOf, TABLE } from "./workload.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", autovacuum: "off", wal_log_hints: "on", full_page_writes: "on" };
 

@@ -17,7 +17,7 @@ import { makeReadable, readableArchive, RecoveringServer, restoreCommand } from 
 import { findProgram, findServerPrograms, TEST_MAJOR } from "./servers.ts";
 import { contentOf, Ledger, missingOn, TABLE } from "./workload.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", checkpoint_timeout: "1h", max_wal_size: "2GB" };
 

@@ -11,7 +11,7 @@ import { caughtUp, MIB, startReceiver, until, WorkDirectory } from "./receiver.t
 import { readableArchive, RecoveringServer, restoreCommand } from "./restorer.ts";
 import { LEDGER_SETTINGS, runTransactions, type TransactionLedger } from "./transaction_ledger.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 const settings = { ...LEDGER_SETTINGS, wal_keep_size: "1GB" };
 
 /** What `find --json` says; LSNs and times as text. */

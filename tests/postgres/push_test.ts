@@ -29,7 +29,7 @@ import {
 } from "./receiver.ts";
 import { contentOf, Ledger, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", max_wal_size: "4GB", autovacuum: "off" };
 

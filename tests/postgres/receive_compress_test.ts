@@ -10,7 +10,7 @@ import { type Cluster, startCluster } from "./cluster.ts";
 import { caughtUp, MIB, type ReceiveOptions, startReceiver, until, WorkDirectory } from "./receiver.ts";
 import { Ledger, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const OPTIONS = ["--slot=walvault", "--create-slot"];
 const SETTINGS = { wal_keep_size: "4GB", max_wal_size: "8GB" };
 

@@ -24,9 +24,9 @@ import {
 import { SmallDisk, whyNoDisk } from "./small_disk.ts";
 import { FlushWatch, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
-const SHUTDOWN_MS = 5000;
+const SHUTDOWN_MS = 20_000;
 const OPTIONS = ["--slot=walvault", "--create-slot", "--min-free=0"];
 
 /** The name of the first timeline's segment that holds this byte. */

@@ -17,7 +17,7 @@ import {
 import { advance, formatLsn, parseLsn } from "../../lib/wal/lsn.ts";
 import { TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", autovacuum: "off" };
 

@@ -4,7 +4,7 @@ import { freePort } from "./cluster.ts";
 import { received, receiveInto, recordsOf, removeWal, sceneOf, startGreedy } from "./gap_scene.ts";
 import { until, WorkDirectory } from "./receiver.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 
 test("receive waits a minute for a host that is away before it goes on behind what the other removed", {
   timeout,

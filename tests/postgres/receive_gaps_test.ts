@@ -18,7 +18,7 @@ import {
 } from "./gap_scene.ts";
 import { caughtUp, segmentOf, until, WorkDirectory } from "./receiver.ts";
 
-const timeout = 240_000;
+const timeout = 300_000;
 
 test("receive goes on behind WAL that the server removed, and has written that down before", {
   timeout,

@@ -19,7 +19,7 @@ import {
 } from "./receiver.ts";
 import { TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", autovacuum: "off" };
 

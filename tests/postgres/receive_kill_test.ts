@@ -1,7 +1,7 @@
 import { test } from "node:test";
 import { killPrimary, killReceiver } from "./receiver_kills.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 
 test("receive: 10 kills under load, and nothing that was reported as flushed is missing or changed", {
   timeout,

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { ArchiveFiles, compareWithServer, MIB, runReceiver, WorkDirectory } from "./receiver.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const PASSWORD = "Pa55 w'or\\d:%41";
 const HBA = [

@@ -18,10 +18,10 @@ import {
 } from "./receiver.ts";
 import { FlushWatch, Ledger, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 /** A person at the keyboard, or a failover manager, waits no longer; far above what it takes. */
-const SHUTDOWN_MS = 5000;
+const SHUTDOWN_MS = 20_000;
 
 async function start(settings: Readonly<Record<string, string>> = {}): Promise<Cluster> {
   const cluster = await startCluster({ segmentBytes, settings: { wal_keep_size: "4GB", ...settings } });

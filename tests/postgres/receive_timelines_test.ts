@@ -24,7 +24,7 @@ import {
 } from "./receiver.ts";
 import { contentOf, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 const settings = { wal_keep_size: "1GB", hot_standby_feedback: "on" };
 

@@ -17,7 +17,7 @@ import {
 import { findProgram, findServerPrograms, TEST_MAJOR } from "./servers.ts";
 import { contentOf, Ledger, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const SLOT = ["--slot=walvault", "--create-slot"];
 const KEEP = { wal_keep_size: "4GB", max_wal_size: "8GB" };
 

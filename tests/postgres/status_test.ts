@@ -10,7 +10,7 @@ import { walvault } from "./pusher.ts";
 import { caughtUp, MIB, type Receiver, startReceiver, until, WorkDirectory } from "./receiver.ts";
 import { Ledger, TABLE } from "./workload.ts";
 
-const timeout = 180_000;
+const timeout = 300_000;
 const segmentBytes = MIB;
 
 /** The parts of the answer that these tests look at. */
