@@ -387,6 +387,9 @@ export class SimServer {
     }
     // The new one may lag behind what the old one had, not behind the switch.
     const fork = branch.history.entries.at(-1)?.endLsn;
+    // Whoever is promoted has at least the segment in which it was, whatever its primary has recycled.
+    const own = fork === undefined ? this.#removedBelow : fork - fork % BigInt(SEGMENT_BYTES);
+    if (before.ending === "failed-over" && own < this.#removedBelow) this.#removedBelow = own;
     const least = before.ending === "promoted" || before.ending === "failed-over" ? fork! : this.#flushLsn;
     const first = branch.stops.find((stop) => stop > least) ?? this.era.endLsn;
     if (before.ending === "rewrote" || first > this.#flushLsn || before.ending === "failed-over") {
