@@ -1,19 +1,5 @@
-/**
- * Proves that the simulation can fail: breaks a copy of the program in one way after the other, and runs the sweep of
- * operations and the seeds.
- *
- * `deno run -A tests/simulation/mutations.ts [SEEDS] [PART OF A TITLE]`; a mutation that is not noticed is a failure
- * of the simulation.
- */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import process from "node:process";
-import { fileURLToPath, pathToFileURL } from "node:url";
-import type * as PushSimulation from "./push_simulation.ts";
-import type { simulate as Simulate } from "./simulation.ts";
-
-interface Mutation {
+/** One deliberate defect of the program. */
+export interface Mutation {
   readonly title: string;
   readonly file: string;
   /** Each must stand in the file exactly once. */
@@ -28,7 +14,8 @@ const WRITE = "lib/archive/write_brought.ts";
 const SINK = "lib/archive/leg_sink.ts";
 const LEDGER = "lib/archive/gap_ledger_file.ts";
 
-const MUTATIONS: readonly Mutation[] = [
+/** What the simulation must notice within the fast tier's seeds. */
+export const MUTATIONS: readonly Mutation[] = [
   {
     title: "acknowledge before the sync",
     file: WRITER,
@@ -362,66 +349,3 @@ const MUTATIONS: readonly Mutation[] = [
     by: "push",
   },
 ];
-
-const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
-const seeds = Number(process.argv[2] ?? 2000);
-const part = process.argv[3] ?? "";
-
-let unnoticed = 0;
-for (const mutation of MUTATIONS.filter(({ title }) => title.includes(part))) {
-  const result = await tryMutation(mutation);
-  if (!result.startsWith("noticed")) unnoticed++;
-  process.stdout.write(`${mutation.title}: ${result}\n`);
-}
-process.exitCode = unnoticed > 0 ? 1 : 0;
-
-async function tryMutation(mutation: Mutation): Promise<string> {
-  const copy = mkdtempSync(join(tmpdir(), "walvault-mutation-"));
-  try {
-    for (const path of ["lib", "tests/simulation", "tests/wal", "tests/archive", "deno.json"]) {
-      cpSync(join(ROOT, path), join(copy, path), { recursive: true });
-    }
-    const file = join(copy, mutation.file);
-    let source = readFileSync(file, "utf8");
-    for (const [from, to] of mutation.changes) {
-      if (source.split(from).length !== 2) {
-        return `NOT POSSIBLE: "${from.trim().split("\n")[0]}" is not there once`;
-      }
-      source = source.replace(from, () => to);
-    }
-    writeFileSync(file, source);
-    const { sweep, play } = await playersIn(copy, mutation);
-    try {
-      await sweep();
-      for (let seed = 0; seed < seeds; seed++) await play(seed);
-    } catch (error) {
-      return `noticed by ${(error as Error).message.split("\n")[0]}`;
-    }
-    return `NOT NOTICED by ${seeds} seeds`;
-  } finally {
-    rmSync(copy, { recursive: true });
-  }
-}
-
-interface Players {
-  /** Stops the work at each of its operations in turn. */
-  readonly sweep: () => Promise<void>;
-  readonly play: (seed: number) => Promise<unknown>;
-}
-
-async function playersIn(copy: string, { by }: Mutation): Promise<Players> {
-  const moduleAt = (name: string) => import(pathToFileURL(join(copy, "tests/simulation", name)).href);
-  if (by === "push") {
-    const { simulatePush, planOf, sweepOperations, SINGLE_PUSHES } = await moduleAt(
-      "push_simulation.ts",
-    ) as typeof PushSimulation;
-    return {
-      sweep: async () => {
-        for (const single of SINGLE_PUSHES) await sweepOperations(single);
-      },
-      play: (seed) => simulatePush(planOf(seed)),
-    };
-  }
-  const { simulate } = await moduleAt("simulation.ts") as { simulate: typeof Simulate };
-  return { sweep: () => Promise.resolve(), play: simulate };
-}

@@ -17,6 +17,11 @@ export class Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
   }
 
+  /** Another generator: what is drawn from it moves nothing here. */
+  fork(): Random {
+    return new Random(this.integer(0, 0xffffffff));
+  }
+
   /** An integer from `least` to `most`, both included. */
   integer(least: number, most: number): number {
     return least + Math.floor(this.next() * (most - least + 1));

@@ -2,9 +2,11 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
 import { simulate } from "./simulation.ts";
+import { BUN_SEEDS, FAST_SEEDS } from "./tiers.ts";
 
-/** The fast tier's seeds; `WALVAULT_SIMULATION_SEEDS=100000` runs more, for hours if it must. */
-const SEEDS = Number(process.env["WALVAULT_SIMULATION_SEEDS"] ?? 2000);
+const isBun = process.versions["bun"] !== undefined;
+/** `WALVAULT_SIMULATION_SEEDS=100000` runs more; `deno task simulate` runs them on all cores. */
+const SEEDS = Number(process.env["WALVAULT_SIMULATION_SEEDS"] ?? (isBun ? BUN_SEEDS : FAST_SEEDS));
 /** One test for so many seeds, so that a failure leaves the others' results. */
 const SEEDS_PER_TEST = Math.ceil(SEEDS / 4);
 
@@ -20,7 +22,7 @@ for (let first = 0; first < SEEDS; first += SEEDS_PER_TEST) {
 test("the same seed does the same", async () => {
   for (const seed of [3, 29, 411, 968]) {
     const lines: string[][] = [[], []];
-    for (const trace of lines) await simulate(seed, (line) => void trace.push(line));
+    for (const trace of lines) await simulate(seed, { trace: (line) => void trace.push(line) });
     assert.deepEqual(lines[0], lines[1]);
   }
 });

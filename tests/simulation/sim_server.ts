@@ -76,6 +76,8 @@ export class SimServer {
   #shuttingDown = false;
   /** What the newest status said was flushed. */
   reportedFlushLsn = 0n;
+  /** Its life is the same whatever receivers do: chance of its own. */
+  readonly #lifeRandom: Random;
 
   constructor(
     readonly world: World,
@@ -84,6 +86,7 @@ export class SimServer {
     readonly random: Random,
     readonly watcher: ServerWatcher,
   ) {
+    this.#lifeRandom = random.fork();
     const { branch, endLsn } = this.era;
     const stops = branch.stops.filter((stop) => stop <= endLsn);
     this.#flushLsn = stops[Math.floor(random.next() ** 2 * stops.length)]!;
@@ -175,14 +178,8 @@ export class SimServer {
    * @returns whether it did.
    */
   loseWal(): boolean {
+    const { first, last } = this.#removable();
     const segment = BigInt(SEGMENT_BYTES);
-    // A later server has none of what its predecessors removed, and must have something at all.
-    const ends = this.world.eras.slice(this.#era).flatMap(({ branch: { history } }) =>
-      history.entries.map(({ endLsn }) => endLsn as bigint).filter((end) => end > this.world.firstLsn)
-    );
-    const last = [...ends, this.#flushLsn].reduce((least, end) => end < least ? end : least) / segment;
-    const first = (this.reportedFlushLsn > this.#removedBelow ? this.reportedFlushLsn : this.#removedBelow) /
-        segment + 1n;
     if (first > last) return false;
     this.#removedBelow = (first + BigInt(Math.floor(this.random.next() * Number(last - first + 1n)))) *
       segment;
@@ -195,6 +192,24 @@ export class SimServer {
       else slot.restartLsn = undefined;
     }
     return true;
+  }
+
+  /** Whether there is WAL that the receiver has not got, in whole segments. */
+  get canLoseWal(): boolean {
+    const { first, last } = this.#removable();
+    return first <= last;
+  }
+
+  #removable(): { readonly first: bigint; readonly last: bigint } {
+    const segment = BigInt(SEGMENT_BYTES);
+    // A later server has none of what its predecessors removed, and must have something at all.
+    const ends = this.world.eras.slice(this.#era).flatMap(({ branch: { history } }) =>
+      history.entries.map(({ endLsn }) => endLsn as bigint).filter((end) => end > this.world.firstLsn)
+    );
+    const last = [...ends, this.#flushLsn].reduce((least, end) => end < least ? end : least) / segment;
+    const first = (this.reportedFlushLsn > this.#removedBelow ? this.reportedFlushLsn : this.#removedBelow) /
+        segment + 1n;
+    return { first, last };
   }
 
   get anySilent(): boolean {
@@ -290,16 +305,17 @@ export class SimServer {
   }
 
   #grow(): void {
-    this.scheduler.after(this.habits.growthMs * 2 * this.random.next(), () => {
+    const random = this.#lifeRandom;
+    this.scheduler.after(this.habits.growthMs * 2 * random.next(), () => {
       const { branch, endLsn } = this.era;
       const { stops } = branch;
-      const next = indexAfter(stops, this.#flushLsn) + this.random.integer(1, this.habits.growthStops) - 1;
+      const next = indexAfter(stops, this.#flushLsn) + random.integer(1, this.habits.growthStops) - 1;
       const stop = stops[Math.min(next, stops.length - 1)]!;
       this.#flushLsn = stop < endLsn ? stop : endLsn;
       if (this.#standbyNames !== "") this.#waiting.push(this.#flushLsn);
       for (const connection of this.#connections) connection.wake();
       if (this.#flushLsn < endLsn) this.#grow();
-      else this.scheduler.after(this.random.spread(1, 3000), () => this.#endEra());
+      else this.scheduler.after(random.spread(1, 3000), () => this.#endEra());
     });
   }
 
@@ -323,9 +339,9 @@ export class SimServer {
       case "rewrote":
         this.cut();
         this.#up = false;
-        this.scheduler.after(this.random.spread(1, 5000), () => {
+        this.scheduler.after(this.#lifeRandom.spread(1, 5000), () => {
           this.#up = true;
-          if (era.ending === "failed-over" && this.random.chance(0.7)) this.#slot = undefined;
+          if (era.ending === "failed-over" && this.#lifeRandom.chance(0.7)) this.#slot = undefined;
           this.#nextEra();
         });
         return;
@@ -371,6 +387,9 @@ export class SimServer {
     }
     // The new one may lag behind what the old one had, not behind the switch.
     const fork = branch.history.entries.at(-1)?.endLsn;
+    // Whoever is promoted has at least the segment in which it was, whatever its primary has recycled.
+    const own = fork === undefined ? this.#removedBelow : fork - fork % BigInt(SEGMENT_BYTES);
+    if (before.ending === "failed-over" && own < this.#removedBelow) this.#removedBelow = own;
     const least = before.ending === "promoted" || before.ending === "failed-over" ? fork! : this.#flushLsn;
     const first = branch.stops.find((stop) => stop > least) ?? this.era.endLsn;
     if (before.ending === "rewrote" || first > this.#flushLsn || before.ending === "failed-over") {

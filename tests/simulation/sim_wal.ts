@@ -266,13 +266,16 @@ class Writer {
 }
 
 const WORLD_COUNT = 40;
+/** So many seeds share the same worlds: then others come, for those who play for hours. */
+const SEEDS_OF_WORLDS = 2500;
 const worlds = new Map<number, World>();
 
-/** The world of a seed; there are a few, and all seeds share them. */
+/** The world of a seed; a few are shared by many seeds, since making one costs as much as playing a seed. */
 export function worldOf(seed: number): World {
-  const index = seed % WORLD_COUNT;
+  const index = seed % WORLD_COUNT + WORLD_COUNT * Math.floor(seed / SEEDS_OF_WORLDS);
   let world = worlds.get(index);
   if (world === undefined) {
+    if (worlds.size >= WORLD_COUNT) worlds.delete([...worlds.keys()][0]!);
     world = makeWorld(new Random(1000 + index), index);
     worlds.set(index, world);
   }

@@ -22,6 +22,7 @@ import { historyFileName, parseHistoryFileName } from "../../lib/wal/timeline.ts
 import { broughtFiles } from "../archive/brought_files.ts";
 import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
+import { type Disturbance, Script } from "./script.ts";
 import { Scheduler } from "./sim_clock.ts";
 import {
   type Fault,
@@ -49,6 +50,17 @@ const STOP_LIMIT_MS = 12_000;
 /** A promise was broken; the message names the seed and how to see it again. */
 export class SimulationFailure extends Error {
   override readonly name = "SimulationFailure";
+
+  constructor(message: string, readonly played: readonly Disturbance[]) {
+    super(message);
+  }
+}
+
+/** How one seed is run. */
+export interface SimulationOptions {
+  /** Names of the disturbances that happen; all of the seed's without it. */
+  readonly only?: ReadonlySet<string> | undefined;
+  readonly trace?: ((line: string) => void) | undefined;
 }
 
 /** What happened in one run. */
@@ -70,8 +82,8 @@ interface Process extends SimProcess {
  *
  * @throws {SimulationFailure} when a promise is broken, or not all is archived in the end.
  */
-export function simulate(seed: number, trace?: (line: string) => void): Promise<SimulationResult> {
-  return play(new Simulation(seed, trace));
+export function simulate(seed: number, options: SimulationOptions = {}): Promise<SimulationResult> {
+  return play(new Simulation(seed, options));
 }
 
 /**
@@ -83,10 +95,9 @@ export function simulate(seed: number, trace?: (line: string) => void): Promise<
 export function simulateFullDisk(
   seed: number,
   { fullAt, fullMs }: { readonly fullAt: number; readonly fullMs: number },
-  trace?: (line: string) => void,
 ): Promise<SimulationResult> {
   const fault = { kinds: NEEDING_ROOM, code: "ENOSPC", fromOperation: fullAt, durationMs: fullMs } as const;
-  return play(new Simulation(seed, trace, fault));
+  return play(new Simulation(seed, {}, fault));
 }
 
 async function play(simulation: Simulation): Promise<SimulationResult> {
@@ -98,7 +109,11 @@ async function play(simulation: Simulation): Promise<SimulationResult> {
   }
 }
 
+/** How a process ends that nobody told to. */
+type Crash = "kill" | "power cut" | "power cut, nobody told";
+
 class Simulation {
+  readonly #script: Script;
   readonly #random: Random;
   readonly #scheduler = new Scheduler();
   readonly #disk: SimDisk;
@@ -108,8 +123,11 @@ class Simulation {
   #processes = 0;
   #crashes = 0;
   #crashesLeft: number;
-  #crashAt: { readonly operation: number; readonly when: "before" | "after" } | undefined;
-  #crashAtStatus: number | undefined;
+  #crashAt:
+    | { readonly how: Crash; readonly operation: number; readonly when: "before" | "after" }
+    | { readonly how: Crash; readonly status: number }
+    | undefined;
+  readonly #crashRandom: Random;
   #statuses = 0;
   #calm = false;
   #calmAtMs = 0;
@@ -136,19 +154,23 @@ class Simulation {
 
   constructor(
     private readonly seed: number,
-    private readonly traceLine?: (line: string) => void,
+    private readonly options: SimulationOptions,
     onlyFault?: Fault,
   ) {
     const random = new Random(seed);
     this.#random = random;
+    const script = this.#script = new Script(() => this.#scheduler.nowMs, options.only);
+    this.#crashRandom = random.fork();
     this.#gapRandom = new Random(seed + 7_000_000);
     this.#pushRandom = new Random(seed + 9_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
+    const networkMs = random.chance(0.1) ? random.spread(60, 250) : random.spread(0.05, 60);
+    const pieceBytes = random.pick([4000, 60_000, 60_000, 200_000, 600_000]);
     const watcher = {
       violation: (text: string) => this.#fail(text),
       trace: (text: string) => this.#trace(text),
     };
-    this.#disk = new SimDisk(this.#scheduler, random, {
+    this.#disk = new SimDisk(this.#scheduler, random.fork(), {
       ...watcher,
       onOperation: (count, when, kind) => this.#onOperation(count, when, kind),
       onNamesOrSync: () => this.#checkHeld("after a change on the disk"),
@@ -160,13 +182,13 @@ class Simulation {
         slot: random.chance(0.7) ? "vault" : undefined,
         growthMs: random.spread(1, 400),
         growthStops: random.pick([1, 4, 20, 200]),
-        networkMs: random.chance(0.1) ? random.spread(60, 250) : random.spread(0.05, 60),
-        pieceBytes: random.pick([4000, 60_000, 60_000, 200_000, 600_000]),
+        networkMs: script.allows("slow-network", `${networkMs.toFixed(1)} ms`) ? networkMs : 0.05,
+        pieceBytes: script.allows("small-pieces", `${pieceBytes} bytes`) ? pieceBytes : 600_000,
         keepaliveMs: random.pick([200, 3000, 10_000]),
         statusIntervalMs,
       },
       this.#scheduler,
-      random,
+      random.fork(),
       {
         ...watcher,
         onStatus: (stream, status) => this.#onStatus(stream, status),
@@ -177,7 +199,7 @@ class Simulation {
         onWalGone: () => this.#disturbSearch(),
       },
     );
-    this.#naming = { hardLinks: random.chance(0.85) };
+    this.#naming = { hardLinks: random.chance(0.85) || !script.allows("no-hard-links") };
     this.#timing = {
       statusIntervalMs,
       receiveTimeoutMs: random.pick([5000, 60_000]),
@@ -188,7 +210,8 @@ class Simulation {
     if (onlyFault === undefined) {
       this.#planDisasters();
       this.#planLittleRoom();
-      if (this.#gapRandom.chance(0.5)) this.#planGaps();
+      // Without hard links nobody else may write to the archive, and receiving ends at a gap.
+      if (this.#gapRandom.chance(0.5) && this.#naming.hardLinks) this.#planGaps();
     } else {
       this.#crashesLeft = 0;
       this.#disk.faults.push(onlyFault);
@@ -207,8 +230,11 @@ class Simulation {
     this.#endProcess();
     this.#disk.release();
     if (this.#problem !== undefined) {
+      const { only } = this.options;
+      const again = `${this.seed}${only === undefined ? "" : ` --only ${[...only].join() || "none"}`}`;
       throw new SimulationFailure(
-        `seed ${this.seed}: ${this.#problem}\nsee it again: deno run -A tests/simulation/replay.ts ${this.seed}`,
+        `seed ${this.seed}: ${this.#problem}\nsee it again: deno run -A tests/simulation/replay.ts ${again}`,
+        this.#script.played,
       );
     }
     return {
@@ -222,7 +248,8 @@ class Simulation {
   #planDisasters(): void {
     const random = this.#random;
     const chaosMs = random.spread(500, 60_000);
-    this.#disk.slownessMs = random.pick([0.01, 0.5, 3, 20]);
+    const slownessMs = random.pick([0.01, 0.5, 3, 20]);
+    this.#disk.slownessMs = this.#script.allows("slow-disk", `${slownessMs} ms`) ? slownessMs : 0.01;
     const kinds: readonly (readonly [Fault["code"], readonly OperationKind[]])[] = [
       ["ENOSPC", ["write", "create", "link", "rename", "makeDirectory"]],
       ["ENOSPC", ["write", "create", "link", "rename", "makeDirectory"]],
@@ -251,31 +278,39 @@ class Simulation {
     const faults = random.pick([0, 0, 1, 2, 4]);
     for (let i = 0; i < faults; i++) {
       const [code, of] = random.pick(kinds);
-      this.#disk.faults.push({
+      const fault: Fault = {
         kinds: of,
         code,
         fromOperation: Math.floor(random.spread(1, 600)),
         durationMs: random.chance(0.5) ? 0 : random.spread(1, 20_000),
-      });
+      };
+      const detail = `${code} on ${of.join("|")} from operation ${fault.fromOperation} on, ` +
+        (fault.durationMs === 0 ? "once" : `for ${Math.round(fault.durationMs)} ms`);
+      if (this.#script.allows("fault", detail)) this.#disk.faults.push(fault);
     }
     if (random.chance(0.25)) {
-      this.#disk.stalls.push({
+      const stall = {
         fromOperation: Math.floor(random.spread(1, 500)),
         durationMs: random.spread(50, 50_000),
-      });
+      };
+      const detail = `at operation ${stall.fromOperation}, for ${Math.round(stall.durationMs)} ms`;
+      if (this.#script.allows("stall", detail)) this.#disk.stalls.push(stall);
     }
     const cuts = random.pick([0, 0, 1, 3]);
     for (let i = 0; i < cuts; i++) {
       this.#scheduler.after(random.next() * Math.min(chaosMs, 10_000), () => {
         if (this.#calm) return;
         const silence = random.chance(0.3);
+        if (!this.#script.allows("cut", silence ? "silent" : "")) return;
         this.#trace(silence ? "network: silent" : "network: cut");
         if (silence) this.#server.silence();
         else this.#server.cut();
       });
     }
     if (random.chance(0.4)) {
-      this.#scheduler.after(random.next() * Math.min(chaosMs, 10_000), () => this.#stopOrderly());
+      this.#scheduler.after(random.next() * Math.min(chaosMs, 10_000), () => {
+        if (this.#script.allows("stop")) this.#stopOrderly();
+      });
     }
     this.#scheduler.after(chaosMs, () => this.#calmDown());
   }
@@ -285,7 +320,6 @@ class Simulation {
     this.#calm = true;
     this.#calmAtMs = this.#scheduler.nowMs;
     this.#crashAt = undefined;
-    this.#crashAtStatus = undefined;
     this.#crashesLeft = 0;
     for (const fault of this.#disk.faults) fault.spent = true;
     this.#disk.stalls = [];
@@ -301,7 +335,7 @@ class Simulation {
     for (let times = random.integer(1, 3); times > 0; times--) {
       const atMs = random.spread(10, 10_000);
       this.#scheduler.after(atMs, () => {
-        if (!this.#calm) this.#disk.freeBytes = 1e9 - 1;
+        if (!this.#calm && this.#script.allows("little-room")) this.#disk.freeBytes = 1e9 - 1;
       });
       this.#scheduler.after(atMs + random.spread(1000, 30_000), () => this.#disk.freeBytes = ROOMY_BYTES);
     }
@@ -310,11 +344,11 @@ class Simulation {
   /** WAL is removed before it is received, commits wait for the receiver or not, and people accept what is missing. */
   #planGaps(): void {
     const random = this.#gapRandom;
-    if (random.chance(0.5)) this.#server.setStandbyNames("walvault");
+    if (random.chance(0.5) && this.#script.allows("synchronous")) this.#server.setStandbyNames("walvault");
     let losses = random.pick([1, 3, 10]);
     const lose = () => {
       if (this.#calm || losses === 0) return;
-      if (this.#server.loseWal()) {
+      if (this.#server.canLoseWal && this.#script.allows("lose-wal") && this.#server.loseWal()) {
         losses--;
         if (this.#pusher === undefined && this.#pushRandom.chance(0.8)) this.#push("newest");
       }
@@ -323,7 +357,8 @@ class Simulation {
     this.#scheduler.after(random.spread(5, 500), lose);
     for (let toggles = random.pick([0, 0, 1, 2]); toggles > 0; toggles--) {
       this.#scheduler.after(random.spread(10, 60_000), () => {
-        if (!this.#calm) this.#server.setStandbyNames(this.#server.standbyNames === "" ? "walvault" : "");
+        const names = this.#server.standbyNames === "" ? "walvault" : "";
+        if (!this.#calm && this.#script.allows("names", `'${names}'`)) this.#server.setStandbyNames(names);
       });
     }
     const tend = () => {
@@ -369,7 +404,7 @@ class Simulation {
       endLsn < (number + 1n) * BIG_SEGMENT ||
       sameBytes(other.segments[Number(number - other.firstSegment)]!, bytes)
     );
-    if (!stays || this.#disk.file(name) !== undefined) return;
+    if (!stays || this.#disk.file(name) !== undefined || !this.#script.allows("push", name)) return;
     this.#trace(`push brings ${name}`);
     this.#pushed.add(name);
     const process = this.#pusher = { alive: true };
@@ -391,7 +426,9 @@ class Simulation {
   #disturbSearch(): void {
     const random = this.#gapRandom;
     if (this.#calm || !random.chance(0.15)) return;
-    const act = random.chance(0.5) ? () => this.#server.silence() : () => this.#server.cut();
+    const silence = random.chance(0.5);
+    if (!this.#script.allows("search-cut", silence ? "silent" : "")) return;
+    const act = silence ? () => this.#server.silence() : () => this.#server.cut();
     this.#scheduler.after(random.spread(0.1, 500), act);
   }
 
@@ -411,7 +448,7 @@ class Simulation {
     };
     accept().catch((error) => this.#trace(`not accepted: ${error}`));
     // Between the write and the sync: whoever reads the line can't know that it may get lost.
-    if (this.#gapRandom.chance(0.5)) {
+    if (this.#gapRandom.chance(0.5) && this.#script.allows("kill-accept")) {
       this.#killAtLine = { process, bytes: this.#disk.file(GAP_LEDGER_FILE)?.bytes ?? 0 };
     }
   }
@@ -430,14 +467,10 @@ class Simulation {
     });
     this.#process = process;
     this.#trace(`process ${number} starts`);
-    if (this.#crashesLeft > 0) {
-      const operation = this.#disk.operations + Math.floor(random.spread(1, 500));
-      if (random.chance(0.15)) this.#crashAtStatus = this.#statuses + Math.floor(random.spread(1, 40));
-      else this.#crashAt = { operation, when: random.pick(["before", "after"]) };
-    }
+    this.#planCrash();
     const clock = this.#scheduler.clockOf(process);
     const say = (level: string) => (event: string, fields?: object) => {
-      if (this.traceLine !== undefined) this.#trace(`${level}: ${event} ${inspect(fields)}`);
+      if (this.options.trace !== undefined) this.#trace(`${level}: ${event} ${inspect(fields)}`);
     };
     const log = { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
     let opened = false;
@@ -494,7 +527,7 @@ class Simulation {
           applicationName: "walvault",
           endLsn: undefined,
           loop: true,
-          gaps: "record",
+          gaps: this.#naming.hardLinks ? "record" : "stop",
           timing: this.#timing,
         },
         abort.signal,
@@ -509,6 +542,21 @@ class Simulation {
       if (opened) this.#fail(`the receiver gave up: ${(error as Error).message}`);
       this.#restartSoon(process);
     });
+  }
+
+  /** The next crash; one that is left out leaves the ones after it to this process. */
+  #planCrash(): void {
+    const random = this.#crashRandom;
+    for (; this.#crashesLeft > 0; this.#crashesLeft--) {
+      const operation = this.#disk.operations + Math.floor(random.spread(1, 500));
+      const status = random.chance(0.15) ? this.#statuses + Math.floor(random.spread(1, 40)) : undefined;
+      const when = random.pick(["before", "after"] as const);
+      const how = random.pick(["kill", "kill", "power cut", "power cut, nobody told"] as const);
+      const place = status === undefined ? `${when} operation ${operation}` : `at status ${status}`;
+      if (!this.#script.allows("crash", `${how} ${place}`)) continue;
+      this.#crashAt = status === undefined ? { how, operation, when } : { how, status };
+      return;
+    }
   }
 
   #restartSoon(process: Process): void {
@@ -541,12 +589,12 @@ class Simulation {
     if (process === undefined) return;
     this.#crashes++;
     this.#crashesLeft--;
+    const how = this.#crashAt!.how;
     this.#crashAt = undefined;
-    this.#crashAtStatus = undefined;
-    const power = this.#random.chance(0.5);
+    const power = how !== "kill";
     this.#trace(power ? "POWER CUT" : "KILL");
     this.#disk.kill(process);
-    this.#server.loseClient(process, power && this.#random.chance(0.5) ? "untold" : "told");
+    this.#server.loseClient(process, how === "power cut, nobody told" ? "untold" : "told");
     if (power) {
       if (this.#pusher !== undefined) this.#disk.kill(this.#pusher);
       this.#pusher = undefined;
@@ -577,7 +625,9 @@ class Simulation {
       }
     }
     const crash = this.#crashAt;
-    if (crash === undefined || count < crash.operation || when !== crash.when) return;
+    if (crash === undefined || !("operation" in crash) || count < crash.operation || when !== crash.when) {
+      return;
+    }
     this.#crash();
   }
 
@@ -597,7 +647,7 @@ class Simulation {
     this.#checkWritten(stream, writeLsn);
     this.#checkHistories(stream);
     if (isHeldBack) {
-      if (++this.#statuses === this.#crashAtStatus) this.#crash();
+      if (this.#countStatus()) this.#crash();
       return;
     }
     this.#checkGate(stream, flushLsn);
@@ -609,7 +659,14 @@ class Simulation {
       range.endLsn = counted;
       this.#checkHeld(`P2: flush ${formatLsn(lsn(flushLsn))} is reported`);
     }
-    if (++this.#statuses === this.#crashAtStatus) this.#crash();
+    if (this.#countStatus()) this.#crash();
+  }
+
+  /** Whether the process is to stop at this status. */
+  #countStatus(): boolean {
+    this.#statuses++;
+    const crash = this.#crashAt;
+    return crash !== undefined && "status" in crash && crash.status === this.#statuses;
   }
 
   /** P6: who is waited for tells no flush position above what is missing, and was not given up. */
@@ -909,7 +966,7 @@ class Simulation {
   }
 
   #trace(text: string): void {
-    this.traceLine?.(`${this.#scheduler.nowMs.toFixed(2).padStart(10)} ${text}`);
+    this.options.trace?.(`${this.#scheduler.nowMs.toFixed(2).padStart(10)} ${text}`);
   }
 }
 
