@@ -37,6 +37,8 @@ export interface UnprovenSegment {
 interface FoundForm {
   readonly path: string;
   readonly entry: DiskEntry;
+  /** Which file it is, and when it was written. */
+  readonly written: string;
 }
 
 /**
@@ -46,9 +48,9 @@ interface FoundForm {
  * What was read once, right or wrong, is not read again before it or a neighbour is another file or was written to.
  */
 export class RangeProof {
-  /** By name: of which files it was proven. */
+  /** By name: of which files it was proven, and when they were written. */
   readonly #proven = new Map<string, string>();
-  /** By name: of which files, and when they were written. */
+  /** By name: the same of what is not proven. */
   readonly #refused = new Map<string, { readonly files: string; readonly problem: string }>();
   /** Proven names may not be durable yet. */
   #isSyncDue = false;
@@ -78,7 +80,7 @@ export class RangeProof {
       const behind = await formAt(number + 1n);
       const place = { timeline: run.timeline, number };
       const name = nameOf(place, identity.segmentSize);
-      const files = [before, own, behind].map(textOf).join(" ");
+      const files = [before, own, behind].map((found) => found?.written ?? "-").join(" ");
       const problem = own === undefined
         ? "it is missing"
         : await this.#problemOf(place, { name, own, files, identity, signal });
@@ -103,9 +105,8 @@ export class RangeProof {
     },
   ): Promise<string | undefined> {
     if (this.#proven.get(name) === files) return undefined;
-    const written = own.entry.kind === "file" ? `${files} ${await this.#writtenText(own.path)}` : files;
     const before = this.#refused.get(name);
-    if (before?.files === written) return before.problem;
+    if (before?.files === files) return before.problem;
     const problem = await this.#prove(place, { own, identity, signal });
     if (this.#proven.size + this.#refused.size >= MAXIMUM_REMEMBERED) {
       this.#proven.clear();
@@ -115,22 +116,29 @@ export class RangeProof {
       this.#proven.set(name, files);
       this.#refused.delete(name);
       this.#isSyncDue = true;
-    } else this.#refused.set(name, { files: written, problem });
+    } else {
+      this.#proven.delete(name);
+      this.#refused.set(name, { files, problem });
+    }
     return problem;
-  }
-
-  async #writtenText(path: string): Promise<string> {
-    const state = await withFile(this.archive.disk, path, (file) => file.state());
-    return state === undefined ? "-" : `${state.bytes}:${state.modifiedMs}:${state.changedMs}`;
   }
 
   async #find(place: Place, { segmentSize }: ArchiveIdentity): Promise<FoundForm | undefined> {
     const name = nameOf(place, segmentSize);
     for (const form of SEGMENT_FORMS) {
       const entry = await this.archive.disk.entry(name + form);
-      if (entry !== undefined) return { path: name + form, entry };
+      if (entry === undefined) continue;
+      const path = name + form;
+      return { path, entry, written: `${path}:${entry.inode}:${await this.#writtenText(path, entry)}` };
     }
     return undefined;
+  }
+
+  /** Who writes over a file, as cp does, leaves it the same one and as long. */
+  async #writtenText(path: string, { kind, bytes }: DiskEntry): Promise<string> {
+    if (kind !== "file") return `${bytes}`;
+    const state = await withFile(this.archive.disk, path, (file) => file.state());
+    return state === undefined ? "-" : `${state.bytes}:${state.modifiedMs}:${state.changedMs}`;
   }
 
   /** All of it is looked at through one form; that one is synced. */
@@ -208,8 +216,4 @@ function isOfThisPlace(
   const ancestors = lineage?.entries.map((entry) => entry.timeline);
   return firstPage !== undefined &&
     firstPageProblem(firstPage, { identity, startLsn, timeline, ancestors }) === undefined;
-}
-
-function textOf(found: FoundForm | undefined): string {
-  return found === undefined ? "-" : `${found.path}:${found.entry.inode}:${found.entry.bytes}`;
 }

@@ -1196,3 +1196,52 @@ test("receiveWal() writes down that what was only begun is left over, so that it
   assert.equal(run.journal.findLast((line) => line.startsWith("start")), "start 1 0/800000");
   await run.stop();
 });
+
+test("receiveWal() writes down that an old timeline's end is left over as soon as its successor is here, not at the next connection", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 3);
+      server.flushLsn = at(3.5);
+      server.onStart = (source) => source.sendUpTo(server.flushLsn);
+    },
+  });
+  await settled();
+  const { server, archive } = run;
+  server.timeline = 2;
+  server.histories.set(2, "1\t0/380000\tno recovery target specified\n");
+  server.flushLsn = at(9.5);
+  server.source.end({ kind: "timeline", nextTimeline: timelineId(2), switchLsn: at(3.5) });
+  archive.unfinished.add("1/3");
+  await pass(run, 5000);
+  archive.addSegments(2, 3, 9);
+  await pass(run, 120_000);
+  assert.deepEqual(archive.healed, [{ timeline: timelineId(2), firstNumber: number(3), endNumber: number(4) }]);
+  // All that is old is removed, from the server too; what was begun stays where it is.
+  archive.complete.clear();
+  archive.addSegments(2, 7, 9);
+  server.removedBelow = at(7);
+  server.source.fail(new ConnectionError("closed", "gone"));
+  await pass(run, 10_000);
+  assert.deepEqual(archive.missing, []);
+  assert.equal(run.journal.findLast((line) => line.startsWith("start")), "start 2 0/900000");
+  await run.stop();
+});
+
+test("receiveWal() behind an open gap writes down what is left over, without waiting for the gap", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 4);
+      archive.addSegments(1, 6, 8);
+      archive.recorded.push({ timeline: timelineId(1), firstNumber: number(4), endNumber: number(6) });
+      archive.unfinished.add("1/2");
+      server.flushLsn = at(9.5);
+    },
+  });
+  await pass(run, 10_000);
+  assert.deepEqual(run.archive.healed, [{
+    timeline: timelineId(1),
+    firstNumber: number(2),
+    endNumber: number(3),
+  }]);
+  await run.stop();
+});
