@@ -88,8 +88,16 @@ export class RangeProof {
       [before, own] = [own, behind];
     }
     // A power cut must not take a name away that counts from now on.
-    if (this.#isSyncDue) await disk.syncDirectory(".");
-    this.#isSyncDue = false;
+    if (this.#isSyncDue) {
+      // Before: what another call proves meanwhile is due again.
+      this.#isSyncDue = false;
+      try {
+        await disk.syncDirectory(".");
+      } catch (error) {
+        this.#isSyncDue = true;
+        throw error;
+      }
+    }
     return unproven;
   }
 

@@ -32,7 +32,7 @@ export interface GapWatchOptions {
   readonly openGaps: readonly SegmentRun[];
   /** Recorded to be missing there, and here by name: a gap until it is proven. */
   readonly unproven: readonly SegmentRun[];
-  /** Segments that are to be proven and written down to have been here, though nothing waits for that. */
+  /** Segments that are to be proven and written down to have been here when they are, though nothing waits for that. */
   readonly passed: readonly SegmentRun[];
   /** Is told why a gap stays one though all of it is here by name. */
   onUnproven(gap: SegmentRun, segments: readonly UnprovenSegment[]): void;
@@ -75,14 +75,27 @@ export class GapWatch {
 
   /** Until nothing is missing any more, or it is told to stop: then neither a disk nor a server is waited for. */
   async run(signal: AbortSignal): Promise<void> {
-    const watching = async () => {
-      await this.#watch(signal);
-      for (const run of this.options.passed) await this.#quietly(() => this.#pass(run, signal));
-    };
-    await Promise.race([watching(), untilAborted(signal)]);
+    // A gap may stay open for ever.
+    const watching = Promise.all([this.#watch(signal), this.#passAll(signal)]);
+    await Promise.race([watching, untilAborted(signal)]);
   }
 
   /** What is old may be removed some day: then this tells that nothing is missing before what is left. */
+  async #passAll(signal: AbortSignal): Promise<void> {
+    const { archive, clock, passed } = this.options;
+    for (const { timeline, ...run } of passed) {
+      for (const number of numbersOf(run)) {
+        let isHere = false;
+        while (!isHere && !signal.aborted) {
+          await this.#quietly(async () => void (isHere = await archive.hasSegment({ timeline, number })));
+          if (!isHere) await waitFor(ROUND_INTERVAL_MS, clock, signal);
+        }
+        const endNumber = number + 1n as SegmentNumber;
+        await this.#quietly(() => this.#pass({ timeline, firstNumber: number, endNumber }, signal));
+      }
+    }
+  }
+
   async #pass(run: SegmentRun, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return;
     const { archive } = this.options;

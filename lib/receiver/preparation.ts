@@ -60,7 +60,7 @@ export interface Prepared {
   readonly openGaps: readonly SegmentRun[];
   /** Recorded to be missing below there, and here by name: not proven yet. */
   readonly unproven: readonly SegmentRun[];
-  /** Segments that shall be known to have been here, and are not yet: see `passedBegins`. */
+  /** Segments that shall be known to have been here, and are not yet, or are to come: see `passedBegins`. */
   readonly passed: readonly SegmentRun[];
   /** What the ledger tells of it; what an earlier process wrote may not be durable. */
   readonly claims: readonly LedgerClaim[];

@@ -118,23 +118,23 @@ export function unprovenBelow(view: LineageView, endNumber: SegmentNumber): read
 
 /**
  * Segments that a lineage's begin can be told from when what is old is removed some day: the first ones behind what was
- * only begun, and is left over since something complete stands in its place or behind a gap there.
+ * only begun, and is left over since something complete stands in its place or behind a gap there, or is to come there: the
+ * end of a timeline and the start of a gap are never received again.
  *
  * Once they are known to have been here, what was begun before them is no reason to receive from there on.
  */
 export function passedBegins(view: LineageView): readonly SegmentRun[] {
-  const { contents: { runs }, lineage, segmentSize: size } = view;
+  const { contents: { runs, unfinished, gaps }, lineage, segmentSize: size } = view;
   const here = onLineage(runs, view);
-  const begun = view.contents.unfinished.filter((held) => beginsOnLineage(held, lineage, size));
-  const behind = begun.map(({ number }) => behindGap(number, view)).map((firstNumber) => ({
-    firstNumber,
-    endNumber: firstNumber + 1n as SegmentNumber,
+  const healed = onLineage(gaps.healed, view);
+  const begun = unfinished.filter((held) => beginsOnLineage(held, lineage, size));
+  return joinedRuns(begun.flatMap(({ timeline, number }) => {
+    const firstNumber = behindGap(number, view);
+    const piece = { firstNumber, endNumber: firstNumber + 1n as SegmentNumber };
+    const isReceivedAgain = firstNumber === number && timelineOfSegment(lineage, number, size) === timeline;
+    const isLeftOver = !isReceivedAgain || covers(here, piece);
+    return isLeftOver && !covers(healed, piece) ? byTimeline(piece, view) : [];
   }));
-  const healed = onLineage(view.contents.gaps.healed, view);
-  return joinedRuns(
-    behind.filter((piece) => covers(here, piece) && !covers(healed, piece))
-      .flatMap((piece) => byTimeline(piece, view)),
-  );
 }
 
 /** The ranges' pieces below a segment: each is as a whole in or out of every one of them. */

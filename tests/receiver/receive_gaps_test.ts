@@ -1215,7 +1215,11 @@ test("receiveWal() writes down that an old timeline's end is left over as soon a
   await pass(run, 5000);
   archive.addSegments(2, 3, 9);
   await pass(run, 120_000);
-  assert.deepEqual(archive.healed, [{ timeline: timelineId(2), firstNumber: number(3), endNumber: number(4) }]);
+  assert.deepEqual(archive.healed, [{
+    timeline: timelineId(2),
+    firstNumber: number(3),
+    endNumber: number(4),
+  }]);
   // All that is old is removed, from the server too; what was begun stays where it is.
   archive.complete.clear();
   archive.addSegments(2, 7, 9);

@@ -224,6 +224,14 @@ test("passedBegins() names what tells later that what was only begun is left ove
       ["1: 5-6"],
       [run(1, 3, 5)],
     ],
+    ["an old timeline's end, nothing behind it yet", [begun(1, 6)], viewOf([run(1, 1, 6)]), ["2: 6-7"], []],
+    [
+      "the start of a gap, nothing behind it yet",
+      [begun(1, 3)],
+      viewOf([run(1, 1, 3)], [run(1, 3, 5)], [run(1, 3, 5)]),
+      ["1: 5-6"],
+      [run(1, 3, 5)],
+    ],
     ["the growing one", [begun(2, 12)], viewOf([run(1, 1, 6), run(2, 6, 12)]), [], []],
   ];
   for (const [name, unfinished, before, passed, recorded] of rows) {
