@@ -11,6 +11,7 @@ import {
   missingByLedger,
   segmentsOfGap,
 } from "./gaps.ts";
+import { isAnchoredBehind } from "./forward_link.ts";
 import { isSegmentEntry } from "./inventory.ts";
 import { GAP_LEDGER_FILE, SEGMENT_FORMS } from "./layout.ts";
 import { RangeProof, type UnprovenSegment } from "./range_proof.ts";
@@ -28,6 +29,7 @@ interface MissingWal {
 export class GapReceivingArchive extends ReceivingArchive {
   readonly #archive: Archive;
   readonly #proofOn: () => Promise<Archive>;
+  #beside: Promise<Archive> | undefined;
   #proof: RangeProof | undefined;
   readonly #now: () => Date;
 
@@ -101,8 +103,16 @@ export class GapReceivingArchive extends ReceivingArchive {
    * @throws what aborts it, soon.
    */
   async proveSegments(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]> {
-    this.#proof ??= new RangeProof(await this.#proofOn());
+    const archive = await this.#proofArchive();
+    this.#proof ??= new RangeProof(archive);
     return await this.#proof.unproven(run, signal);
+  }
+
+  /** Whether something stands right behind a range, published or growing, that tells which segments belong there. */
+  async isAnchored({ timeline, endNumber }: SegmentRun): Promise<boolean> {
+    const { disk } = await this.#proofArchive();
+    const number = endNumber - 1n as SegmentNumber;
+    return await isAnchoredBehind(disk, { timeline, number, segmentSize: this.#segmentSize });
   }
 
   /** Writes down that these segments are here and proven; durable when it resolves. */
@@ -114,6 +124,14 @@ export class GapReceivingArchive extends ReceivingArchive {
   /** Whatever segment was seen before it was called survives a power cut when it resolves. */
   async syncNames(): Promise<void> {
     await this.#archive.disk.syncDirectory(".");
+  }
+
+  /** Opened once, when it is needed. */
+  #proofArchive(): Promise<Archive> {
+    return this.#beside ??= this.#proofOn().catch((error) => {
+      this.#beside = undefined;
+      throw error;
+    });
   }
 
   get #segmentSize() {

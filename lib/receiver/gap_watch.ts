@@ -28,7 +28,9 @@ export interface GapWatchOptions {
   /** Of a server that has standbys to wait for. */
   readonly gate: FlushGate | undefined;
   readonly segmentSize: SegmentSize;
-  /** Missing below where streaming began: what is missing behind that is no matter of this watch. */
+  /** Where streaming began. */
+  readonly startNumber: SegmentNumber;
+  /** Missing below there: what is missing behind that is no matter of this watch. */
   readonly openGaps: readonly SegmentRun[];
   /** Recorded to be missing there, and here by name: a gap until it is proven. */
   readonly unproven: readonly SegmentRun[];
@@ -170,13 +172,17 @@ export class GapWatch {
 
   /** How far it is with the proof of a gap of which all is here by name; begins it if that is due. */
   async #proofOf(gap: SegmentRun, signal: AbortSignal): Promise<Proof["state"] | "waiting"> {
-    const { clock } = this.options;
+    const { archive, clock } = this.options;
     const key = keyOf(gap);
     let proof = this.#proof;
     const isFree = proof === undefined || proof.state !== "under way";
     const isDue = proof?.key !== key ||
       proof.state === "refused" && clock.nowMs() - proof.endedAtMs >= PROOF_RETRY_MS;
-    if (isFree && isDue) proof = this.#proof = this.#beginProof(gap, key, signal);
+    if (isFree && isDue) {
+      // What the server sends next tells whether it is the WAL that was missing, or another server's.
+      if (gap.endNumber === this.options.startNumber && !await archive.isAnchored(gap)) return "waiting";
+      proof = this.#proof = this.#beginProof(gap, key, signal);
+    }
     if (proof?.key !== key) return "waiting";
     // A short one is worth waiting for; what else is to be looked at does not wait for a long one.
     const late = new AbortController();

@@ -352,7 +352,7 @@ class Receiver {
     },
   ): GapWatch {
     const { archive, clock, log } = this.dependencies;
-    const { segmentSize, systemIdentifier, openGaps, unproven, passed } = prepared;
+    const { plan, segmentSize, systemIdentifier, openGaps, unproven, passed } = prepared;
     const heal = (gaps: readonly SegmentRun[]) => {
       if (this.#healing !== undefined) return;
       this.#heal(gaps, signal).catch((error) => {
@@ -369,6 +369,7 @@ class Receiver {
       log,
       gate,
       segmentSize,
+      startNumber: segmentNumberAt(plan.startLsn, segmentSize),
       openGaps,
       unproven,
       passed,
@@ -400,8 +401,18 @@ class Receiver {
     });
   }
 
-  #warnOfGaps({ openGaps, segmentSize }: Prepared, gate: FlushGate | undefined): void {
+  #warnOfGaps({ openGaps, unproven, segmentSize }: Prepared, gate: FlushGate | undefined): void {
     const [first] = openGaps;
+    const [named] = unproven;
+    if (named !== undefined && gate !== undefined) {
+      this.#reporter.warnOnce("gap is being proven", {
+        gaps: unproven.length,
+        bytes: String(unproven.reduce((sum, gap) => sum + gapFields(gap, segmentSize).bytes, 0n)),
+        firstLsn: gapFields(named, segmentSize).startLsn,
+        hint:
+          "what was missing is here, and commits that wait for this standby go on waiting until every byte was looked at",
+      });
+    }
     if (first === undefined) return;
     const bytes = openGaps.reduce((sum, gap) => sum + gapFields(gap, segmentSize).bytes, 0n);
     this.#reporter.warnOnce("archive has open gaps", {

@@ -145,6 +145,11 @@ export interface GapArchive extends WalArchive {
    * @throws what aborts it, soon.
    */
   proveSegments(run: SegmentRun, signal?: AbortSignal): Promise<readonly UnprovenSegment[]>;
+  /**
+   * Whether something stands right behind a range that tells which segments belong there: another server's look right as
+   * long as nothing does.
+   */
+  isAnchored(run: SegmentRun): Promise<boolean>;
   /** Writes down that these segments are here and proven; durable when it resolves. */
   recordHealed(run: SegmentRun): Promise<void>;
   /** Whatever segment was seen before it was called survives a power cut when it resolves. */

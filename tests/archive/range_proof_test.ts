@@ -14,10 +14,10 @@ import { xxHash32 } from "../../lib/archive/xx_hash32.ts";
 import { realClock } from "../../lib/commands/clock.ts";
 import { segmentNumber } from "../../lib/wal/segment.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { MIB } from "../wal/wal_builder.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
 import { bring, makeArchive } from "./brought_files.ts";
 import { onDisk } from "./on_disk.ts";
-import { type Machine, NAMES, NAMING, onSimDisk, recordEvents, walOf } from "./on_sim_disk.ts";
+import { type Machine, NAMES, NAMING, onSimDisk, recordEvents, START, walOf } from "./on_sim_disk.ts";
 
 const WAL = walOf({ bytes: 5 * MIB });
 const segmentOf = (index: number, wal = WAL) => wal.slice(index * MIB, (index + 1) * MIB);
@@ -144,6 +144,37 @@ test("proveSegments() looks again when a segment or its neighbour was written ov
     assert.deepEqual(await unproven(), [], "what the neighbour spoke against counts no more");
     writeOver(THIRD, segmentOf(2).fill(0, MIB / 2));
     assert.ok((await unproven()).includes(THIRD), "it is not what was proven");
+  }));
+
+test("isAnchored() tells whether a clone's WAL up to a range's end would be found out", () =>
+  onSimDisk(async ({ disk, clock }) => {
+    const wal = (partsAt: number) => {
+      const records = Array.from(
+        { length: 1000 },
+        (_, index) => ({ totalBytes: index < partsAt ? 5000 : 5024 }),
+      );
+      const { segments } = buildWal({ startLsn: START, segmentBytes: MIB, records });
+      return (index: number) => segments[index]!;
+    };
+    // It parted inside the range's first segment.
+    const [right, clone] = [wal(Infinity), wal(300)];
+    const archive = await makeArchive(disk);
+    await bring(disk, FIRST, { [FIRST]: right(0) });
+    await copy(disk, SECOND, clone(1));
+    await copy(disk, THIRD, clone(2));
+    const options = { clock, events: recordEvents(), now: () => new Date(0) };
+    const receiving = new GapReceivingArchive(archive, options);
+    assert.deepEqual(await receiving.proveSegments(RANGE), [], "nothing speaks against it yet");
+    assert.equal(await receiving.isAnchored(RANGE), false);
+    const file = await disk.create(`inprogress/${FOURTH}`, 0o600);
+    await file.truncate(MIB);
+    await file.write(right(3).slice(0, 2000), 0);
+    assert.equal(await receiving.isAnchored(RANGE), false, "no whole record");
+    await file.write(right(3).slice(0, 300_000), 0);
+    await file.close();
+    assert.equal(await receiving.isAnchored(RANGE), true);
+    const later = new GapReceivingArchive(archive, options);
+    assert.deepEqual((await later.proveSegments(RANGE)).map(({ name }) => name), [THIRD]);
   }));
 
 test("proveSegments() ends soon when it is told to, and goes on where it was", () =>

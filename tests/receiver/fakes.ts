@@ -324,6 +324,13 @@ export class FakeArchive implements GapArchive {
       .map((name) => ({ name, problem: "it is damaged" }));
   }
 
+  /** Something stands right behind every gap. */
+  anchored = true;
+
+  isAnchored(): Promise<boolean> {
+    return Promise.resolve(this.anchored);
+  }
+
   recordHealed(run: SegmentRun): Promise<void> {
     this.healed.push(run);
     return this.#ledger("heal", run);

@@ -1249,3 +1249,42 @@ test("receiveWal() behind an open gap writes down what is left over, without wai
   }]);
   await run.stop();
 });
+
+test("receiveWal() tells no flush position behind a gap that is filled right up to the stream before that vouches for it", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 8);
+      archive.recorded.push({ timeline: timelineId(1), firstNumber: number(2), endNumber: number(8) });
+      archive.anchored = false;
+      server.flushLsn = at(9.5);
+      server.settings.set("synchronous_standby_names", "walvault");
+    },
+  });
+  await pass(run, 20_000);
+  assert.equal(run.archive.proofs, 0);
+  assert.ok(run.server.source.statuses.length > 0 && toldZero(run));
+  run.archive.anchored = true;
+  run.server.source.sendUpTo(at(9.5));
+  await pass(run, 5000);
+  assert.equal(run.server.source.statuses.at(-1)?.flushLsn, at(9.5));
+  assert.equal(run.archive.healed.length, 1);
+  await run.stop();
+});
+
+test("receiveWal() whose gap stays one until it is proven says why commits wait", async () => {
+  for (const waits of [true, false]) {
+    const run = await startFilled(({ server, archive }) => {
+      archive.proving = new Promise(() => {});
+      if (!waits) server.settings.delete("synchronous_standby_names");
+    });
+    await pass(run, 5000);
+    const told = run.entries.filter(({ event }) => event === "gap is being proven");
+    assert.equal(told.length, waits ? 1 : 0);
+    if (waits) {
+      assert.equal(told[0]?.level, "warn");
+      assert.deepEqual(told[0]?.fields["firstLsn"], "0/200000");
+      assert.match(String(told[0]?.fields["hint"]), /commits that wait for this standby go on waiting/);
+    }
+    await run.stop();
+  }
+});
