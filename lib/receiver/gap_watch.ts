@@ -70,6 +70,8 @@ export class GapWatch {
   #mark: string | undefined;
   /** One at a time: it reads all of a gap. */
   #proof: Proof | undefined;
+  /** Gaps that are proven and written down to be healed, whichever proof came after theirs before that was seen. */
+  readonly #healed = new Set<string>();
 
   constructor(private readonly options: GapWatchOptions) {
     this.#open = [...options.openGaps, ...options.unproven].map((gap) => ({ gap, rest: gap }));
@@ -174,6 +176,7 @@ export class GapWatch {
   async #proofOf(gap: SegmentRun, signal: AbortSignal): Promise<Proof["state"] | "waiting"> {
     const { archive, clock } = this.options;
     const key = keyOf(gap);
+    if (this.#healed.has(key)) return "proven";
     let proof = this.#proof;
     const isFree = proof === undefined || proof.state !== "under way";
     const isDue = proof?.key !== key ||
@@ -205,6 +208,7 @@ export class GapWatch {
           return "refused";
         }
         await archive.recordHealed(gap);
+        this.#healed.add(key);
         return "proven";
       } catch (error) {
         if (!signal.aborted) log.warn("gap not proven", { error: messageChain(error) });

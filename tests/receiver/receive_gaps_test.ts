@@ -1288,3 +1288,36 @@ test("receiveWal() whose gap stays one until it is proven says why commits wait"
     await run.stop();
   }
 });
+
+test("receiveWal() writes down once that a gap is healed, while another one that is not proven is looked at again and again", async () => {
+  const run = await startReceiving({
+    prepare: ({ server, archive }) => {
+      archive.addSegments(1, 0, 8);
+      for (const [first, end] of [[1, 2], [4, 6]] as const) {
+        archive.recorded.push({
+          timeline: timelineId(1),
+          firstNumber: number(first),
+          endNumber: number(end),
+        });
+      }
+      archive.damaged.add("1/1");
+      for (const each of ["1/1", "1/4", "1/5"]) archive.complete.delete(each);
+      server.flushLsn = at(9.5);
+      server.onStart = (source) => source.sendUpTo(server.flushLsn);
+      server.settings.set("synchronous_standby_names", "walvault");
+    },
+  });
+  const { archive, clock } = run;
+  const prove = archive.proveSegments.bind(archive);
+  // A long one: longer than the time between two looks.
+  archive.proveSegments = async (gap, signal) => {
+    if (gap.firstNumber === 4n) await new Promise<void>((resolve) => clock.setTimer(3000, resolve));
+    return await prove(gap, signal);
+  };
+  archive.addSegments(1, 1, 6);
+  await pass(run, 120_000);
+  assert.equal(archive.healed.length, 1);
+  assert.deepEqual(run.lines("info").filter((line) => line === "gap healed"), ["gap healed"]);
+  assert.ok(toldZero(run));
+  await run.stop();
+});
