@@ -152,6 +152,8 @@ export class GapWatch {
     const healed: OpenGap[] = [];
     for (const { gap, rest } of kept) {
       const seen = { gap, rest: await this.#unseenOf(rest) };
+      // Soon the disk is closed: nothing may be begun on it any more.
+      if (signal.aborted) return;
       if (seen.rest.firstNumber < seen.rest.endNumber) open.push(seen);
       else {
         const state = await this.#proofOf(gap, signal);
@@ -184,6 +186,7 @@ export class GapWatch {
     if (isFree && isDue) {
       // What the server sends next tells whether it is the WAL that was missing, or another server's.
       if (gap.endNumber === this.options.startNumber && !await archive.isAnchored(gap)) return "waiting";
+      if (signal.aborted) return "waiting";
       proof = this.#proof = this.#beginProof(gap, key, signal);
     }
     if (proof?.key !== key) return "waiting";

@@ -1321,3 +1321,29 @@ test("receiveWal() writes down once that a gap is healed, while another one that
   assert.ok(toldZero(run));
   await run.stop();
 });
+
+test("receiveWal() that has ended begins no proof of a gap, whatever its disk still had to say", async () => {
+  for (const asked of ["segment", "anchor"]) {
+    const run = await startReceiving({
+      prepare: ({ server, archive }) => {
+        archive.addSegments(1, 0, 6);
+        archive.recorded.push({ timeline: timelineId(1), firstNumber: number(6), endNumber: number(8) });
+        server.flushLsn = at(9.5);
+        server.settings.set("synchronous_standby_names", "walvault");
+      },
+    });
+    const { archive } = run;
+    const answer = Promise.withResolvers<boolean>();
+    if (asked === "segment") archive.hasSegment = () => answer.promise;
+    else {
+      archive.addSegments(1, 6, 8);
+      archive.isAnchored = () => answer.promise;
+    }
+    await pass(run, 5000);
+    await run.stop();
+    assert.equal(run.outcome.value, "stopped");
+    answer.resolve(true);
+    await settled();
+    assert.equal(archive.proofs, 0, asked);
+  }
+});
