@@ -2,6 +2,8 @@ import process from "node:process";
 import { Archive } from "../archive/archive.ts";
 import { openDirectDisk } from "../archive/direct_disk.ts";
 import { errorCode } from "../archive/durable.ts";
+import { isAnchoredBehind } from "../archive/forward_link.ts";
+import { NOTHING_BEHIND_YET } from "../archive/gap_filler.ts";
 import {
   encodeGapAcceptance,
   encodeGapHealing,
@@ -10,10 +12,12 @@ import {
   type GapRange,
   segmentsOfGap,
 } from "../archive/gaps.ts";
+import { nameOf } from "../archive/layout.ts";
 import { RangeProof, type UnprovenSegment } from "../archive/range_proof.ts";
 import type { HealedGap } from "../receiver/healing.ts";
+import type { SegmentRun } from "../wal/lineage.ts";
 import { formatLsn, type Lsn } from "../wal/lsn.ts";
-import { segmentFloor, type SegmentSize } from "../wal/segment.ts";
+import { segmentFloor, type SegmentNumber, type SegmentSize } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 import { archiveDirectory } from "./archive_directory.ts";
 import { type ArchiveGaps, findGaps, isMissing, isOpen } from "./archive_gaps.ts";
@@ -123,12 +127,29 @@ async function proveFilled(archive: Archive, signal: AbortSignal): Promise<reado
     const found = await proof.unproven(run, signal);
     unproven.push(...found);
     if (found.length > 0) continue;
+    if (!await isVouchedFor(archive, run, { gaps, segmentSize })) {
+      const last = { timeline: run.timeline, number: run.endNumber - 1n as SegmentNumber };
+      unproven.push({ name: nameOf(last, segmentSize), problem: NOTHING_BEHIND_YET });
+      continue;
+    }
     const healedAt = new Date().toISOString();
     await archive.appendToLedger(encodeGapHealing({ ...gapOfSegments(run, segmentSize), healedAt }));
   }
   // Its disk may have been taken away meanwhile: then the lines went into what lies below the mount point.
   await archive.confirm();
   return unproven;
+}
+
+/** Another server's WAL looks right as long as nothing stands behind it; what is missing there will be tied to it. */
+async function isVouchedFor(
+  { disk }: Archive,
+  { timeline, endNumber }: SegmentRun,
+  { gaps, segmentSize }: Pick<ArchiveGaps, "gaps" | "segmentSize">,
+): Promise<boolean> {
+  const isGapBehind = gaps.filter(({ state }) => state !== "unproven")
+    .some((gap) => segmentsOfGap(gap, segmentSize).firstNumber === endNumber);
+  const number = endNumber - 1n as SegmentNumber;
+  return isGapBehind || await isAnchoredBehind(disk, { timeline, number, segmentSize });
 }
 
 /** Whoever only reads need not be the owner. */

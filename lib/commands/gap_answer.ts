@@ -1,3 +1,4 @@
+import { NOTHING_BEHIND_YET } from "../archive/gap_filler.ts";
 import { type Gap, type GapRange, type GapRecord, segmentsOfGap } from "../archive/gaps.ts";
 import { nameOf } from "../archive/layout.ts";
 import type { UnprovenSegment } from "../archive/range_proof.ts";
@@ -224,8 +225,10 @@ export function healText({ results, unproven, after }: HealReport, path: string)
       ),
     ];
   });
-  lines.push(...unproven.map(({ name, problem }) => `${name} is here, and not what is missing: ${problem}`));
-  if (unproven.length > 0) lines.push("move away what is not what is missing, and heal again");
+  lines.push(...unproven.map(({ name, problem }) => `${name} is here, and not proven: ${problem}`));
+  if (unproven.some(({ problem }) => problem !== NOTHING_BEHIND_YET)) {
+    lines.push("move away what is not what is missing, and heal again");
+  }
   const open = after.gaps.filter(isOpen).length;
   lines.push(
     open === 0

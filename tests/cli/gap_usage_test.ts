@@ -8,7 +8,7 @@ import { encodeGapRecord } from "../../lib/archive/gaps.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { lsn } from "../../lib/wal/lsn.ts";
 import { timelineId } from "../../lib/wal/timeline.ts";
-import { IDENTITY } from "../archive/on_sim_disk.ts";
+import { IDENTITY, walOf } from "../archive/on_sim_disk.ts";
 import { inTemporaryDirectory } from "../archive/temporary_directory.ts";
 import { programWords } from "../postgres/receiver.ts";
 import { MIB } from "../wal/wal_builder.ts";
@@ -119,5 +119,48 @@ open   1         0/600000  0/700000  1         1.0 MB  000000010000000000000006
       assert.equal(code, 0);
       fs.appendFileSync(join(directory, "gaps.jsonl"), '{"walvault":"gap","ver');
       assert.match(walvault("gap", "list", d).stdout, /1 line of gaps\.jsonl can't be read/);
+    }),
+);
+
+test(
+  "gap heal writes down no gap as healed while nothing stands behind what fills it, and a clone's WAL would look right",
+  { timeout },
+  () =>
+    inTemporaryDirectory((directory) => {
+      const d = `--archive=${directory}`;
+      const wal = walOf({ bytes: 5 * MIB });
+      const put = (name: string, index: number) =>
+        fs.writeFileSync(join(directory, name), wal.subarray(index * MIB, (index + 1) * MIB), {
+          mode: 0o600,
+        });
+      fs.writeFileSync(join(directory, "archive.json"), encodeIdentity(IDENTITY));
+      fs.mkdirSync(join(directory, "inprogress"));
+      for (const index of [0, 1, 2]) put(`00000001000000000000000${3 + index}`, index);
+      const ledger = join(directory, "gaps.jsonl");
+      fs.writeFileSync(
+        ledger,
+        encodeGapRecord({
+          timeline: timelineId(1),
+          startLsn: lsn(0x400000n),
+          endLsn: lsn(0x600000n),
+          recordedAt: "2026-01-01T00:00:00.000Z",
+          reason: "no server has it any more",
+          server: "db:5432",
+          answer: "it has been removed",
+        }),
+        { mode: 0o600 },
+      );
+      const early = walvault("gap", "heal", d, "-q");
+      assert.equal(early.code, 1, early.stdout + early.stderr);
+      assert.match(
+        early.stdout,
+        /^000000010000000000000005 is here, and not proven: nothing stands right behind it yet/,
+      );
+      assert.doesNotMatch(early.stdout, /move away/);
+      assert.doesNotMatch(fs.readFileSync(ledger, "utf8"), /"healed"/);
+      put("inprogress/000000010000000000000006", 3);
+      const { code, stdout, stderr } = walvault("gap", "heal", d, "-q");
+      assert.equal(code, 0, stdout + stderr);
+      assert.match(fs.readFileSync(ledger, "utf8"), /"healed"/);
     }),
 );
