@@ -13,7 +13,6 @@ import {
   gapsOf,
   healedGaps,
   missingByLedger,
-  openGaps,
   parseLedger,
 } from "../../lib/archive/gaps.ts";
 import { appendToLedger, readLedger } from "../../lib/archive/gap_ledger_file.ts";
@@ -237,7 +236,6 @@ for (const [name, lineage] of Object.entries(HISTORIES)) {
           return list;
         });
       assert.deepEqual(spread(gapsOf(view)), want, states.join(", "));
-      assert.deepEqual(spread(openGaps(view)), want.filter((line) => !line.endsWith("accepted")));
       assert.equal(healedGaps(view).length, states.filter((state) => state === "complete recorded").length);
     }
   });
