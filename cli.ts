@@ -1,18 +1,11 @@
 import process from "node:process";
-import { Command, CommanderError } from "commander";
+import type { ServerCommand } from "./lib/commands/command_line.ts";
 import { type CommandContext, EXIT, type FailureExits, hintOf, UsageError } from "./lib/commands/context.ts";
-import { fetchCommand } from "./lib/commands/fetch_options.ts";
-import { findCommand } from "./lib/commands/find_options.ts";
-import { gapCommand } from "./lib/commands/gap_options.ts";
+import { FETCH_TABLE, type FetchCommandOptions } from "./lib/commands/fetch_options.ts";
 import { maskSecrets } from "./lib/commands/mask_secrets.ts";
 import { standardOutput } from "./lib/commands/output.ts";
-import { initCommand } from "./lib/commands/init_options.ts";
-import { pushCommand } from "./lib/commands/push_options.ts";
-import { receiveCommand } from "./lib/commands/receive_options.ts";
-import { statusCommand } from "./lib/commands/status_options.ts";
-import { verifyCommand } from "./lib/commands/verify_options.ts";
-import { VERSION } from "./lib/commands/version.ts";
-import { asCommand } from "./lib/compat/as_options.ts";
+import { plainCall } from "./lib/commands/plain_call.ts";
+import { PUSH_TABLE, type PushCommandOptions } from "./lib/commands/push_options.ts";
 import { originalCall, runOriginal } from "./lib/compat/originals.ts";
 import { messageChain } from "./lib/log.ts";
 
@@ -82,106 +75,62 @@ let uncaught = false;
 /** An operation has not returned when its time was over. */
 let hanging = false;
 
-/** All commands; each is loaded when it is needed: a program that only tells its version starts faster. */
-function commands(settle: (exitCode: number) => void): readonly Command[] {
-  const push = () =>
-    pushCommand(async (paths, options) => {
-      const { push } = await import("./lib/commands/push.ts");
-      settle(await push(paths, options, { ...context, hangs: () => hanging = true }));
+const PUSH: ServerCommand = {
+  table: PUSH_TABLE,
+  async run({ operands, options }) {
+    const { push } = await import("./lib/commands/push.ts");
+    return await push(operands, options as unknown as PushCommandOptions, {
+      ...context,
+      hangs: () => hanging = true,
     });
-  const fetch = () =>
-    fetchCommand(async (words, options) => {
-      failOnUncaught();
-      const { fetch } = await import("./lib/commands/fetch.ts");
-      settle(await fetch(words, options, context));
-    });
-  // A server waits for these at every segment, and to make all the others takes as long as to load one of them.
-  if (process.argv[2] === "push") return [push()];
-  if (process.argv[2] === "fetch") return [fetch()];
-  return [
-    receiveCommand(async (options) => {
-      stopBySignals();
-      const { receive } = await import("./lib/commands/receive.ts");
-      settle(await receive(options, context));
-    }),
-    initCommand(async (options) => {
-      const { init } = await import("./lib/commands/init.ts");
-      settle(await init(options, context));
-    }),
-    push(),
-    fetch(),
-    findCommand(async (options) => {
-      const { find } = await import("./lib/commands/find.ts");
-      settle(await find(options, context));
-    }),
-    verifyCommand(async (options) => {
-      stopBySignals();
-      const { verify } = await import("./lib/commands/verify.ts");
-      settle(await verify(options, context));
-    }),
-    statusCommand(async (files, options) => {
-      const { status } = await import("./lib/commands/status.ts");
-      settle(await status(files, options, context));
-    }),
-    gapCommand({
-      async list(options) {
-        const { gapList } = await import("./lib/commands/gap.ts");
-        settle(await gapList(options, context));
-      },
-      async accept(options) {
-        const { gapAccept } = await import("./lib/commands/gap.ts");
-        settle(await gapAccept(options, context));
-      },
-      async heal(options) {
-        stopBySignals();
-        const { gapHeal } = await import("./lib/commands/gap.ts");
-        settle(await gapHeal(options, context));
-      },
-    }),
-    asCommand(),
-  ];
-}
+  },
+};
 
-async function main(failureExits: FailureExits): Promise<number> {
+const FETCH: ServerCommand = {
+  table: FETCH_TABLE,
+  async run({ operands: [file = "", target = ""], options }) {
+    failOnUncaught();
+    const { fetch } = await import("./lib/commands/fetch.ts");
+    return await fetch({ file, target }, options as unknown as FetchCommandOptions, context);
+  },
+};
+
+/** Does what a command line says; resolves to the exit code. */
+async function run(words: readonly string[], exits: FailureExits): Promise<number> {
   const original = originalCall(process);
   if (original !== undefined) return await runOriginal(original, { ...context, stopBySignals });
-  let exitCode: number = EXIT.done;
-  const configure = (command: Command, hint: string) =>
-    command.exitOverride().configureOutput({
-      writeOut: (text) => context.stdout.write(text),
-      writeErr: (text) => context.stderr.write(maskSecrets(text)),
-    }).showHelpAfterError(`hint: Try "${hint}"`);
-  const program = configure(new Command("walvault"), "walvault --help")
-    .description(
-      "Keeps every PostgreSQL commit safe on another machine: streams WAL record by record into an archive.",
-    )
-    .version(`walvault ${VERSION}`, "-V, --version", "print the version");
-  for (const command of commands((code) => exitCode = code)) {
-    program.addCommand(configure(command, `walvault ${command.name()} --help`));
-    // They inherit nothing of it.
-    for (const each of command.commands) configure(each, `walvault ${command.name()} ${each.name()} --help`);
+  const [name, ...rest] = words;
+  for (const { table, run } of [PUSH, FETCH]) {
+    const call = table.name === name ? plainCall(rest, table) : undefined;
+    if (call !== undefined) return await run(call);
   }
+  const [{ runCommandLine }, { asCommand }] = await Promise.all([
+    import("./lib/commands/command_line.ts"),
+    import("./lib/compat/as_options.ts"),
+  ]);
+  const place = { ...context, stopBySignals, push: PUSH, fetch: FETCH, others: [asCommand()] };
+  const exitCode = await runCommandLine(words, place, exits);
+  if (exitCode !== "helped") return exitCode;
+  // Help is no file: a server that gets 0 looks for its target.
+  return namesRestoreTarget(words) ? exits.usage : EXIT.done;
+}
+
+async function main(words: readonly string[], exits: FailureExits): Promise<number> {
   try {
-    if (process.argv.length <= 2) program.help({ error: true });
-    await program.parseAsync(process.argv);
-    return exitCode;
+    return await run(words, exits);
   } catch (error) {
-    if (error instanceof CommanderError) {
-      // Help is no file: a server that gets 0 looks for its target.
-      const helped = error.exitCode === 0 && !namesRestoreTarget(process.argv.slice(2));
-      return helped ? EXIT.done : failureExits.usage;
-    }
     context.stderr.write(`walvault: ${maskSecrets(messageChain(error))}\n`);
     const hint = hintOf(error);
     if (hint !== undefined) context.stderr.write(`hint: ${maskSecrets(hint)}\n`);
-    return error instanceof UsageError ? failureExits.usage : failureExits.failed;
+    return error instanceof UsageError ? exits.usage : exits.failed;
   }
 }
 
-const failureExits = failureExitsOf(process.argv.slice(2));
+const words = process.argv.slice(2);
+const failureExits = failureExitsOf(words);
 // Also when it never settles: nothing is left to do then, and nothing was done.
 process.exitCode = failureExits.failed;
-main(failureExits).then((exitCode) => {
+main(words, failureExits).then((exitCode) => {
   process.exitCode = uncaught ? failureExits.failed : exitCode;
   // Bun waits for calls on its own threads to return, and a server's archiver would wait with it. What is to be told was
   // written at once, and what hangs is neither acknowledged nor cut short: the kernel ends it, or it takes effect.

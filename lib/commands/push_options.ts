@@ -1,5 +1,5 @@
-import { Command, Option } from "commander";
 import type { Compression } from "../archive/compression.ts";
+import type { CommandTable } from "./command_table.ts";
 import type { Verbosity } from "./context.ts";
 import { compressionOption, secondsOption } from "./parse_values.ts";
 
@@ -11,39 +11,41 @@ export interface PushCommandOptions extends Verbosity {
   readonly compress?: Compression | undefined;
 }
 
-/** `push` for the command line: its options, and what it does. */
-export function pushCommand(
-  run: (paths: readonly string[], options: PushCommandOptions) => Promise<void>,
-): Command {
-  return new Command("push")
-    .summary("archive one file: PostgreSQL's archive_command")
-    .description(
-      "Archives one file that the server hands over: a segment, a partial one, a timeline history or a backup label. " +
-        "When it exits 0 the file is safe on disk in the archive. It shares the archive with receive: whichever " +
-        "comes first publishes a segment, the other compares and agrees.",
-    )
-    .argument("[path...]", "the file, as %p names it")
-    .option(
-      "-d, --archive <directory>",
-      "the archive, made by receive or init (or WALVAULT_ARCHIVE)",
-    )
-    .addOption(
-      new Option("--timeout <seconds>", "give up after this long; the server asks again")
-        .argParser(secondsOption).default(60_000, "60"),
-    )
-    .option(
-      "-Z, --compress <format>",
-      "publish segments compressed: zstd, gzip or lz4, with :LEVEL; readers find either form",
-      compressionOption,
-    )
-    .addOption(
-      new Option("--log-format <format>", "log lines on stderr").choices(["text", "json"]).default("text"),
-    )
-    .option("-v, --verbose", "log also what went as it should")
-    .option("-q, --quiet", "log errors only")
-    .addHelpText(
-      "after",
-      `
+/** The command line of `walvault push`. */
+export const PUSH_TABLE: CommandTable = {
+  name: "push",
+  summary: "archive one file: PostgreSQL's archive_command",
+  description:
+    "Archives one file that the server hands over: a segment, a partial one, a timeline history or a backup label. " +
+    "When it exits 0 the file is safe on disk in the archive. It shares the archive with receive: whichever " +
+    "comes first publishes a segment, the other compares and agrees.",
+  operands: [{ form: "[path...]", description: "the file, as %p names it" }],
+  options: [
+    {
+      flags: "-d, --archive <directory>",
+      description: "the archive, made by receive or init (or WALVAULT_ARCHIVE)",
+    },
+    {
+      flags: "--timeout <seconds>",
+      description: "give up after this long; the server asks again",
+      parse: secondsOption,
+      fallback: { value: 60_000, shown: "60" },
+    },
+    {
+      flags: "-Z, --compress <format>",
+      description: "publish segments compressed: zstd, gzip or lz4, with :LEVEL; readers find either form",
+      parse: compressionOption,
+    },
+    {
+      flags: "--log-format <format>",
+      description: "log lines on stderr",
+      choices: ["text", "json"],
+      fallback: { value: "text" },
+    },
+    { flags: "-v, --verbose", description: "log also what went as it should" },
+    { flags: "-q, --quiet", description: "log errors only" },
+  ],
+  helpText: `
 Examples:
   In postgresql.conf:
     archive_mode = on
@@ -56,6 +58,4 @@ What is no complete segment (NAME.partial, a standby's last one) is kept in inpr
 
 Exit codes:
   0 safe in the archive   1 not archived: the server keeps the file and asks again`,
-    )
-    .action(run);
-}
+};

@@ -6,7 +6,8 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { initCommand } from "../../lib/commands/init_options.ts";
-import { pushCommand } from "../../lib/commands/push_options.ts";
+import { PUSH_TABLE } from "../../lib/commands/push_options.ts";
+import { tableCommand } from "../../lib/commands/table_command.ts";
 import { denoCommand } from "../../tasks/install_locked.ts";
 import { PushPlace, SEGMENT } from "./push_place.ts";
 
@@ -126,7 +127,12 @@ test("walvault push logs as JSON when told so", { timeout }, () => {
   assert.match(line.hint, /walvault init/);
 });
 
-for (const command of [pushCommand(() => Promise.resolve()), initCommand(() => Promise.resolve())]) {
+for (
+  const command of [
+    tableCommand(PUSH_TABLE, () => Promise.resolve()),
+    initCommand(() => Promise.resolve()),
+  ]
+) {
   test(`walvault ${command.name()} --help lists every option, examples and exit codes`, { timeout }, () => {
     const { code, stdout, stderr } = walvault([command.name(), "--help"]);
     assert.equal(code, 0);
