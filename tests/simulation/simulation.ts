@@ -155,6 +155,7 @@ class Simulation {
   readonly #pushRandom: Random;
   /** Chance of its own: what it does leaves the other disasters as they were. */
   readonly #gapRandom: Random;
+  readonly #wallRandom: Random;
   /** From here on the server has thrown a line of WAL away. */
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
@@ -169,6 +170,7 @@ class Simulation {
     this.#random = random;
     const script = this.#script = new Script(() => this.#scheduler.nowMs, options.only);
     this.#crashRandom = random.fork();
+    this.#wallRandom = new Random(seed + 3_000_000);
     this.#gapRandom = new Random(seed + 7_000_000);
     this.#pushRandom = new Random(seed + 9_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
@@ -526,7 +528,8 @@ class Simulation {
       const receiving = new GapReceivingArchive(archive, {
         clock,
         minimumFree: this.#minimumFree,
-        now: () => new Date(0),
+        // The wall clock jumps as it likes, back too.
+        now: () => new Date(this.#wallRandom.integer(0, 4e12)),
         events: {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) =>
