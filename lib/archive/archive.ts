@@ -10,7 +10,7 @@ import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { adoptFiles, type Adoption, isOfReceivers } from "./adopt.ts";
 import { allEnded } from "./all_ended.ts";
 import { backLinksBefore, type ScanPublished } from "./back_links.ts";
-import { DamagedFileError } from "./damaged_file.ts";
+import { DamagedFileError, formatKind } from "./damaged_file.ts";
 import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
@@ -115,7 +115,7 @@ export class Archive {
     }
     if (root.kind !== "directory") {
       throw new ArchiveError(
-        `Cannot open the archive "${disk.root}": it is a ${root.kind}, want a directory`,
+        `Cannot open the archive "${disk.root}": it is ${formatKind(root.kind)}, want a directory`,
       );
     }
     const identity = await identityRead;
@@ -125,7 +125,9 @@ export class Archive {
       const entry = await looks[index];
       if (entry === undefined || entry.kind === "directory") continue;
       throw new ArchiveError(
-        `Cannot open the archive "${disk.root}": "${directory}" in it is a ${entry.kind}, want a directory`,
+        `Cannot open the archive "${disk.root}": "${directory}" in it is ${
+          formatKind(entry.kind)
+        }, want a directory`,
       );
     }
     return new Archive(disk, options, modesBelow(root), identity);

@@ -94,7 +94,8 @@ export class CopySource {
     const awaited = tiedTo === "behind" && hasLast
       ? await this.filler.whatIsAwaited({ timeline, number: lastNumber })
       : undefined;
-    if (awaited !== undefined) return awaited;
+    if (awaited?.isForEver === true) this.#lacking.add(keyOf(lastNumber));
+    if (awaited !== undefined) return awaited.text;
     for (const number of numbersOf(run, tiedTo === "behind" ? "down" : "up")) {
       signal.throwIfAborted();
       const stop = await this.#bringFirst({ timeline, number, tiedTo }, names);

@@ -10,6 +10,15 @@ export class NotAFileError extends Error {
   override readonly name = "NotAFileError";
 }
 
+/** The code of such an error where its class is lost: on its way from a thread. */
+export const NOT_A_FILE = "ENOTFILE";
+
+/** What opening a file said, with its class. */
+export function asNotAFile(error: unknown): unknown {
+  if (!(error instanceof Error) || (error as { readonly code?: unknown }).code !== NOT_A_FILE) return error;
+  return new NotAFileError(error.message);
+}
+
 /** What stands under a name, in words. */
 export function formatKind(kind: DiskEntry["kind"]): string {
   return kind === "other" ? "a pipe, a socket or a device" : `a ${kind}`;

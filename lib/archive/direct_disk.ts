@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import type { Disk, DiskEntry, DiskFile, NamedEntry } from "./disk.ts";
+import { asNotAFile } from "./damaged_file.ts";
 import { DISK_PROTOCOL, type DiskCall, diskOperations, diskRules } from "./disk_executor.ts";
 
 /** A disk that also opens what somebody else has made, to write it. */
@@ -48,7 +49,9 @@ export function openDirectDisk(root: string): DirectDisk {
     close: () => call({ kind: "close", handle }),
   });
   const open = async (kind: "open" | "openToWrite", path: string): Promise<DiskFile | undefined> => {
-    const handle = await call<number | undefined>({ kind, path });
+    const handle = await call<number | undefined>({ kind, path }).catch((error) => {
+      throw asNotAFile(error);
+    });
     return handle === undefined ? undefined : fileOf(handle);
   };
   return {

@@ -1,3 +1,4 @@
+import { NOT_A_FILE } from "./damaged_file.ts";
 import type { DiskEntry, FileState } from "./disk.ts";
 import type { Parking, ParkingKind } from "./parking.ts";
 import type { ShortRoadRequest, ShortRoadResult } from "./short_road.ts";
@@ -20,6 +21,7 @@ export const DISK_PROTOCOL = {
   slotNumbers: 7,
   /** Bytes of JSON text per slot, for the calls with paths. */
   textBytes: 16384,
+  notAFile: NOT_A_FILE,
   /** What is written past the page cache must be aligned to this, in memory and in the file. */
   directUnit: 4096,
   /** Shorter writes go through the page cache: a commit waits for them, and they end inside a page. */
@@ -98,6 +100,10 @@ export interface DiskRules {
   };
   at(path: string): string;
   describe(stat: import("node:fs").Stats): DiskEntry;
+  /** Why what stands under a name can't be read as a file, with `NOT_A_FILE` as its code; `undefined` when it can. */
+  refusal(stat: import("node:fs").Stats, path: string): Error | undefined;
+  /** Whether it can be no file that was not opened: a socket. */
+  isNoFile(error: unknown): boolean;
   state(stat: import("node:fs").Stats): FileState;
   /**
    * How many bytes of a write go on past the page cache, where memory and file are aligned alike: to copy the bytes
@@ -124,20 +130,38 @@ export interface WritePlace {
  */
 export function diskRules(
   fs: typeof import("node:fs"),
-  { root, pastCache, directUnit, directBytes, cachedBytes }: {
+  { root, pastCache, notAFile, directUnit, directBytes, cachedBytes }: {
     readonly root: string;
     readonly pastCache: boolean;
+    readonly notAFile: string;
     readonly directUnit: number;
     readonly directBytes: number;
     readonly cachedBytes: number;
   },
 ): DiskRules {
   const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, O_RDWR, O_DIRECTORY } = fs.constants;
-  // Absent on systems without it.
-  const { O_DIRECT } = fs.constants as { readonly O_DIRECT?: number };
+  // Absent on systems without them.
+  const { O_DIRECT, O_NONBLOCK } = fs.constants as {
+    readonly O_DIRECT?: number;
+    readonly O_NONBLOCK?: number;
+  };
+  const describe = (stat: import("node:fs").Stats): DiskEntry => ({
+    kind: stat.isFile()
+      ? "file"
+      : stat.isDirectory()
+      ? "directory"
+      : stat.isSymbolicLink()
+      ? "symlink"
+      : "other",
+    bytes: stat.size,
+    mode: stat.mode & 0o7777,
+    ownerId: stat.uid,
+    inode: stat.ino,
+  });
   return {
     flags: {
-      read: O_RDONLY | O_NOFOLLOW,
+      // Whoever opens a pipe for reading waits until somebody opens it for writing.
+      read: O_RDONLY | O_NOFOLLOW | (O_NONBLOCK ?? 0),
       write: O_RDWR | O_NOFOLLOW,
       create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
       append: O_RDWR | O_APPEND | O_NOFOLLOW,
@@ -146,19 +170,15 @@ export function diskRules(
       direct: pastCache && O_DIRECT !== undefined ? O_WRONLY | O_DIRECT | O_NOFOLLOW : undefined,
     },
     at: (path) => (path === "." ? root : root + "/" + path),
-    describe: (stat) => ({
-      kind: stat.isFile()
-        ? "file"
-        : stat.isDirectory()
-        ? "directory"
-        : stat.isSymbolicLink()
-        ? "symlink"
-        : "other",
-      bytes: stat.size,
-      mode: stat.mode & 0o7777,
-      ownerId: stat.uid,
-      inode: stat.ino,
-    }),
+    describe,
+    refusal: (stat, path) => {
+      const { kind } = describe(stat);
+      if (kind === "file") return undefined;
+      const what = kind === "other" ? "a pipe, a socket or a device" : "a " + kind;
+      const text = 'Cannot read "' + root + "/" + path + '": it is ' + what + ", want a file";
+      return Object.assign(new Error(text), { code: notAFile });
+    },
+    isNoFile: (error) => (error as { code?: string }).code === "ENXIO",
     state: (stat) => ({
       inode: stat.ino,
       bytes: stat.size,
@@ -208,6 +228,21 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
       if ((error as { code?: string }).code === "ENOENT") return undefined;
       throw error;
     }
+  };
+  /** A file, and nothing else: `undefined` when the name is free. */
+  const openFile = (path: string): number | undefined => {
+    const handle = unlessAbsent(() => {
+      try {
+        return fs.openSync(at(path), flags.read);
+      } catch (error) {
+        if (!rules.isNoFile(error)) throw error;
+        throw rules.refusal(fs.lstatSync(at(path)), path) ?? error;
+      }
+    });
+    const refusal = handle === undefined ? undefined : rules.refusal(fs.fstatSync(handle), path);
+    if (handle === undefined || refusal === undefined) return handle;
+    fs.closeSync(handle);
+    throw refusal;
   };
   const openDirect = (handle: number, path: string): void => {
     if (flags.direct === undefined) return;
@@ -263,7 +298,7 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
   const call = (request: DiskCall): unknown => {
     switch (request.kind) {
       case "open":
-        return unlessAbsent(() => fs.openSync(at(request.path), flags.read));
+        return openFile(request.path);
       case "openToWrite":
         return unlessAbsent(() => fs.openSync(at(request.path), flags.write));
       case "create": {

@@ -20,6 +20,7 @@ import {
   runDiskThread,
 } from "./disk_executor.ts";
 import { AlignedMemory } from "./aligned_memory.ts";
+import { asNotAFile } from "./damaged_file.ts";
 import { openParking, type Parking } from "./parking.ts";
 import { openSocketCalls, type ShortRoadResult, takeShortRoad } from "./short_road.ts";
 
@@ -142,7 +143,9 @@ await (${runDiskThread})((message) => parentPort.postMessage(message), parts);`;
   }
 
   async open(path: string): Promise<DiskFile | undefined> {
-    const handle = await this.#call({ kind: "open", path }) as number | undefined;
+    const handle = await this.#call({ kind: "open", path }).catch((error) => {
+      throw asNotAFile(error);
+    }) as number | undefined;
     return handle === undefined ? undefined : this.#file(handle);
   }
 

@@ -1,4 +1,5 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
+import { overlap } from "../wal/lineage.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
 import { historyFileName, type TimelineId } from "../wal/timeline.ts";
 import { acceptFile } from "./accept.ts";
@@ -14,11 +15,22 @@ import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile, DiskSpace } from "./disk.ts";
 import { readWhole, removeName } from "./durable.ts";
 import { isAnchoredBehind } from "./forward_link.ts";
+import { segmentsOfGap } from "./gaps.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName, pushedPath } from "./layout.ts";
 import { judgeRoom, type MinimumFree } from "./minimum_free.ts";
 
 /** What is said of a segment for which the time has not come. */
 export const NOTHING_BEHIND_YET = "nothing stands right behind it yet that could vouch for it";
+const NOTHING_BEHIND_EVER =
+  "what follows it was given up, so nothing behind it can vouch for it: walvault gap heal takes it " +
+  "from those that continue what comes before it";
+
+/** Why a segment can't be tied to what stands right behind it. */
+export interface Awaited {
+  readonly text: string;
+  /** Nothing will stand there, as that was given up. */
+  readonly isForEver: boolean;
+}
 
 /** What ties a segment to the archive. */
 export interface Tie {
@@ -51,7 +63,14 @@ export class NoRoomError extends Error {
  * It takes no lock, and works beside a receiver, pushes and others of its kind.
  */
 export class GapFiller {
+  #takenBytes = 0;
+
   constructor(readonly archive: Archive, private readonly options: GapFillerOptions) {}
+
+  /** Grows with every byte of a segment that is brought. */
+  get takenBytes(): number {
+    return this.#takenBytes;
+  }
 
   /**
    * Takes the segment `name` out of a directory; resolves when it is durable under its own name, whoever brought it.
@@ -60,7 +79,21 @@ export class GapFiller {
    */
   async take(name: string, from: BroughtDirectory, tie: Tie): Promise<void> {
     await this.#refuseShortage(name, 1);
-    await this.#accept(name, from, tie);
+    await this.#accept(name, this.#counted(from), tie);
+  }
+
+  #counted(from: BroughtDirectory): BroughtDirectory {
+    return {
+      root: from.root,
+      open: async (path) => {
+        const file = await from.open(path);
+        return file === undefined ? undefined : withRead(file, async (buffer, position) => {
+          const count = await file.read(buffer, position);
+          this.#takenBytes += count;
+          return count;
+        });
+      },
+    };
   }
 
   async #accept(
@@ -90,7 +123,7 @@ export class GapFiller {
   async takeFilled(
     name: string,
     tie: Tie,
-    fill: (file: DiskFile) => Promise<void>,
+    fill: (file: Pick<DiskFile, "write">) => Promise<void>,
   ): Promise<void> {
     const { archive } = this;
     // What is filled, and the copy of it that gets the name.
@@ -100,7 +133,12 @@ export class GapFiller {
     const path = pushedPath(filled, this.options.suffix());
     const file = await archive.disk.create(path, archive.modes.file);
     try {
-      await fill(file);
+      await fill({
+        write: async (bytes, position) => {
+          await file.write(bytes, position);
+          this.#takenBytes += bytes.length;
+        },
+      });
       await this.#accept(name, onlyFile(name, file, archive.disk.root), tie);
     } finally {
       try {
@@ -120,11 +158,19 @@ export class GapFiller {
   async whatIsAwaited(place: {
     readonly timeline: TimelineId;
     readonly number: SegmentNumber;
-  }): Promise<string | undefined> {
+  }): Promise<Awaited | undefined> {
     const { disk, identity } = this.archive;
     if (identity === undefined) throw new Error("Cannot heal a gap: the archive is not made yet");
-    const isAnchored = await isAnchoredBehind(disk, { ...place, segmentSize: identity.segmentSize });
-    return isAnchored ? undefined : NOTHING_BEHIND_YET;
+    const { segmentSize } = identity;
+    if (await isAnchoredBehind(disk, { ...place, segmentSize })) return undefined;
+    const behind = {
+      timeline: place.timeline,
+      firstNumber: place.number + 1n as SegmentNumber,
+      endNumber: place.number + 2n as SegmentNumber,
+    };
+    const isForEver = (await this.archive.ledger()).acceptances
+      .some((range) => overlap(segmentsOfGap(range, segmentSize), behind));
+    return { text: isForEver ? NOTHING_BEHIND_EVER : NOTHING_BEHIND_YET, isForEver };
   }
 
   /** The history that the archive has of a timeline. */
@@ -194,6 +240,19 @@ export function onlyFile(name: string, file: DiskFile, root: string): BroughtDir
   return {
     root,
     open: (path) => Promise.resolve(path === name ? keptOpen(file) : undefined),
+  };
+}
+
+function withRead(file: DiskFile, read: DiskFile["read"]): DiskFile {
+  return {
+    write: (bytes, position) => file.write(bytes, position),
+    truncate: (bytes) => file.truncate(bytes),
+    sync: () => file.sync(),
+    read,
+    bytes: () => file.bytes(),
+    inode: () => file.inode(),
+    state: () => file.state(),
+    close: () => file.close(),
   };
 }
 

@@ -315,11 +315,6 @@ function describe({ holes, unproven }: Unsettled, ledger: GapLedger, size: Segme
   });
 }
 
-/** Those of `gapsOf` that nobody has given up. */
-export function openGaps(view: GapView): readonly Gap[] {
-  return gapsOf(view).filter(({ state }) => state !== "accepted");
-}
-
 /** What was recorded to be missing and is all here again, proven; each range once, the newest record of it. */
 export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   GapView,

@@ -113,10 +113,10 @@ function pageCeiling(at: Lsn): Lsn {
 /** Whether records of the segment at `startLsn` are here: then the server sends them once more. */
 async function comesAgain(disk: Disk, { startLsn, lineage, segmentSize }: OverlapSearch): Promise<boolean> {
   const number = segmentNumberAt(startLsn, segmentSize);
-  for (const entry of await disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
-    const parsed = parseInProgressName(entry, segmentSize);
-    if (parsed?.number !== number || parsed.timeline !== lineage.timeline) continue;
-    const found = await withFile(disk, `${IN_PROGRESS_DIRECTORY}/${entry}`, async (file) => {
+  for (const { name, kind } of await disk.entries(IN_PROGRESS_DIRECTORY) ?? []) {
+    const parsed = parseInProgressName(name, segmentSize);
+    if (parsed?.number !== number || parsed.timeline !== lineage.timeline || kind !== "file") continue;
+    const found = await withFile(disk, `${IN_PROGRESS_DIRECTORY}/${name}`, async (file) => {
       const scanner = new SegmentScanner({ startLsn, segmentSize });
       await readThrough(file, (bytes) => {
         scanner.push(bytes);

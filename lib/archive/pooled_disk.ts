@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { AlignedMemory } from "./aligned_memory.ts";
+import { asNotAFile } from "./damaged_file.ts";
 import type { Disk, DiskEntry, DiskFile, DiskSpace, NamedEntry } from "./disk.ts";
 import { DISK_PROTOCOL, type DiskRules, diskRules } from "./disk_executor.ts";
 import { errorCode } from "./durable.ts";
@@ -54,7 +55,7 @@ class PooledDisk implements Disk {
 
   open(path: string): Promise<DiskFile | undefined> {
     return this.#turns.look(async () => {
-      const handle = await unlessAbsent(this.#open(path, this.#rules.flags.read));
+      const handle = await unlessAbsent(this.#openFile(path));
       return handle === undefined ? undefined : this.#file(handle, undefined);
     });
   }
@@ -146,6 +147,20 @@ class PooledDisk implements Disk {
     const end = this.#turns.idle ? "ended" : "stuck";
     this.#turns.end(new Error("Cannot use the disk: it is closed"));
     return Promise.resolve(end);
+  }
+
+  /** A file, and nothing else. */
+  async #openFile(path: string): Promise<number> {
+    const rules = this.#rules;
+    const handle = await this.#open(path, rules.flags.read).catch(async (error) => {
+      if (!rules.isNoFile(error)) throw error;
+      const stat = await ask<fs.Stats>((done) => fs.lstat(rules.at(path), done));
+      throw asNotAFile(rules.refusal(stat, path) ?? error);
+    });
+    const refusal = rules.refusal(await statHandle(handle), path);
+    if (refusal === undefined) return handle;
+    await closeHandle(handle);
+    throw asNotAFile(refusal);
   }
 
   #open(path: string, flags: number, mode?: number): Promise<number> {

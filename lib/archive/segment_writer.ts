@@ -470,10 +470,11 @@ export class SegmentWriter {
   async #savedCopies(name: string, number: SegmentNumber): Promise<readonly SavedCopy[]> {
     const startLsn = segmentStart(number, this.identity.segmentSize);
     const copies: SavedCopy[] = [];
-    for (const entry of await this.disk.list(IN_PROGRESS_DIRECTORY) ?? []) {
-      const parsed = parseInProgressName(entry, this.identity.segmentSize);
-      if (parsed?.savedCount === undefined || !entry.startsWith(name)) continue;
-      const path = `${IN_PROGRESS_DIRECTORY}/${entry}`;
+    for (const entry of await this.disk.entries(IN_PROGRESS_DIRECTORY) ?? []) {
+      const parsed = parseInProgressName(entry.name, this.identity.segmentSize);
+      // What is no file is no copy of anything.
+      if (parsed?.savedCount === undefined || entry.kind !== "file" || !entry.name.startsWith(name)) continue;
+      const path = `${IN_PROGRESS_DIRECTORY}/${entry.name}`;
       await withFile(this.disk, path, async (file) => {
         const scan = await this.#scan(file, number);
         const validBytes = Number(scan.endLsn - startLsn);

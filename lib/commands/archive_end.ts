@@ -71,10 +71,13 @@ export async function findEnd(archive: ArchiveDirectory, search: EndSearch): Pro
 
 async function lookForEnd(archive: ArchiveDirectory, search: EndSearch): Promise<EndOfLineage> {
   const { lineage, segmentSize: size } = search;
-  const unfinished = (await archive.unfinishedFiles(size)).map((file) => ({
-    file,
-    place: tailPlaces(lineage, file.number, size).find(({ timeline }) => timeline === file.timeline),
-  })).flatMap(({ file, place }) => place === undefined ? [] : [{ file, place }]);
+  const unfinished: Candidate[] = [];
+  for (const file of await archive.unfinishedFiles(size)) {
+    const place = tailPlaces(lineage, file.number, size).find(({ timeline }) => timeline === file.timeline);
+    // What is no file holds no WAL, and is told elsewhere.
+    const kind = place === undefined ? undefined : (await archive.disk.entry(file.path))?.kind;
+    if (place !== undefined && (kind === undefined || kind === "file")) unfinished.push({ file, place });
+  }
   const begin = search.completeEnd ?? least(unfinished.map(({ file }) => file.number));
   if (begin === undefined) {
     return {
@@ -242,7 +245,7 @@ async function lastModified(
   const number = endNumber - 1n as SegmentNumber;
   const path = await publishedPath(archive, tailPlaces(lineage, number, size)[0]!, number, size);
   if (path === undefined) return undefined;
-  // What else stands there is told elsewhere; opening it may take for ever.
+  // What else stands there is told elsewhere.
   if ((await archive.disk.entry(path))?.kind !== "file") return undefined;
   return await withFile(archive.disk, path, async (file) => (await file.state()).modifiedMs);
 }

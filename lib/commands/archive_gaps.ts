@@ -7,10 +7,13 @@ import {
   type GapLedger,
   type GapRecord,
   healedGaps,
+  segmentsOfGap,
 } from "../archive/gaps.ts";
 import { parseHistory } from "../wal/history.ts";
+import { holeBetween } from "../observe/lineage_cover.ts";
+import { onLineage } from "../wal/lineage.ts";
 import type { SegmentSize } from "../wal/segment.ts";
-import type { ArchiveSurvey } from "./archive_survey.ts";
+import type { ArchiveSurvey, LineageSurvey } from "./archive_survey.ts";
 
 /** What is missing in an archive, and what was. */
 export interface ArchiveGaps {
@@ -48,6 +51,28 @@ export async function gapsOfSurvey(
 ): Promise<readonly Gap[]> {
   const ledger = await readLedger(directory.disk) ?? EMPTY_LEDGER;
   return allGaps({ contents: { runs, unfinished }, histories, ledger, segmentSize });
+}
+
+/**
+ * The same lineage with the holes between what was only begun and its first complete segment: of these only the gaps
+ * tell, which know what is left over from before older segments were removed.
+ */
+export function withHolesBefore(
+  lineage: LineageSurvey,
+  gaps: readonly Gap[],
+  segmentSize: SegmentSize,
+): LineageSurvey {
+  const begin = lineage.stretches[0]?.firstNumber;
+  if (begin === undefined) return lineage;
+  const missing = gaps.filter(({ state }) => state === "unrecorded").map((gap) =>
+    segmentsOfGap(gap, segmentSize)
+  );
+  const before = onLineage(missing, { lineage: lineage.lineage, segmentSize })
+    .filter(({ endNumber }) => endNumber <= begin)
+    .map(({ firstNumber: startNumber, endNumber }) =>
+      holeBetween({ startNumber, endNumber }, lineage.lineage, segmentSize)
+    );
+  return { ...lineage, holes: [...before, ...lineage.holes] };
 }
 
 /** True for what somebody has to bring, whether it is written down or not. */

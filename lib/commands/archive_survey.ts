@@ -89,6 +89,7 @@ export async function surveyArchive(directory: ArchiveDirectory): Promise<Archiv
   const histories = await readHistories(directory, names, defects);
   const unfinished = await directory.unfinishedFiles(segmentSize);
   const runs = await steadyRuns(directory, { names: names.root, unfinished, segmentSize });
+  for (const { path } of unfinished) await isFile(directory, path, defects);
   defects.push(...await shortSegments(directory, runs, segmentSize));
   const newestTimeline = maximum([...runs, ...histories, ...unfinished].map(({ timeline }) => timeline));
   return {

@@ -56,12 +56,18 @@ export class Healing {
   readonly #disks: Disk[] = [];
   readonly #told = new Set<string>();
   #opening: Promise<Opened> | undefined;
+  #filler: GapFiller | undefined;
 
   constructor(private readonly options: HealingOptions) {}
 
   /** The archive, on a disk thread of its own. */
   async archive(): Promise<Archive> {
     return (await this.#open()).archive;
+  }
+
+  /** Grows with every byte that is brought. */
+  get takenBytes(): number {
+    return this.#filler?.takenBytes ?? 0;
   }
 
   /** One round, as receive has it: what comes of it is logged. It rejects only when it was told to stop. */
@@ -147,6 +153,7 @@ export class Healing {
       const beside = () => systemIdentifierBeside(peer);
       sources.push(new CopySource(peer, filler, { name: path, places: "all", systemIdentifier: beside }));
     }
+    this.#filler = filler;
     return { archive, sources: [...sources, ...this.#hosts(filler, identity)] };
   }
 

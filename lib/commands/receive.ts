@@ -337,8 +337,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     streamingFrom: () => guardian?.address,
     flushed: () => position === undefined ? Promise.resolve(undefined) : keptWal.at(position),
   });
-  const keepingEnded = new AbortController();
-  const keeping = slots?.run(AbortSignal.any([ended.signal, keepingEnded.signal]));
+  const keeping = slots?.run(AbortSignal.any([context.signal, ended.signal]));
   try {
     const end = await receiveWal(dependencies, {
       slot,
@@ -353,7 +352,7 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
     live.clear();
     if (end === "stopped" && guardian?.halt.aborted && !context.signal.aborted) {
       // It would make those anew that are dropped.
-      keepingEnded.abort();
+      ended.abort();
       await keeping;
       const { identity } = archive;
       const others = hosts.filter(({ name }) => name !== guardian.address);

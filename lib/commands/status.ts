@@ -16,7 +16,7 @@ import { segmentStart } from "../wal/segment.ts";
 import { timelineId } from "../wal/timeline.ts";
 import { unixMicroseconds } from "../wal/timestamp.ts";
 import { archiveDirectory } from "./archive_directory.ts";
-import { gapsOfSurvey } from "./archive_gaps.ts";
+import { gapsOfSurvey, withHolesBefore } from "./archive_gaps.ts";
 import { type CatchUp, watchCatchUp } from "./archive_lag.ts";
 import { type ArchiveSurvey, surveyArchive, withLatestEnd } from "./archive_survey.ts";
 import { newestWindow, recoverableWindow } from "./commit_windows.ts";
@@ -156,6 +156,9 @@ async function makeReport(
     segmentBytes: survey.segmentSize,
   });
   const gaps = await gapsOfSurvey(survey);
+  if (survey.newest !== undefined) {
+    survey = { ...survey, newest: withHolesBefore(survey.newest, gaps, survey.segmentSize) };
+  }
   const problems = problemsOf({
     timeline: survey.newest?.lineage.timeline,
     holes: survey.newest?.holes ?? [],

@@ -81,14 +81,3 @@ function missingEquals(nameStart: number): ConninfoError {
     `Write host=… user=…, or a URI that begins with postgresql://; quote a value that holds a space: '…'`,
   );
 }
-
-/** A keyword/value connection string that parses back to the same settings, every value quoted where needed. */
-export function formatKeywordValue(settings: Readonly<Record<string, string>>): string {
-  return Object.entries(settings).map(([keyword, value]) => `${keyword}=${quoteValue(value)}`).join(" ");
-}
-
-/** One value as a keyword/value connection string takes it: bare when it is simple, else in quotes. */
-export function quoteValue(value: string): string {
-  if (/^[A-Za-z0-9_.,:/@+-]+$/.test(value)) return value;
-  return `'${value.replaceAll(/['\\]/g, "\\$&")}'`;
-}

@@ -1,6 +1,6 @@
 import { type Log, messageChain } from "../log.ts";
 import { WalGapError } from "../wal/errors.ts";
-import { byTimeline, joinedRuns, missingWithin, numbersOf, type SegmentRun } from "../wal/lineage.ts";
+import { joinedRuns, missingWithin, numbersOf, type SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentNumber, segmentNumberAt } from "../wal/segment.ts";
 import type { Clock } from "./clock.ts";
@@ -33,6 +33,8 @@ export interface GapPassingOptions {
   heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void>;
   /** What is being brought in just now, by whatever round. */
   healing(): readonly SegmentRun[];
+  /** Grows with every byte that is brought in. */
+  takenBytes(): number;
   readonly archive: GapArchive;
   readonly clock: Clock;
   readonly log: Log;
@@ -120,20 +122,17 @@ export class GapPassing {
       (source) => askForSegment(source, sought, { clock, timeoutMs }),
       signal,
     );
-    const gaps = byTimeline({
-      firstNumber: number,
-      endNumber: firstBehind(replies) ?? number + 1n as SegmentNumber,
-    }, {
-      lineage,
-      segmentSize,
-    });
-    let broughtCount = 0;
-    if (replies.some((reply) => "answer" in reply && reply.answer.kind === "has")) {
-      await this.#heal(gaps, signal);
-      if (await archive.hasSegment({ timeline: plan.timeline, number })) return this.forget();
-      broughtCount = await this.#countHere([...gaps, ...this.options.healing()]);
-    }
-    const round = { nowMs: clock.nowMs(), broughtCount };
+    // Other archives and kept copies may have it as well, and between what is here already something stands to tie it to.
+    const endNumber = firstBehind(replies) ?? number + 1n as SegmentNumber;
+    const view = { contents: await archive.contents(), lineage, segmentSize };
+    const gaps = missingWithin(view, { firstNumber: number, endNumber });
+    const healing = gaps.length === 0 ? "ended" : await this.#heal(gaps, signal);
+    if (await archive.hasSegment({ timeline: plan.timeline, number })) return this.forget();
+    const round = {
+      nowMs: clock.nowMs(),
+      brought: await this.#brought([...gaps, ...this.options.healing()]),
+      isHealing: healing === "goes on",
+    };
     const { mayPass, lack, firstNumber } = judgeRound(replies, this.#lack, round);
     this.#lack = lack;
     this.#askedAtMs = round.nowMs;
@@ -152,22 +151,29 @@ export class GapPassing {
     this.#passage = { endNumber: firstNumber, server: host.address, words: host.error.words };
   }
 
-  /** A host that would not do for streaming has it. All of it may take long: then the next round finds what came. */
-  async #heal(gaps: readonly SegmentRun[], signal: AbortSignal): Promise<void> {
-    const late = Promise.withResolvers<void>();
-    const cancel = this.options.clock.setTimer(GAP_PATIENCE_MS, () => late.resolve());
+  /** All of it may take long: then the next round finds what came. */
+  async #heal(
+    gaps: readonly SegmentRun[],
+    signal: AbortSignal,
+  ): Promise<"ended" | "goes on" | "stands still"> {
+    const late = Promise.withResolvers<"late">();
+    const cancel = this.options.clock.setTimer(GAP_PATIENCE_MS, () => late.resolve("late"));
     try {
-      await Promise.race([this.options.heal(gaps, signal), late.promise]);
+      const before = await this.#brought(gaps);
+      const end = await Promise.race([this.options.heal(gaps, signal), late.promise]);
+      if (end !== "late") return "ended";
+      return await this.#brought(gaps) > before ? "goes on" : "stands still";
     } catch (error) {
       signal.throwIfAborted();
       this.options.log.warn("missing wal not brought in", { error: messageChain(error) });
+      return "ended";
     } finally {
       cancel();
     }
   }
 
-  async #countHere(gaps: readonly SegmentRun[]): Promise<number> {
-    let count = 0;
+  async #brought(gaps: readonly SegmentRun[]): Promise<number> {
+    let count = this.options.takenBytes();
     for (const run of joinedRuns(gaps)) {
       for (const number of numbersOf(run)) {
         if (await this.options.archive.hasSegment({ timeline: run.timeline, number })) count++;

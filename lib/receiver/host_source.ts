@@ -28,11 +28,14 @@ export interface SegmentIntake {
     tie: { readonly systemIdentifier: bigint; readonly tiedTo: Neighbour },
     fill: (file: { write(bytes: Uint8Array, position: number): Promise<void> }) => Promise<void>,
   ): Promise<void>;
-  /** Why a segment can't be tied to what stands right behind it, whoever brings it; `undefined` when it can be. */
+  /**
+   * Why a segment can't be tied to what stands right behind it, whoever brings it, and whether that is for ever;
+   * `undefined` when it can be.
+   */
   whatIsAwaited(segment: {
     readonly timeline: TimelineId;
     readonly number: SegmentNumber;
-  }): Promise<string | undefined>;
+  }): Promise<{ readonly text: string; readonly isForEver: boolean } | undefined>;
   /** The history that the archive has of a timeline. */
   historyOf(timeline: TimelineId): Promise<Uint8Array | undefined>;
   /** Whether what `takeFilled` threw will be said again of the same bytes, may pass, or is not the segment's fault. */
@@ -64,7 +67,7 @@ export class HostSource {
   #timeline: TimelineId | undefined;
   /** Of this round. */
   readonly #comparedHistories = new Set<TimelineId>();
-  /** Segments where it was left because it has not come so far, in this round. */
+  /** Segments where it was left because it has not come so far, or nothing will stand behind them, in this round. */
   readonly #notThereYet = new Set<string>();
   readonly #refused = new Map<string, { readonly problem: string; readonly atMs: number }>();
 
@@ -113,7 +116,8 @@ export class HostSource {
     const awaited = tiedTo === "before"
       ? undefined
       : await this.options.intake.whatIsAwaited({ timeline, number: lastNumber });
-    if (awaited !== undefined) return awaited;
+    if (awaited?.isForEver === true) this.#notThereYet.add(keyOf(lastNumber));
+    if (awaited !== undefined) return awaited.text;
     const source = await (this.#connection ??= this.#connect(signal));
     await this.#refuseOtherHistory(source, timeline);
     for (const number of numbersOf(run, tiedTo === "behind" ? "down" : "up")) {

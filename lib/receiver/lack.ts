@@ -24,8 +24,10 @@ export type HostReply<T> =
 export interface Round {
   /** When it ended. Monotonic. */
   readonly nowMs: number;
-  /** So many of the segments that were asked for are here. */
-  readonly broughtCount: number;
+  /** Grows with each segment that is here of those that were asked for, and with every byte of one under way. */
+  readonly brought: number;
+  /** Something is being brought in, and goes on. */
+  readonly isHealing: boolean;
 }
 
 /** A segment that is missing at one host at least, from round to round. */
@@ -49,29 +51,29 @@ export interface Judgement {
 /**
  * Judges one round, in which every host was asked for the same segment.
  *
- * It may be given up when every host says that it has removed it. While one of them says anything else, all must have
- * said the same for `GAP_PATIENCE_MS` without a break. While one says that it has it, nothing may have been brought in
- * for so long either.
+ * It may be given up when every host says that it has removed it, and nobody else is bringing it. While one of them says
+ * anything else, all must have said the same for `GAP_PATIENCE_MS` without a break. While one says that it has it, or
+ * somebody brings it, nothing may have been brought in for so long either.
  *
  * @param before what the last round gave, `undefined` when that asked for another segment.
  */
 export function judgeRound(
   replies: readonly HostReply<SegmentAnswer>[],
   before: Lack | undefined,
-  { nowMs, broughtCount }: Round,
+  { nowMs, brought, isHealing }: Round,
 ): Judgement {
   const lacking = replies.flatMap((reply) =>
     "answer" in reply && reply.answer.kind === "lacks" ? [reply.answer] : []
   );
   // Nobody says any more that it is missing.
   if (lacking.length === 0) return { mayPass: false, lack: undefined, firstNumber: undefined };
-  const isThere = replies.some((reply) => "answer" in reply && reply.answer.kind === "has");
+  const isThere = isHealing || replies.some((reply) => "answer" in reply && reply.answer.kind === "has");
   const picture = [
     ...replies.map((reply) => `${reply.address} ${kindOf(reply)}`),
-    ...(isThere ? [`${broughtCount} brought`] : []),
+    ...(isThere ? [`${brought} brought`] : []),
   ].join("\n");
   const lack = before?.picture === picture ? before : { picture, sinceMs: nowMs };
-  const mayPass = lacking.length === replies.length || nowMs - lack.sinceMs >= GAP_PATIENCE_MS;
+  const mayPass = !isHealing && lacking.length === replies.length || nowMs - lack.sinceMs >= GAP_PATIENCE_MS;
   return { mayPass, lack, firstNumber: firstBehind(replies) };
 }
 

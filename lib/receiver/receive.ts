@@ -129,6 +129,7 @@ class Receiver {
       askHosts: (ask, signal) => dependencies.askHosts(ask, signal),
       heal: (gaps, signal) => this.#heal(gaps, signal),
       healing: () => this.#healing?.gaps ?? [],
+      takenBytes: () => dependencies.healer?.takenBytes ?? 0,
       archive,
       clock,
       log,

@@ -67,7 +67,11 @@ export async function requestSegment(
       writer.push(wanted, Number(nextLsn - startLsn));
       nextLsn = lsn(nextLsn + BigInt(wanted.length));
       if (nextLsn >= endLsn) whole.resolve();
-      else if (writer.isFull) stream?.pause();
+      else if (writer.isFull && stream !== undefined) {
+        stream.pause();
+        // It is our disk that is waited for.
+        silence.close();
+      }
     },
     onServerPosition({ replyRequested }) {
       isAnswerDue ||= replyRequested;
@@ -90,7 +94,11 @@ export async function requestSegment(
     ended.catch(() => {
       // Raced below.
     });
-    writer.onRoom = () => nextLsn < endLsn && stream?.resume();
+    writer.onRoom = () => {
+      if (nextLsn >= endLsn) return;
+      silence.end();
+      stream?.resume();
+    };
     const end = await Promise.race([whole.promise, ended, silence.promise, writer.failed, stopped.promise]);
     if (end !== undefined && nextLsn < endLsn) throw endedEarly(end, { source, timeline, nextLsn });
     if (end === undefined) {

@@ -11,6 +11,8 @@ import { waitFor } from "./waiting.ts";
 
 /** Slots on standbys are looked after this often: so much more WAL a standby keeps than it has to. */
 export const STANDBY_SLOTS_INTERVAL_MS = 10_000;
+/** Before anything streams, it is looked so often whether it does: nobody is asked for that. */
+const FIRST_LOOK_MS = 1000;
 /** A server has this long to answer all that it is asked in one look. */
 export const STANDBY_SLOTS_LOOK_MS = 20_000;
 /** Once told to stop, a server that says nothing is waited for no longer. */
@@ -102,7 +104,8 @@ export class StandbySlots {
       if (signal.aborted) return;
       if (problem === undefined) this.#told.delete(host.name);
       else this.#warn(host, problem);
-      await waitFor(STANDBY_SLOTS_INTERVAL_MS, this.options.clock, signal);
+      const streams = this.options.streamingFrom() !== undefined;
+      await waitFor(streams ? STANDBY_SLOTS_INTERVAL_MS : FIRST_LOOK_MS, this.options.clock, signal);
     }
   }
 

@@ -158,6 +158,8 @@ export interface GapArchive extends WalArchive {
 
 /** Brings in WAL that is missing, from wherever it is: other hosts, other archives, copies of this one. */
 export interface GapHealer {
+  /** Grows with every byte that it takes: a segment may be large, and come slowly. */
+  readonly takenBytes?: number;
   /**
    * Asks every source once for these segments, lowest first, and brings in what it gets, complete and durable.
    *

@@ -9,6 +9,7 @@ import { CopySource } from "../../lib/archive/copy_source.ts";
 import { openDirectDisk } from "../../lib/archive/direct_disk.ts";
 import type { Disk } from "../../lib/archive/disk.ts";
 import { GapFiller, NOTHING_BEHIND_YET } from "../../lib/archive/gap_filler.ts";
+import { encodeGapAcceptance, gapOfSegments } from "../../lib/archive/gaps.ts";
 import { encodeIdentity } from "../../lib/archive/identity.ts";
 import { lz4BlockEncoder } from "../../lib/archive/lz4_block.ts";
 import { encodeLz4Frame } from "../../lib/archive/lz4_frame.ts";
@@ -21,7 +22,16 @@ import { timelineId } from "../../lib/wal/timeline.ts";
 import { buildWal, MIB, type RecordPlan } from "../wal/wal_builder.ts";
 import { inTemporaryDirectory } from "./temporary_directory.ts";
 import { bring, broughtFiles, makeArchive } from "./brought_files.ts";
-import { IDENTITY, type Machine, NAMES, NAMING, onSimDisk, START, walOf } from "./on_sim_disk.ts";
+import {
+  IDENTITY,
+  type Machine,
+  NAMES,
+  NAMING,
+  onSimDisk,
+  SEGMENT_SIZE,
+  START,
+  walOf,
+} from "./on_sim_disk.ts";
 
 const WAL = walOf({ bytes: 5 * MIB });
 const segmentOf = (index: number, wal = WAL) => wal.slice(index * MIB, (index + 1) * MIB);
@@ -453,6 +463,34 @@ for (const eight of ["absent", "begun"] as const) {
       assert.deepEqual((await bringFrom(source, LONG_GAP)).numbers, [7n, 6n, 5n, 4n]);
     }));
 }
+
+test("a gap right before one that was given up is filled from what comes before it, as nothing will stand behind it", () =>
+  onSimDisk(async (machine) => {
+    await archiveWithLongGap(machine.disk, "absent");
+    const filler = await fillerOf(machine.disk);
+    const source = new CopySource(peerOf(filesOf(RIGHT, [4, 5, 6, 7])), filler, {
+      name: "peer",
+      places: "all",
+    });
+    assert.deepEqual((await bringFrom(source, LONG_GAP)).numbers, []);
+    const behind = {
+      timeline: LONG_GAP.timeline,
+      firstNumber: segmentNumber(8n),
+      endNumber: segmentNumber(9n),
+    };
+    const given = { acceptedAt: "", acceptedBy: "", reason: "" };
+    await filler.archive.appendToLedger(
+      encodeGapAcceptance({ ...gapOfSegments(behind, SEGMENT_SIZE), ...given }),
+    );
+    // A clone that parted before it is refused all the same.
+    const clone = new CopySource(peerOf(filesOf(forkedWal(0), [4, 5, 6, 7])), filler, {
+      name: "clone",
+      places: "all",
+    });
+    assert.deepEqual((await bringFrom(clone, LONG_GAP)).numbers, []);
+    assert.deepEqual((await bringFrom(source, LONG_GAP)).numbers, [4n, 5n, 6n, 7n]);
+    assert.ok(filler.takenBytes > 4 * MIB);
+  }));
 
 test("what a directory has of a gap's start is tied to what stands before it, if it lacks the end", () =>
   onSimDisk(async (machine) => {

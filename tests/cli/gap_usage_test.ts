@@ -11,7 +11,7 @@ import { timelineId } from "../../lib/wal/timeline.ts";
 import { IDENTITY, walOf } from "../archive/on_sim_disk.ts";
 import { inTemporaryDirectory } from "../archive/temporary_directory.ts";
 import { programWords } from "../postgres/receiver.ts";
-import { MIB } from "../wal/wal_builder.ts";
+import { buildWal, MIB } from "../wal/wal_builder.ts";
 
 const timeout = 120_000;
 
@@ -119,6 +119,32 @@ open   1         0/600000  0/700000  1         1.0 MB  000000010000000000000006
       assert.equal(code, 0);
       fs.appendFileSync(join(directory, "gaps.jsonl"), '{"walvault":"gap","ver');
       assert.match(walvault("gap", "list", d).stdout, /1 line of gaps\.jsonl can't be read/);
+    }),
+);
+
+test(
+  "gap list, status and verify begin where something was only begun, however far on push brought a segment",
+  { timeout },
+  () =>
+    inTemporaryDirectory((directory) => {
+      const d = `--archive=${directory}`;
+      fs.writeFileSync(join(directory, "archive.json"), encodeIdentity(IDENTITY));
+      fs.mkdirSync(join(directory, "inprogress"));
+      const { segments } = buildWal({
+        startLsn: lsn(0x300000n),
+        segmentBytes: MIB,
+        records: Array.from({ length: 700 }, () => ({ totalBytes: 5000 })),
+      });
+      const begun = segments[0]!.slice().fill(0, MIB / 2);
+      fs.writeFileSync(join(directory, "inprogress", "000000010000000000000003"), begun);
+      fs.writeFileSync(join(directory, "000000010000000000000005"), segments[2]!);
+      const listed = walvault("gap", "list", d);
+      assert.equal(listed.code, 1);
+      assert.match(listed.stdout, /\nopen +1 +0\/300000 +0\/500000 +2 +.* 0+10+3\n/);
+      const { code, stdout } = walvault("status", d, "--check");
+      assert.equal(code, 1);
+      assert.match(stdout, /2 segments from 0+10+3 on are missing \(0\/300000 to 0\/500000\)/);
+      assert.match(walvault("verify", d, "-q").stdout, /hole: 0+10+4/);
     }),
 );
 

@@ -2,10 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { ConninfoError } from "../../lib/conninfo/conninfo_error.ts";
-import { formatKeywordValue } from "../../lib/conninfo/keyword_value.ts";
 import { KEYWORD_NAMES } from "../../lib/conninfo/keywords.ts";
 import { parseConninfo } from "../../lib/conninfo/parse_conninfo.ts";
-import { redactConninfo } from "../../lib/conninfo/redact_conninfo.ts";
 
 function parsed(text: string): Record<string, string> {
   return Object.fromEntries(parseConninfo(text).map(({ keyword, value }) => [keyword, value]));
@@ -145,15 +143,17 @@ test("parseConninfo() quotes no piece of a badly quoted password", () => {
   for (const text of HALF_SECRETS) {
     const error = refusal(text);
     assert.doesNotMatch(`${error.message} ${error.hint} ${error.stack}`, /hunter2|abc/, text);
-    assert.equal(redactConninfo(text), "***", text);
   }
 });
 
-test("formatKeywordValue() and parseConninfo() round trip", () => {
+test("parseConninfo() round trips values in quotes", () => {
   const value = fc.string({ unit: "binary" }).filter((text) => !text.includes("\0"));
   fc.assert(
     fc.property(fc.dictionary(fc.constantFrom(...KEYWORD_NAMES), value, { maxKeys: 4 }), (settings) => {
-      assert.deepEqual(parsed(formatKeywordValue(settings)), { ...settings });
+      const text = Object.entries(settings).map(([keyword, value]) =>
+        `${keyword}='${value.replaceAll(/['\\]/g, "\\$&")}'`
+      );
+      assert.deepEqual(parsed(text.join(" ")), { ...settings });
     }),
   );
 });
@@ -191,7 +191,7 @@ const NOISE = fc.array(
   { maxLength: 16 },
 ).map((pieces) => pieces.join(""));
 
-test("parseConninfo() and redactConninfo() throw nothing but ConninfoError", () => {
+test("parseConninfo() throws nothing but ConninfoError", () => {
   const prefix = fc.constantFrom("", "postgresql://", "postgres://u:p@", "host=a ");
   fc.assert(
     fc.property(prefix, fc.oneof(NOISE, fc.string({ unit: "binary" })), (start, rest) => {
@@ -200,13 +200,12 @@ test("parseConninfo() and redactConninfo() throw nothing but ConninfoError", () 
       } catch (error) {
         assert.ok(error instanceof ConninfoError, String(error));
       }
-      redactConninfo(start + rest);
     }),
     { numRuns: 1000 },
   );
 });
 
-test("no secret is ever in a message or a redacted text", () => {
+test("no secret is ever in a message", () => {
   const mark = "hunter2";
   const secret = fc.tuple(NOISE, NOISE).map(([before, after]) => `${before}${mark}${after}`)
     // The last word of a secret with spaces may be a whole valid setting: nobody could tell.
@@ -226,24 +225,7 @@ test("no secret is ever in a message or a redacted text", () => {
         assert.ok(error instanceof ConninfoError);
         assert.ok(!`${error.message} ${error.hint}`.includes(mark), `${error.message} ${error.hint}`);
       }
-      assert.ok(!redactConninfo(conninfo).includes(mark), redactConninfo(conninfo));
     }),
     { numRuns: 2000 },
   );
-});
-
-test("redactConninfo() masks secrets and leaves the rest as it was", () => {
-  const cases = [
-    ["", ""],
-    ["host=a  user='b c'", "host=a  user='b c'"],
-    ["host=a password = 'x y'  user=b password=z", "host=a password = ***  user=b password=***"],
-    [
-      "scram_client_key=x oauth_client_secret=y sslpassword=z",
-      "scram_client_key=*** oauth_client_secret=*** sslpassword=***",
-    ],
-    ["postgresql://u:s%20x@h:1/db?sslpassword=q&user=v", "postgresql://u:***@h:1/db?sslpassword=***&user=v"],
-    ["postgresql://u@h", "postgresql://u@h"],
-    ["not a connection string", "***"],
-  ] as const;
-  for (const [text, expected] of cases) assert.equal(redactConninfo(text), expected);
 });

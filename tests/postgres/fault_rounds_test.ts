@@ -3,7 +3,7 @@ import { runFaultRounds } from "./fault_rounds.ts";
 import { TEST_MAJOR } from "./servers.ts";
 
 test("receive: each real fault once; no acknowledged commit is lost, and all is as before when it is over", {
-  timeout: 300_000,
+  timeout: 600_000,
 }, async () => {
   const told: string[] = [];
   try {

@@ -6,7 +6,9 @@ import { mustRun, runCommand } from "./system_command.ts";
 /** Which way packets are dropped, as seen from inside. */
 export type PacketDirection = "INPUT" | "OUTPUT";
 
-const REACH_SECONDS = "1";
+/** What passes is answered at once, but for a machine that is busy; what does not is waited for to the end. */
+const ANSWER_SECONDS = 20;
+const SILENCE_SECONDS = 1;
 let made = 0;
 
 /**
@@ -96,10 +98,20 @@ export class NetworkNamespace {
     this.#mustRunInside("iptables", ["--wait", "--flush"]);
   }
 
-  /** Whether packets pass, and are answered: a refused connection is an answer. */
+  /** Whether packets pass, and are answered. */
   passes(): boolean {
+    return this.#isAnswered(ANSWER_SECONDS);
+  }
+
+  /** Whether no answer comes for a while. */
+  isSilent(): boolean {
+    return !this.#isAnswered(SILENCE_SECONDS);
+  }
+
+  /** A refused connection is an answer. */
+  #isAnswered(seconds: number): boolean {
     const [command = "", ...words] = this.enter;
-    const look = `timeout ${REACH_SECONDS} bash -c 'echo > /dev/tcp/${this.serverAddress}/1' 2>&1`;
+    const look = `timeout ${seconds} bash -c 'echo > /dev/tcp/${this.serverAddress}/1' 2>&1`;
     return runCommand(command, [...words, "sh", "-c", look]).told.includes("refused");
   }
 
@@ -136,7 +148,7 @@ export function whyNoNamespace(): string | undefined {
     using namespace = new NetworkNamespace();
     if (!namespace.passes()) return "no packet passes between a namespace and this machine";
     namespace.dropPackets("INPUT");
-    return namespace.passes() ? "packets are not dropped" : undefined;
+    return namespace.isSilent() ? undefined : "packets are not dropped";
   } catch (error) {
     return (error as Error).message;
   }

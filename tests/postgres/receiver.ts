@@ -313,6 +313,14 @@ export class ArchiveFiles {
     return this.#files(join(this.directory, "inprogress"), /^[0-9A-F]{24}\.saved-/);
   }
 
+  /** Names in `inprogress/`, each with the number of the file that has it. */
+  inProgress(): readonly string[] {
+    const directory = join(this.directory, "inprogress");
+    return fs.readdirSync(directory).sort().map((name) =>
+      `${name} ${fs.statSync(join(directory, name), { throwIfNoEntry: false })?.ino}`
+    );
+  }
+
   histories(): readonly string[] {
     return fs.readdirSync(this.directory).filter((name) => name.endsWith(".history")).sort();
   }

@@ -38,6 +38,7 @@ class FakeIntake implements SegmentIntake {
   writeError: unknown;
   /** Why nothing can be tied to what stands behind. */
   awaited: string | undefined;
+  isForEver = false;
   readonly histories = new Map<number, Uint8Array>();
   /** Writes settle only when it is told. */
   held: (() => void)[] | undefined;
@@ -62,8 +63,9 @@ class FakeIntake implements SegmentIntake {
     this.taken.push(name);
   }
 
-  whatIsAwaited(): Promise<string | undefined> {
-    return Promise.resolve(this.awaited);
+  whatIsAwaited(): ReturnType<SegmentIntake["whatIsAwaited"]> {
+    const { awaited } = this;
+    return Promise.resolve(awaited === undefined ? undefined : { text: awaited, isForEver: this.isForEver });
   }
 
   historyOf(timeline: number): Promise<Uint8Array | undefined> {
@@ -247,6 +249,21 @@ test("a server is asked for nothing before something stands behind the gap", asy
   assert.equal(server.sources.length, 0);
 });
 
+test("a server is asked from the other end for a gap behind which all was given up", async () => {
+  const { intake, host } = scene();
+  intake.awaited = "what follows it was given up";
+  intake.isForEver = true;
+  const numbers: number[] = [];
+  const ask = (tiedTo: "behind" | "before") =>
+    host.bring(run(5, 7), (one) => void numbers.push(Number(one)), never, tiedTo);
+  await host.beginRound();
+  assert.equal(await ask("behind"), "what follows it was given up");
+  assert.deepEqual(numbers, []);
+  assert.equal(await ask("before"), undefined);
+  assert.deepEqual(numbers, [5, 6]);
+  await host.endRound();
+});
+
 test("P5: a server with another history of its timeline or the gap's is asked for nothing", async () => {
   const text = (value: string) => new TextEncoder().encode(value);
   for (const other of [2, 3]) {
@@ -360,7 +377,7 @@ test("a server that never says who it is is given up", async () => {
   assert.equal(clock.timers, 0);
 });
 
-test("a disk that does not keep up stops the reading: little of a segment waits in memory", async () => {
+test("a disk that does not keep up stops the reading: little of a segment waits in memory, and no server is given up", async () => {
   const server = new FakeServer();
   server.flushLsn = at(100);
   const writing: (() => void)[] = [];
@@ -375,8 +392,9 @@ test("a disk that does not keep up stops the reading: little of a segment waits 
       send();
     });
   const request = { timeline: timelineId(1), number: number(2), segmentSize: segmentSize(16 * MIB) };
+  const clock = new FakeClock();
   const asking = requestSegment(server.open(), request, {
-    clock: new FakeClock(),
+    clock,
     timeoutMs: 60_000,
     write: async (bytes) => {
       await new Promise<void>((resolve) => writing.push(resolve));
@@ -387,9 +405,12 @@ test("a disk that does not keep up stops the reading: little of a segment waits 
   for (let turns = 0; turns < 1000 && written < 16 * MIB; turns++) {
     await settled();
     mostWaiting = Math.max(mostWaiting, sent - written);
+    // It is not the server that is silent.
+    if (turns % 100 === 5 && server.source.paused) await clock.advance(100_000);
     for (const resolve of writing.splice(0)) resolve();
   }
   await asking;
+  assert.equal(clock.timers, 0);
   assert.equal(written, 16 * MIB);
   assert.ok(mostWaiting >= MIB && mostWaiting <= 2 * MIB, `${mostWaiting} bytes waited`);
 });

@@ -272,7 +272,7 @@ function fails(error: unknown): HostReply<SegmentAnswer> {
 }
 
 /** A round whose healing has brought nothing. */
-const atMs = (nowMs: number, broughtCount = 0) => ({ nowMs, broughtCount });
+const atMs = (nowMs: number, brought = 0, isHealing = false) => ({ nowMs, brought, isHealing });
 
 const LACKS: HostReply<SegmentAnswer> = {
   address: "db:5432",
@@ -313,6 +313,15 @@ test("judgeRound() never passes a host that has the segment while something is b
   assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 5]), false);
   assert.equal(judge(answers({ kind: "has" }), [1, 2, 3, 3]), true);
   assert.equal(judge(fails(new ConnectionError("refused", "nobody there")), [1]), true);
+});
+
+test("judgeRound() passes no segment that somebody brings, though every host lacks it, while that goes on", () => {
+  const first = judgeRound([LACKS], undefined, atMs(0, 1, true));
+  assert.equal(first.mayPass, false);
+  const later = judgeRound([LACKS], first.lack, atMs(GAP_PATIENCE_MS, 2, true));
+  assert.equal(later.mayPass, false);
+  assert.equal(judgeRound([LACKS], later.lack, atMs(2 * GAP_PATIENCE_MS, 2, true)).mayPass, true);
+  assert.equal(judgeRound([LACKS], later.lack, atMs(2 * GAP_PATIENCE_MS, 2)).mayPass, true);
 });
 
 test("judgeRound() goes on at the first segment that any host has", () => {
@@ -505,6 +514,49 @@ test("receiveWal() goes behind no segment that a host has while its healing brin
     "record gap 2 6-9",
   ]);
   await run.stop();
+});
+
+test("receiveWal() has brought in what no host has before it records anything: others may have it", async () => {
+  const healed: string[] = [];
+  let archive: FakeArchive | undefined;
+  const run = await startLacking(8, {
+    // What push brought further on is what the first hole ends at.
+    prepare: (parts) => {
+      archive = parts.archive;
+      archive.addSegments(1, 5, 6);
+    },
+    heal: (gaps) => {
+      healed.push(gaps.map(({ firstNumber, endNumber }) => `${firstNumber}-${endNumber}`).join());
+      archive?.addSegments(1, 2, 8);
+      return Promise.resolve();
+    },
+  });
+  await run.clock.advance(1000);
+  assert.deepEqual(healed, ["2-5,6-8"]);
+  assert.deepEqual(run.archive.missing, []);
+  assert.equal(run.journal.findLast((line) => line.startsWith("start")), "start 1 0/800000");
+  await run.stop();
+});
+
+test("receiveWal() goes behind no segment that takes longer than a minute to come, from a host or from elsewhere", async () => {
+  for (const given of [AFTER_FAILOVER, {}]) {
+    let taken = 0;
+    const run = await startLacking(9, {
+      ...given,
+      heal: (_gaps, signal) =>
+        new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+      takenBytes: () => taken,
+    });
+    for (let ms = 0; ms < 600_000; ms += 10_000) {
+      taken += 1000;
+      await run.clock.advance(10_000);
+    }
+    assert.deepEqual(run.archive.missing, []);
+    // It stands still now.
+    for (let ms = 0; ms < 300_000; ms += 10_000) await run.clock.advance(10_000);
+    assert.ok(run.archive.missing.length > 0);
+    await run.stop();
+  }
 });
 
 test("receiveWal() counts the minute anew after a pause in which nobody was asked", async () => {
@@ -922,7 +974,8 @@ test("receiveWal() behind a gap tells no flush position, and has it healed, also
   });
   await pass(run, 65_000);
   assert.ok(run.journal.includes("record gap 1 2-6"));
-  assert.equal(rounds, 2);
+  // Before it is recorded, as the stream begins, and a minute later.
+  assert.equal(rounds, 3);
   assert.ok(run.lines("warn").includes("archive has open gaps"));
   for (const { statuses } of run.server.sources) {
     assert.ok(statuses.every(({ flushLsn }) => flushLsn <= at(2)));
@@ -975,7 +1028,7 @@ test("receiveWal() behind a gap looks for its own segments alone, and reads the 
         contents: () => (listings++, contents.call(archive)),
         ledgerGaps: () => (readings++, ledgerGaps.call(archive)),
         hasSegment: (segment: Parameters<typeof hasSegment>[0]) => {
-          asked.push(String(segment.number));
+          if (archive.missing.length > 0) asked.push(String(segment.number));
           return hasSegment.call(archive, segment);
         },
       });

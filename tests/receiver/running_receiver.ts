@@ -39,6 +39,8 @@ export interface Given {
   readonly others?: readonly Partial<FakeServer>[];
   /** Brings in what is missing. */
   readonly heal?: GapHealer["heal"];
+  /** How much of it has come. */
+  readonly takenBytes?: () => number;
   readonly prepare?: (parts: { readonly server: FakeServer; readonly archive: FakeArchive }) => void;
 }
 
@@ -62,7 +64,12 @@ export async function startReceiving(given: Given = {}) {
       connect: (accept, signal) => connect([server, ...others], accept, signal),
       askHosts: (ask, signal) => askHosts([server, ...others], ask, signal),
       archive,
-      healer: given.heal === undefined ? undefined : { heal: given.heal },
+      healer: given.heal === undefined ? undefined : {
+        heal: given.heal,
+        get takenBytes() {
+          return given.takenBytes?.() ?? 0;
+        },
+      },
       clock,
       log,
       random: () => 0.5,

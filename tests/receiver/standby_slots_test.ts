@@ -152,6 +152,21 @@ test("StandbySlots makes a slot, and moves it along to what is durable here, one
   assert.equal(clock.timers, 0);
 });
 
+test("StandbySlots makes a slot soon after the first server streams", async () => {
+  const standby = new Standby();
+  let flushed: KeptWal | undefined;
+  const { clock, abort } = start(standby, {
+    flushed: () => Promise.resolve(flushed),
+    streamingFrom: () => flushed === undefined ? undefined : "db1:5432",
+  });
+  await clock.advance(30_500);
+  assert.deepEqual(standby.journal, [], "nobody is asked before");
+  flushed = keptWal(at(3));
+  await clock.advance(1000);
+  assert.deepEqual(standby.changes, ["create wv", "advance wv 0/300000"]);
+  abort.abort();
+});
+
 test("StandbySlots says that a slot begins later than what is missing here", async () => {
   const standby = new Standby();
   standby.restartLsn = at(5.5);

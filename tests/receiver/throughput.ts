@@ -27,7 +27,7 @@ import { SEGMENT_BYTES, type SenderFacts, START_LSN } from "./scripted_walsender
 const MIB = 1 << 20;
 /** How much the process may grow from its first second to any other one. */
 const MEMORY_LIMIT_BYTES = 160 * MIB;
-/** Nothing may keep the thread that answers for longer; other processes on the machine may. */
+/** Nothing of ours may keep the thread that answers for longer; how long it waited for a core comes on top. */
 const DELAY_P99_LIMIT_MS = 200;
 const DELAY_LIMIT_MS = 1000;
 /** A reader that pauses reports each second. */
@@ -152,6 +152,15 @@ function descriptors(): number {
   return process.platform === "linux" ? fs.readdirSync("/proc/self/fd").length : 0;
 }
 
+/** How long this thread has been ready to run while others had the machine's cores; 0 where nobody tells that. */
+function waitedForCoreMs(): number {
+  try {
+    return Number(fs.readFileSync("/proc/thread-self/schedstat", "utf8").split(" ")[1]) / 1e6;
+  } catch {
+    return 0;
+  }
+}
+
 /** Plays it, and checks all limits on the way. */
 export async function playThroughput(plan: ThroughputPlan): Promise<ThroughputResult> {
   // Memory where there is some: what is measured is not this machine's disk.
@@ -249,6 +258,11 @@ async function watch(
     readonly problems: readonly string[];
   },
 ) {
+  const inProgress = join(directory, "inprogress");
+  for (let tries = 0; tries < 300 && problems.length === 0; tries++) {
+    if (fs.existsSync(inProgress) && fs.readdirSync(inProgress).length > 0) break;
+    await sleep(100);
+  }
   await sleep(1000);
   const memoryAtFirst = process.memoryUsage().rss;
   const descriptorsAtFirst = descriptors();
@@ -258,12 +272,17 @@ async function watch(
   let mostDescriptors = 0;
   let mostFiles = 0;
   let stalls = 0;
+  let waitedMs = waitedForCoreMs();
+  let longestWaitMs = 0;
   const beganMs = performance.now();
   for (
     let stalledAtMs = beganMs;
     performance.now() - beganMs < plan.seconds * 1000 && problems.length === 0;
   ) {
     await sleep(250);
+    const waitedByNowMs = waitedForCoreMs();
+    longestWaitMs = Math.max(longestWaitMs, waitedByNowMs - waitedMs);
+    waitedMs = waitedByNowMs;
     if (performance.now() - stalledAtMs >= plan.stallEveryMs) {
       stalledAtMs = performance.now();
       stalls++;
@@ -273,7 +292,7 @@ async function watch(
     mostDescriptors = Math.max(mostDescriptors, descriptors());
     mostFiles = Math.max(
       mostFiles,
-      fs.readdirSync(directory).length + fs.readdirSync(join(directory, "inprogress")).length,
+      fs.readdirSync(directory).length + fs.readdirSync(inProgress).length,
     );
     assert.ok(grown <= MEMORY_LIMIT_BYTES, `the process grew by ${Math.round(grown / MIB)} MiB`);
     assert.ok(mostDescriptors - descriptorsAtFirst <= DESCRIPTOR_LIMIT, `${mostDescriptors} descriptors`);
@@ -288,7 +307,14 @@ async function watch(
     files: mostFiles,
     stalls,
   };
-  assert.ok(seen.delayP99Ms <= DELAY_P99_LIMIT_MS, `the 99th percentile of delays is ${seen.delayP99Ms} ms`);
-  assert.ok(seen.delayMaxMs <= DELAY_LIMIT_MS, `the longest delay is ${seen.delayMaxMs} ms`);
+  const besides = `${Math.round(longestWaitMs)} ms of waiting for a core`;
+  assert.ok(
+    seen.delayP99Ms <= DELAY_P99_LIMIT_MS + longestWaitMs,
+    `the 99th percentile of delays is ${seen.delayP99Ms} ms, with ${besides}`,
+  );
+  assert.ok(
+    seen.delayMaxMs <= DELAY_LIMIT_MS + longestWaitMs,
+    `the longest delay is ${seen.delayMaxMs} ms, with ${besides}`,
+  );
   return seen;
 }

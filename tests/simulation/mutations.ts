@@ -267,6 +267,17 @@ export const MUTATIONS: readonly Mutation[] = [
     ]],
   },
   {
+    title: "a gap is none for the gate while something not received yet stands behind it",
+    file: "lib/receiver/start.ts",
+    changes: [
+      [
+        "  return missingBelow(view, segmentNumberAt(startLsn, view.segmentSize), kind);",
+        "  return holesOnLineage(view, kind).filter(({ endNumber }) => segmentStart(endNumber, view.segmentSize) <= startLsn);",
+      ],
+      ["  missingBelow,\n", "  holesOnLineage,\n"],
+    ],
+  },
+  {
     title: "the gate opens at the first look",
     file: "lib/receiver/gap_watch.ts",
     changes: [["    if (open.length === 0) gate?.open();", "    gate?.open();"]],

@@ -48,12 +48,14 @@ function say(): void {
   saidMs = Date.now();
 }
 
-for (; saidMs < deadlineMs && failed < MAX_FAILURES; seed += step) {
+// One at least, however slowly it started.
+do {
   await attempt(() => simulate(seed), `seed ${seed}`);
   if (played++ % PUSH_EVERY === 0) {
     const plan = planOf(seed);
     await attempt(() => simulatePush(plan), `pushes: ${JSON.stringify(plan)}`);
   }
+  seed += step;
   if (Date.now() - saidMs >= SAY_MS || failures.length > 0) say();
-}
+} while (Date.now() < deadlineMs && failed < MAX_FAILURES);
 say();

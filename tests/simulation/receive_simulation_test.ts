@@ -8,7 +8,7 @@ const isBun = process.versions["bun"] !== undefined;
 /** `WALVAULT_SIMULATION_SEEDS=100000` runs more; `deno task simulate` runs them on all cores. */
 const SEEDS = Number(process.env["WALVAULT_SIMULATION_SEEDS"] ?? (isBun ? BUN_SEEDS : FAST_SEEDS));
 /** One test for so many seeds, so that a failure leaves the others' results. */
-const SEEDS_PER_TEST = Math.ceil(SEEDS / 4);
+const SEEDS_PER_TEST = Math.ceil(SEEDS / 8);
 
 for (let first = 0; first < SEEDS; first += SEEDS_PER_TEST) {
   const end = Math.min(SEEDS, first + SEEDS_PER_TEST);

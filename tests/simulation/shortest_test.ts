@@ -6,7 +6,7 @@ import { findShortest } from "./shortest.ts";
 import { simulate } from "./simulation.ts";
 
 /** One that anything shows, and one that needs a crash in a window. */
-const TITLES = ["acknowledge before the sync", "a gap's line is not synced"];
+const TITLES = ["no sync of inprogress/", "a gap's line is not synced"];
 
 for (const title of TITLES) {
   test(`a few disturbances are found that show "${title}", and they show it again`, async () => {
@@ -20,7 +20,9 @@ for (const title of TITLES) {
     assert.ok(after.played.length < before.played.length);
 
     const only = new Set(after.played.map(({ name }) => name));
-    await assert.rejects(() => broken(seed, { only }), { message: after.message });
+    // The command that follows names what was tried, which may be more than what was played.
+    const [line = ""] = after.message.split("\n");
+    await assert.rejects(() => broken(seed, { only }), (error: Error) => error.message.startsWith(line));
     await simulate(seed, { only });
   });
 }

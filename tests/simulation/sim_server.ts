@@ -74,6 +74,8 @@ export class SimServer {
   #waiting: bigint[] = [];
   #up = true;
   #shuttingDown = false;
+  #isolated = false;
+  #restAtLsn: bigint | undefined;
   /** What the newest status said was flushed. */
   reportedFlushLsn = 0n;
   /** Its life is the same whatever receivers do: chance of its own. */
@@ -116,7 +118,7 @@ export class SimServer {
     return new Promise((resolve, reject) => {
       this.scheduler.after(this.habits.networkMs * this.random.next(), () => {
         if (!process.alive) return;
-        if (!this.#up || this.#shuttingDown) {
+        if (!this.#up || this.#shuttingDown || this.#isolated) {
           reject(
             this.random.chance(0.5)
               ? new ConnectionError("refused", "nobody listens")
@@ -134,6 +136,36 @@ export class SimServer {
   /** Cuts all connections. */
   cut(): void {
     for (const connection of [...this.#connections]) connection.cut("the server closed the connection");
+  }
+
+  /** Nobody comes through, and all know it, until they may again. */
+  isolate(isolated: boolean): void {
+    this.#isolated = isolated;
+    if (isolated) this.cut();
+  }
+
+  /** It has little WAL, and writes none until it is told to. */
+  beginEarly(): void {
+    const { branch: { stops }, endLsn } = this.era;
+    const early = stops[Math.floor(this.#lifeRandom.next() ** 2 * stops.length / 4)]!;
+    if (early < this.#flushLsn && early <= endLsn) this.#flushLsn = early;
+    this.#restAtLsn = this.#flushLsn;
+  }
+
+  /**
+   * Writes as far as so many bytes of its next segment, and then nothing until it may go on.
+   *
+   * @returns where it rests.
+   */
+  restInNextSegment(bytes: number): bigint {
+    const segment = BigInt(SEGMENT_BYTES);
+    const wanted = (this.#flushLsn / segment + 1n) * segment + BigInt(bytes);
+    this.#restAtLsn = wanted < this.era.endLsn ? wanted : this.era.endLsn;
+    return this.#restAtLsn;
+  }
+
+  goOn(): void {
+    this.#restAtLsn = undefined;
   }
 
   /** From now on nothing comes through, and nobody is told. */
@@ -307,6 +339,7 @@ export class SimServer {
   #grow(): void {
     const random = this.#lifeRandom;
     this.scheduler.after(this.habits.growthMs * 2 * random.next(), () => {
+      if (this.#restAtLsn !== undefined && this.#flushLsn >= this.#restAtLsn) return this.#grow();
       const { branch, endLsn } = this.era;
       const { stops } = branch;
       const next = indexAfter(stops, this.#flushLsn) + random.integer(1, this.habits.growthStops) - 1;
@@ -349,6 +382,7 @@ export class SimServer {
   }
 
   #shutdownSinceMs = 0;
+  #looksLater = false;
 
   /** A server waits with its shutdown until all receivers have all. */
   #tryToShutDown(): void {
@@ -371,7 +405,11 @@ export class SimServer {
       this.watcher.violation("P10: the server's shutdown is held up for 100 s");
       return;
     }
+    // One look at a time: each status looks too.
+    if (this.#looksLater) return;
+    this.#looksLater = true;
     this.scheduler.after(100, () => {
+      this.#looksLater = false;
       if (this.#shuttingDown) this.#tryToShutDown();
     });
   }

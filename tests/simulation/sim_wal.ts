@@ -298,6 +298,8 @@ function makeWorld(random: Random, index: number): World {
     writer.switchSegment();
     writer.grow(random.integer(1000, 400_000));
   }
+  // Room for gaps of many segments, and for segments between gaps.
+  if (index % 5 === 2) writer.grow(random.integer(2_500_000, 4_000_000));
   const eras: Era[] = [];
   const eraCount = index % 4 === 0 ? 1 : random.integer(2, 3);
   for (let era = 1; era <= eraCount; era++) {

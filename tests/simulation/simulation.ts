@@ -44,6 +44,9 @@ const CONVERGE_MS = 600_000;
 const MAX_EVENTS = 60_000;
 /** A disk that is full and nothing else ends after this at the latest. */
 const FAULT_ONLY_MS = 60_000;
+/** A receiver that is cut off comes back after this, whatever the server did meanwhile. */
+const OUTAGE_MS = 20_000;
+const OUTAGE_LOOK_MS = 20;
 /** A receiver told to stop has its own limit of 10 s, and a moment. */
 const STOP_LIMIT_MS = 12_000;
 
@@ -128,6 +131,11 @@ class Simulation {
     | { readonly how: Crash; readonly status: number }
     | undefined;
   readonly #crashRandom: Random;
+  #ledgerBytes = 0;
+  /** After so many statuses that claim all of that. */
+  #outage:
+    | { readonly bytes: number; fromLsn: bigint | undefined; flushes: number; begin(): void }
+    | undefined;
   #statuses = 0;
   #calm = false;
   #calmAtMs = 0;
@@ -147,6 +155,7 @@ class Simulation {
   readonly #pushRandom: Random;
   /** Chance of its own: what it does leaves the other disasters as they were. */
   readonly #gapRandom: Random;
+  readonly #wallRandom: Random;
   /** From here on the server has thrown a line of WAL away. */
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
@@ -161,6 +170,7 @@ class Simulation {
     this.#random = random;
     const script = this.#script = new Script(() => this.#scheduler.nowMs, options.only);
     this.#crashRandom = random.fork();
+    this.#wallRandom = new Random(seed + 3_000_000);
     this.#gapRandom = new Random(seed + 7_000_000);
     this.#pushRandom = new Random(seed + 9_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
@@ -211,7 +221,8 @@ class Simulation {
       this.#planDisasters();
       this.#planLittleRoom();
       // Without hard links nobody else may write to the archive, and receiving ends at a gap.
-      if (this.#gapRandom.chance(0.5) && this.#naming.hardLinks) this.#planGaps();
+      const isLong = this.#server.world.eras[0]!.endLsn - this.#server.world.firstLsn > 3n * BIG_SEGMENT;
+      if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps();
     } else {
       this.#crashesLeft = 0;
       this.#disk.faults.push(onlyFault);
@@ -348,9 +359,11 @@ class Simulation {
     let losses = random.pick([1, 3, 10]);
     const lose = () => {
       if (this.#calm || losses === 0) return;
-      if (this.#server.canLoseWal && this.#script.allows("lose-wal") && this.#server.loseWal()) {
+      // Before the archive's first byte nothing is missing.
+      const mayLose = this.#server.canLoseWal && (this.#server.reportedFlushLsn > 0n || random.chance(0.1));
+      if (mayLose && this.#script.allows("lose-wal") && this.#server.loseWal()) {
         losses--;
-        if (this.#pusher === undefined && this.#pushRandom.chance(0.8)) this.#push("newest");
+        if (this.#pushRandom.chance(0.8)) this.#push("newest");
       }
       this.#scheduler.after(random.spread(5, 500), lose);
     };
@@ -370,6 +383,40 @@ class Simulation {
     };
     tend();
     if (random.chance(0.7)) this.#planPushes();
+    if (random.chance(0.8)) this.#planOutage();
+  }
+
+  /** The receiver is away while the server writes segments, removes the first of them, and archives some of the rest. */
+  #planOutage(): void {
+    const random = this.#gapRandom;
+    const segments = BigInt(random.integer(1, 4));
+    const begin = () => {
+      this.#server.goOn();
+      if (!this.#script.allows("outage", `until ${segments} more segments are there`)) return;
+      const { flushLsn } = this.#server;
+      const { nowMs } = this.#scheduler;
+      this.#trace("network: nobody comes through");
+      this.#server.isolate(true);
+      const wait = () => {
+        const { finished } = this.#server;
+        const isLate = this.#scheduler.nowMs > nowMs + OUTAGE_MS;
+        if (!isLate && !finished && this.#server.flushLsn < flushLsn + segments * BIG_SEGMENT) {
+          return void this.#scheduler.after(OUTAGE_LOOK_MS, wait);
+        }
+        if (this.#server.canLoseWal && this.#script.allows("lose-wal")) this.#server.loseWal();
+        if (random.chance(0.8)) this.#push("newest");
+        this.#scheduler.after(random.spread(1, 1000), () => {
+          this.#trace("network: open");
+          this.#server.isolate(false);
+        });
+      };
+      wait();
+    };
+    // The archive is to have a segment by then, and the server a future.
+    const bytes = random.integer(1, SEGMENT_BYTES / 2);
+    this.#outage = { bytes, fromLsn: undefined, flushes: Math.floor(random.spread(1, 6)), begin };
+    this.#server.beginEarly();
+    this.#scheduler.after(OUTAGE_MS, () => this.#server.goOn());
   }
 
   /** The server's archive_command comes late: it brings segments above what is received, and some that are missing. */
@@ -377,13 +424,14 @@ class Simulation {
     const random = this.#pushRandom;
     const push = () => {
       if (this.#calm) return;
-      if (this.#pusher === undefined) this.#push(random.chance(0.5) ? "newest" : "any");
+      this.#push(random.chance(0.5) ? "newest" : "any");
       this.#scheduler.after(random.spread(5, 300), push);
     };
     this.#scheduler.after(random.spread(5, 500), push);
   }
 
   #push(which: "newest" | "any"): void {
+    if (this.#pusher !== undefined) return;
     const { branch, flushLsn, world } = this.#server;
     const nameOf = (number: bigint) => {
       const each = number as SegmentNumber;
@@ -480,7 +528,8 @@ class Simulation {
       const receiving = new GapReceivingArchive(archive, {
         clock,
         minimumFree: this.#minimumFree,
-        now: () => new Date(0),
+        // The wall clock jumps as it likes, back too.
+        now: () => new Date(this.#wallRandom.integer(0, 4e12)),
         events: {
           segmentPublished: (event) => this.#trace(`published ${event.segment}`),
           savedCopyKept: (event) =>
@@ -584,12 +633,11 @@ class Simulation {
   }
 
   /** The process, or the whole machine, stops at once. */
-  #crash(): void {
+  #crash(how: Crash): void {
     const process = this.#process;
     if (process === undefined) return;
     this.#crashes++;
     this.#crashesLeft--;
-    const how = this.#crashAt!.how;
     this.#crashAt = undefined;
     const power = how !== "kill";
     this.#trace(power ? "POWER CUT" : "KILL");
@@ -618,6 +666,7 @@ class Simulation {
   #onOperation(count: number, when: "before" | "after", _kind: OperationKind): void {
     if (when === "after") {
       this.#checkRecords();
+      this.#killAtRecord();
       const dying = this.#killAtLine;
       if (dying !== undefined && (this.#disk.file(GAP_LEDGER_FILE)?.bytes ?? 0) > dying.bytes) {
         this.#disk.kill(dying.process);
@@ -628,7 +677,7 @@ class Simulation {
     if (crash === undefined || !("operation" in crash) || count < crash.operation || when !== crash.when) {
       return;
     }
-    this.#crash();
+    this.#crash(crash.how);
   }
 
   #onStatus(
@@ -637,6 +686,12 @@ class Simulation {
   ): void {
     const { writeLsn, flushLsn, applyLsn } = status;
     this.#trace(`status write ${formatLsn(lsn(writeLsn))} flush ${formatLsn(lsn(flushLsn))}`);
+    const outage = this.#outage;
+    // It streams: now the server may write on.
+    if (outage !== undefined) outage.fromLsn ??= this.#server.restInNextSegment(outage.bytes);
+    if (outage?.fromLsn !== undefined && flushLsn >= outage.fromLsn && --outage.flushes === 0) {
+      this.#scheduler.after(0, outage.begin);
+    }
     if (applyLsn !== 0n) this.#fail("P2: apply is claimed");
     // While a server shows what the archive has already, nothing of it is claimed.
     if (writeLsn === 0n && flushLsn === 0n && stream.slot === undefined) return;
@@ -647,7 +702,7 @@ class Simulation {
     this.#checkWritten(stream, writeLsn);
     this.#checkHistories(stream);
     if (isHeldBack) {
-      if (this.#countStatus()) this.#crash();
+      this.#countStatus();
       return;
     }
     this.#checkGate(stream, flushLsn);
@@ -659,14 +714,23 @@ class Simulation {
       range.endLsn = counted;
       this.#checkHeld(`P2: flush ${formatLsn(lsn(flushLsn))} is reported`);
     }
-    if (this.#countStatus()) this.#crash();
+    this.#countStatus();
   }
 
-  /** Whether the process is to stop at this status. */
-  #countStatus(): boolean {
+  /** Between the write of a gap's line and its sync: the next process reads what a power cut may take away. */
+  #killAtRecord(): void {
+    const bytes = this.#disk.file(GAP_LEDGER_FILE)?.bytes ?? 0;
+    const grew = bytes > this.#ledgerBytes;
+    this.#ledgerBytes = bytes;
+    if (!grew || this.#calm || this.#process === undefined || !this.#gapRandom.chance(0.5)) return;
+    if (this.#script.allows("kill-record")) this.#crash("kill");
+  }
+
+  /** The process may be to stop at this one. */
+  #countStatus(): void {
     this.#statuses++;
     const crash = this.#crashAt;
-    return crash !== undefined && "status" in crash && crash.status === this.#statuses;
+    if (crash !== undefined && "status" in crash && crash.status === this.#statuses) this.#crash(crash.how);
   }
 
   /** P6: who is waited for tells no flush position above what is missing, and was not given up. */

@@ -1,11 +1,21 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EMPTY_LEDGER, type GapAcceptance, type GapRecord } from "../../../lib/archive/gaps.ts";
+import { openDirectDisk } from "../../../lib/archive/direct_disk.ts";
+import {
+  EMPTY_LEDGER,
+  encodeGapAcceptance,
+  encodeGapRecord,
+  type GapAcceptance,
+  type GapRecord,
+} from "../../../lib/archive/gaps.ts";
 import type { HeldSegment } from "../../../lib/archive/verify/continuity.ts";
 import { explainHole, gapsAtEnds, isCovered } from "../../../lib/archive/verify/known_gap.ts";
+import { openDirectProver } from "../../../lib/archive/verify/prover.ts";
+import { verifyDirectory } from "../../../lib/archive/verify/verify.ts";
 import { lsn } from "../../../lib/wal/lsn.ts";
 import { segmentNumber } from "../../../lib/wal/segment.ts";
 import { timelineId } from "../../../lib/wal/timeline.ts";
+import { FIRST, Scene, scenery } from "../../restore/restore_scene.ts";
 import { SEGMENT_SIZE } from "../on_sim_disk.ts";
 
 function range(first: number, end: number, timeline = 1) {
@@ -96,4 +106,28 @@ test("gapsAtEnds(): only the ledger shows what is missing behind all that is her
   );
   assert.deepEqual(find([record(3, 8)], { last: 4 }), ["1: 3-5"]);
   assert.deepEqual(find([record(3, 8), record(3, 4, 2)], { asked: 2 }), ["2: 3-4"]);
+});
+
+test("verify tells a recorded gap behind all that is here, and one that was given up as a note", async () => {
+  using scene = new Scene();
+  scene.fill(scenery({ segments: 4 }).segments, 3);
+  const verify = async () => {
+    const { findings } = await verifyDirectory(openDirectDisk(scene.archive), {
+      range: {},
+      openProver: () => openDirectProver(scene.archive),
+      onProgress: () => {},
+      signal: new AbortController().signal,
+    });
+    return findings.map(({ kind, path, problem }) => `${kind} ${path} ${problem}`);
+  };
+  assert.deepEqual(await verify(), []);
+  scene.put("gaps.jsonl", encodeGapRecord(record(FIRST + 3, FIRST + 5)));
+  const [told, ...others] = await verify();
+  assert.match(
+    told ?? "",
+    /^hole 000000010000000000000006 2 segments are missing, up to \S+07: nothing has come from behind it yet; recorded 2025/,
+  );
+  assert.deepEqual(others, []);
+  scene.put("gaps.jsonl", encodeGapAcceptance(acceptance(FIRST + 3, FIRST + 5)));
+  assert.match((await verify())[0] ?? "", /^note .*; given up 2025/);
 });
