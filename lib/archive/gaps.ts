@@ -6,7 +6,6 @@ import {
   type LineageStock,
   type LineageView,
   missingBelow,
-  onLineage,
   overlap,
   type SegmentRun,
   unprovenBelow,
@@ -331,22 +330,11 @@ export function healedGaps({ contents: { runs }, ledger, segmentSize }: Pick<
   });
 }
 
-/** One segment's place. */
-export interface SegmentPlace {
-  readonly timeline: TimelineId;
-  readonly number: SegmentNumber;
-}
-
-/** A segment that was recorded to be missing. */
-export interface WantedWal extends SegmentPlace {
-  /** The last complete segment below it on its lineage. */
-  readonly below: SegmentPlace | undefined;
-}
-
 /**
- * The lowest segment of a lineage that was recorded to be missing, and has neither come, proven, nor been given up.
+ * Where the lowest WAL of a lineage begins that was recorded to be missing, and has neither come, proven, nor been given
+ * up: only a line of the ledger makes it another.
  */
-export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): WantedWal | undefined {
+export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView): Lsn | undefined {
   const gaps = missingByLedger(ledger, segmentSize);
   const recorded = ledger.records.map((range) => segmentsOfGap(range, segmentSize));
   const endNumber = endOfRuns(recorded);
@@ -354,14 +342,8 @@ export function firstWanted({ contents, ledger, lineage, segmentSize }: GapView)
   const missing = missingBelow(view, endNumber, "open")
     .find((each) => recorded.some((run) => overlap(run, each)));
   const [unproven] = unprovenBelow(view, endNumber);
-  const [wanted] = [missing, unproven].filter((each) => each !== undefined)
-    .sort((a, b) => Number(a.firstNumber - b.firstNumber));
-  if (wanted === undefined) return undefined;
-  const { timeline, firstNumber: number } = wanted;
-  const below = onLineage(contents.runs, view).findLast(({ firstNumber }) => firstNumber < number);
-  if (below === undefined) return { timeline, number, below };
-  const end = below.endNumber < number ? below.endNumber : number;
-  return { timeline, number, below: { timeline: below.timeline, number: end - 1n as SegmentNumber } };
+  const starts = [missing, unproven].flatMap((run) => run === undefined ? [] : [run.firstNumber]);
+  return starts.length === 0 ? undefined : segmentStart(starts.reduce((a, b) => a < b ? a : b), segmentSize);
 }
 
 /** Cuts a range wherever one of the others begins or ends in it; neighbours that the same ones cover stay one. */

@@ -1,10 +1,9 @@
-import { firstWanted, type GapLedger, type WantedWal } from "../archive/gaps.ts";
+import { firstWanted, type GapLedger } from "../archive/gaps.ts";
 import type { ArchiveContents } from "../archive/archive.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { KeptWal } from "../receiver/standby_slots.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
 import { type Lsn, minLsn } from "../wal/lsn.ts";
-import { type SegmentNumber, segmentStart } from "../wal/segment.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
 type Position = Pick<LegPosition, "timeline" | "flushLsn" | "segmentSize">;
@@ -14,7 +13,6 @@ export interface KeptWalSource {
   lineage(timeline: TimelineId): Promise<TimelineHistory>;
   /** Changes whenever something is written to the ledger; "" while there is none. */
   gapMark(): Promise<string>;
-  hasSegment(segment: { readonly timeline: TimelineId; readonly number: SegmentNumber }): Promise<boolean>;
   /** Looks through the whole archive. */
   survey(): Promise<{ readonly contents: ArchiveContents; readonly ledger: GapLedger }>;
 }
@@ -23,12 +21,12 @@ export interface KeptWalSource {
  * Tells what slots need not keep any more: what is durable here, but nothing past WAL that was recorded as missing. A host
  * that nobody could reach may still have that.
  *
- * To look through a large archive takes a while. That is done only when something has changed that counts: the ledger, the
- * timeline, or what stands at and right below the first segment that is missing.
+ * To look through a large archive takes a while. That is done only when the ledger or the line has changed: what comes or
+ * is removed counts when the ledger tells of it.
  */
 export class KeptWalLook {
   #known:
-    | { readonly mark: string; readonly timeline: TimelineId; readonly wanted: WantedWal | undefined }
+    | { readonly mark: string; readonly lineage: TimelineHistory; readonly wantedLsn: Lsn | undefined }
     | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #history: TimelineHistory = emptyHistory(1 as TimelineId);
@@ -51,8 +49,7 @@ export class KeptWalLook {
     }
     const history = this.#history;
     const mark = await this.source.gapMark();
-    const wanted = mark === "" ? undefined : await this.#firstWanted(mark, { history, segmentSize });
-    const wantedLsn = wanted === undefined ? undefined : segmentStart(wanted.number, segmentSize);
+    const wantedLsn = mark === "" ? undefined : await this.#firstWanted(mark, { history, segmentSize });
     const keptLsn: Lsn = wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn);
     return { history, flushLsn: keptLsn, segmentSize };
   }
@@ -60,22 +57,17 @@ export class KeptWalLook {
   async #firstWanted(
     mark: string,
     { history: lineage, segmentSize }: Pick<KeptWal, "history" | "segmentSize">,
-  ): Promise<WantedWal | undefined> {
-    const { timeline } = lineage;
+  ): Promise<Lsn | undefined> {
     const known = this.#known;
-    if (known?.mark === mark && known.timeline === timeline && !await this.#hasChanged(known.wanted)) {
-      return known.wanted;
-    }
+    if (known?.mark === mark && isSameLine(known.lineage, lineage)) return known.wantedLsn;
     const { contents, ledger } = await this.source.survey();
-    const wanted = firstWanted({ contents, ledger, lineage, segmentSize });
-    this.#known = { mark, timeline, wanted };
-    return wanted;
+    const wantedLsn = firstWanted({ contents, ledger, lineage, segmentSize });
+    this.#known = { mark, lineage, wantedLsn };
+    return wantedLsn;
   }
+}
 
-  /** It has come, or all below it was removed: then nobody misses it any more. */
-  async #hasChanged(wanted: WantedWal | undefined): Promise<boolean> {
-    if (wanted === undefined) return false;
-    if (await this.source.hasSegment(wanted)) return true;
-    return wanted.below !== undefined && !await this.source.hasSegment(wanted.below);
-  }
+/** A history that came later makes another line of its timeline. */
+function isSameLine(a: TimelineHistory, b: TimelineHistory): boolean {
+  return a.timeline === b.timeline && a.entries.length === b.entries.length;
 }

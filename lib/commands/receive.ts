@@ -320,7 +320,6 @@ async function stream(archive: Archive, receiving: Streaming, context: CommandCo
   const keptWal = new KeptWalLook({
     lineage: (timeline) => archive.lineage(timeline),
     gapMark: () => dependencies.archive.gapMark(),
-    hasSegment: (segment) => dependencies.archive.hasSegment(segment),
     survey: async () => {
       // On a thread of its own: what is received waits for ours.
       const beside = await healing?.archive() ?? archive;

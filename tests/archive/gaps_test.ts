@@ -429,40 +429,31 @@ test("firstWanted() tells the lowest WAL that was recorded, and has neither come
       lineage: emptyHistory(timelineId(1)),
       segmentSize: SEGMENT_SIZE,
     });
-  const place = (at: number, below: number) => ({
-    timeline: timelineId(1),
-    number: number(at),
-    below: { timeline: timelineId(1), number: number(below) },
-  });
   const two = [record(1, 9, 10), record(1, 5, 7)];
   assert.equal(wanted([]), undefined);
-  assert.deepEqual(wanted([run(0, 5), run(7, 9)], ...two), place(5, 4));
+  assert.deepEqual(wanted([run(0, 5), run(7, 9)], ...two), at(5));
   const [later, first] = [healing(1, 9, 10), healing(1, 5, 7)];
-  assert.deepEqual(wanted([run(0, 9)], ...two), place(5, 4), "what has come is not proven");
-  assert.deepEqual(wanted([run(0, 9)], ...two, first), place(9, 8));
+  assert.deepEqual(wanted([run(0, 9)], ...two), at(5), "what has come is not proven");
+  assert.deepEqual(wanted([run(0, 9)], ...two, first), at(9));
   assert.deepEqual(
     wanted([run(0, 6), run(7, 9)], ...two, healing(1, 5, 6)),
-    place(6, 5),
+    at(6),
     "a part of it is not enough",
   );
   assert.deepEqual(
     wanted([run(0, 6), run(7, 9)], ...two, healing(1, 5, 6), acceptance(1, 6, 7)),
-    place(9, 8),
+    at(9),
     "the rest was given up",
   );
-  assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 6, 7), acceptance(1, 5, 6)), place(9, 4));
-  assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), place(9, 4));
+  assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 6, 7), acceptance(1, 5, 6)), at(9));
+  assert.deepEqual(wanted([run(0, 5)], ...two, acceptance(1, 5, 7)), at(9));
   assert.equal(wanted([run(0, 12)], ...two, first, later), undefined);
   assert.deepEqual(
     wanted([run(8, 9)], ...two, first),
-    place(9, 8),
+    at(9),
     "what was healed, and removed with all that is old, is not missed",
   );
-  assert.deepEqual(wanted([run(8, 9)], ...two), {
-    timeline: timelineId(1),
-    number: number(5),
-    below: undefined,
-  }, "nobody saw it healed");
+  assert.equal(wanted([run(8, 9)], ...two), at(5), "nobody saw it healed");
 });
 
 test("a record that was taken back tells nothing any more; another one of the same range does", () => {

@@ -154,14 +154,14 @@ test("StandbySlots makes a slot, and moves it along to what is durable here, one
 
 test("StandbySlots makes a slot soon after the first server streams", async () => {
   const standby = new Standby();
-  let flushed: KeptWal | undefined;
+  const received: { wal?: KeptWal } = {};
   const { clock, abort } = start(standby, {
-    flushed: () => Promise.resolve(flushed),
-    streamingFrom: () => flushed === undefined ? undefined : "db1:5432",
+    flushed: () => Promise.resolve(received.wal),
+    streamingFrom: () => received.wal === undefined ? undefined : "db1:5432",
   });
   await clock.advance(30_500);
   assert.deepEqual(standby.journal, [], "nobody is asked before");
-  flushed = keptWal(at(3));
+  received.wal = keptWal(at(3));
   await clock.advance(1000);
   assert.deepEqual(standby.changes, ["create wv", "advance wv 0/300000"]);
   abort.abort();
