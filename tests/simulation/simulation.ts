@@ -540,12 +540,14 @@ class Simulation {
       });
       return await receiveWal(
         {
-          connect: async (accept: (source: WalSource) => Promise<boolean>) => {
+          connect: async (accept: (source: WalSource) => Promise<boolean>, signal: AbortSignal) => {
             const connection = await this.#server.connect(process);
             try {
               if (await accept(connection)) return connection;
             } catch (error) {
               await connection.close();
+              // As the real one: whoever was told to stop hears that.
+              signal.throwIfAborted();
               throw error;
             }
             await connection.close();
