@@ -248,6 +248,8 @@ class Receiver {
       if (lacking === undefined || !mayPass || signal.aborted) {
         // Next time every host is asked again: what is missing there may have been brought back.
         this.#gaps.forget();
+        // Told to stop before the others were asked: what one host lacks is no verdict.
+        if (mayPass && signal.aborted) throw new OtherHostError("Stopped in the search", { cause: error });
         throw error;
       }
       const { clock } = this.dependencies;
