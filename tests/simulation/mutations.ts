@@ -143,8 +143,8 @@ export const MUTATIONS: readonly Mutation[] = [
     title: "unfinished segments do not count",
     file: "lib/wal/lineage.ts",
     changes: [[
-      "contents.unfinished.filter((segment) => beginsOnLineage(segment, lineage, size));",
-      "contents.unfinished.filter(() => size < 0);",
+      "const begun = unfinished.filter(isHeld);",
+      "const begun = unfinished.filter(() => size < 0);",
     ]],
   },
   {
@@ -350,7 +350,10 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     title: "damaged bytes are thrown away",
     file: "lib/archive/conflict.ts",
-    changes: [["  await addName(disk, { from: file.from, to: kept }, options.naming);\n", ""]],
+    changes: [[
+      "    if (await addName(disk, { from, to: kept }, naming)) return kept;\n",
+      "    return kept;\n",
+    ]],
     by: "push",
   },
   {
