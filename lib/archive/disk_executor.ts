@@ -89,6 +89,7 @@ export interface DiskOperations {
 export interface DiskRules {
   readonly flags: {
     readonly read: number;
+    readonly readWaiting: number;
     readonly write: number;
     readonly create: number;
     readonly append: number;
@@ -104,6 +105,8 @@ export interface DiskRules {
   refusal(stat: import("node:fs").Stats, path: string): Error | undefined;
   /** Whether it can be no file that was not opened: a socket. */
   isNoFile(error: unknown): boolean;
+  /** Whether it is a file that a file server has a lease on: whoever waits gets it. */
+  isLeased(error: unknown): boolean;
   state(stat: import("node:fs").Stats): FileState;
   /**
    * How many bytes of a write go on past the page cache, where memory and file are aligned alike: to copy the bytes
@@ -162,6 +165,7 @@ export function diskRules(
     flags: {
       // Whoever opens a pipe for reading waits until somebody opens it for writing.
       read: O_RDONLY | O_NOFOLLOW | (O_NONBLOCK ?? 0),
+      readWaiting: O_RDONLY | O_NOFOLLOW,
       write: O_RDWR | O_NOFOLLOW,
       create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
       append: O_RDWR | O_APPEND | O_NOFOLLOW,
@@ -179,6 +183,7 @@ export function diskRules(
       return Object.assign(new Error(text), { code: notAFile });
     },
     isNoFile: (error) => (error as { code?: string }).code === "ENXIO",
+    isLeased: (error) => (error as { code?: string }).code === "EAGAIN",
     state: (stat) => ({
       inode: stat.ino,
       bytes: stat.size,
@@ -235,8 +240,11 @@ export function diskOperations(fs: typeof import("node:fs"), rules: DiskRules): 
       try {
         return fs.openSync(at(path), flags.read);
       } catch (error) {
-        if (!rules.isNoFile(error)) throw error;
-        throw rules.refusal(fs.lstatSync(at(path)), path) ?? error;
+        const isLeased = rules.isLeased(error);
+        if (!isLeased && !rules.isNoFile(error)) throw error;
+        const refusal = rules.refusal(fs.lstatSync(at(path)), path);
+        if (refusal !== undefined || !isLeased) throw refusal ?? error;
+        return fs.openSync(at(path), flags.readWaiting);
       }
     });
     const refusal = handle === undefined ? undefined : rules.refusal(fs.fstatSync(handle), path);

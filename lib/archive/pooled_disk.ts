@@ -153,9 +153,11 @@ class PooledDisk implements Disk {
   async #openFile(path: string): Promise<number> {
     const rules = this.#rules;
     const handle = await this.#open(path, rules.flags.read).catch(async (error) => {
-      if (!rules.isNoFile(error)) throw error;
-      const stat = await ask<fs.Stats>((done) => fs.lstat(rules.at(path), done));
-      throw asNotAFile(rules.refusal(stat, path) ?? error);
+      const isLeased = rules.isLeased(error);
+      if (!isLeased && !rules.isNoFile(error)) throw error;
+      const refusal = rules.refusal(await ask<fs.Stats>((done) => fs.lstat(rules.at(path), done)), path);
+      if (refusal !== undefined || !isLeased) throw asNotAFile(refusal ?? error);
+      return await this.#open(path, rules.flags.readWaiting);
     });
     const refusal = rules.refusal(await statHandle(handle), path);
     if (refusal === undefined) return handle;

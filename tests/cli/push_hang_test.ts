@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -25,6 +26,17 @@ const HANGING: readonly (readonly [path: string, leaves: RegExp])[] = [
   [`inprogress/${SEGMENT}`, new RegExp(`^${SEGMENT}\\.push-\\w+$`)],
 ];
 
+/** Holds a write lease on a file: to open it waits until that is given back, which it is not, for `lease-break-time` at most. */
+const HOLD_LEASE = `use Fcntl; $SIG{IO} = "IGNORE"; open(my $file, "+<", $ARGV[0]) or die $!;
+fcntl($file, 1024, F_WRLCK) or die $!; $| = 1; print "held"; sleep 300;`;
+
+async function holdLease(path: string): Promise<ChildProcess> {
+  const holder = spawn("perl", ["-e", HOLD_LEASE, path], { stdio: ["ignore", "pipe", "inherit"] });
+  const [told] = await once(holder.stdout, "data");
+  assert.equal(String(told), "held");
+  return holder;
+}
+
 describe("walvault push gives up in time when the archive's disk does not answer", { timeout }, () => {
   const directory = mkdtempSync(join(tmpdir(), "wv-hang-"));
   const executable = join(directory, "walvault");
@@ -43,13 +55,11 @@ describe("walvault push gives up in time when the archive's disk does not answer
   ];
   for (const [name, command] of programs) {
     for (const [path, leaves] of HANGING) {
-      test(`${name}, at ${path.replace(SEGMENT, "SEGMENT")}`, { timeout }, () => {
+      test(`${name}, at ${path.replace(SEGMENT, "SEGMENT")}`, { timeout }, async () => {
         using place = new PushPlace();
-        const fifo = join(place.archive, path);
-        rmSync(fifo, { force: true });
-        // To open it for reading blocks until somebody writes.
-        assert.equal(spawnSync("mkfifo", [fifo]).status, 0);
-        chmodSync(fifo, 0o600);
+        const hanging = join(place.archive, path);
+        if (!existsSync(hanging)) writeFileSync(hanging, "", { mode: 0o600 });
+        const holder = await holdLease(hanging);
         const [program = "", ...words] = command();
         const options = [
           "push",
@@ -71,6 +81,7 @@ describe("walvault push gives up in time when the archive's disk does not answer
         assert.equal(existsSync(join(place.archive, SEGMENT)), false);
         const left = readdirSync(join(place.archive, "inprogress")).filter((each) => each !== SEGMENT);
         assert.match(left.join(" "), leaves);
+        holder.kill("SIGKILL");
       });
     }
   }
