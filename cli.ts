@@ -44,6 +44,14 @@ function namesRestoreTarget(words: readonly string[]): boolean {
   return words.some((word) => RESTORE_TARGET.test(word));
 }
 
+/** What a server names when it hands a file over. */
+const BROUGHT_FILE = /(^|\/)([0-9A-F]{24}(\.[0-9A-F]{8}\.backup|\.partial)?|[0-9A-F]{8}\.history)$/;
+
+function isServersCall(words: readonly string[]): boolean {
+  return namesRestoreTarget(words) ||
+    words.includes("push") && words.some((word) => BROUGHT_FILE.test(word));
+}
+
 function failureExitsOf(words: readonly string[]): FailureExits {
   const name = namesRestoreTarget(words) ? "fetch" : words[0] ?? "";
   return FAILURE_EXITS[name] ?? EXIT;
@@ -111,8 +119,8 @@ async function run(words: readonly string[], exits: FailureExits): Promise<numbe
   const place = { ...context, stopBySignals, push: PUSH, fetch: FETCH, others: [asCommand()] };
   const exitCode = await runCommandLine(words, place, exits);
   if (exitCode !== "helped") return exitCode;
-  // Help is no file: a server that gets 0 looks for its target.
-  return namesRestoreTarget(words) ? exits.usage : EXIT.done;
+  // Help is no file: a server that gets 0 looks for its target, or forgets what it handed over.
+  return isServersCall(words) ? exits.usage : EXIT.done;
 }
 
 async function main(words: readonly string[], exits: FailureExits): Promise<number> {

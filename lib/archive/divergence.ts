@@ -114,7 +114,12 @@ function pageHeaderLeft(at: Lsn, segmentSize: SegmentSize): number {
   return Math.max(0, headerBytes - Number(at % BigInt(PAGE_BYTES)));
 }
 
-/** The records of some bytes: each behind the one before, and behind what is none the next that can be proven. */
+/**
+ * The records of some bytes: each behind the one before, and behind what is none the next that can be proven.
+ *
+ * A length that is damaged can lead past the end too, as that of a record that goes on elsewhere: what tells is a record
+ * behind it that links back to it.
+ */
 function findRecords(
   bytes: Uint8Array,
   { startLsn, segmentSize }: { readonly startLsn: Lsn; readonly segmentSize: SegmentSize },
@@ -123,6 +128,7 @@ function findRecords(
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const segmentLsn = segmentFloor(startLsn, segmentSize);
   let prevLsn: Lsn | undefined;
+  let open: FoundRecord | undefined;
   let triedBytes = 0;
   for (let offset = 0; offset + RECORD_ALIGNMENT_BYTES <= bytes.length;) {
     const recordLsn = advance(startLsn, offset);
@@ -138,8 +144,11 @@ function findRecords(
     const walk = isLikely && triedBytes < MOST_TRIED_BYTES ? new RecordWalk(recordLsn) : undefined;
     walk?.push(bytes.subarray(offset));
     if (!linked && walk !== undefined) triedBytes += Number(walk.positionLsn - recordLsn);
-    const isLinked = walk?.header !== undefined && (!linked || walk.header.prevLsn === prevLsn);
+    const openLsn = open === undefined ? 0n : advance(startLsn, open.start);
+    const isLinked = walk?.header !== undefined &&
+      (linked ? walk.header.prevLsn === prevLsn : walk.header.prevLsn >= openLsn);
     if (walk?.state === "whole" && isLinked) {
+      open = undefined;
       const end = Number(walk.positionLsn - startLsn);
       found.push({ start: offset, end, state: "whole" });
       prevLsn = recordLsn;
@@ -148,13 +157,12 @@ function findRecords(
       continue;
     }
     if (walk?.state === "open" && linked && isLinked) {
-      found.push({ start: offset, end: bytes.length, state: "open" });
-      return found;
+      open = { start: offset, end: bytes.length, state: "open" };
     }
     prevLsn = undefined;
     offset += RECORD_ALIGNMENT_BYTES;
   }
-  return found;
+  return open === undefined ? found : [...found, open];
 }
 
 /** Whether a link leads back as one does from there: what an earlier use of a file left leads further. */

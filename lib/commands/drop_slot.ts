@@ -14,7 +14,7 @@ const NO_SUCH_OBJECT = "42704";
 /**
  * Drops a slot on the server that the connection string leads to, and where told to on each of its standbys.
  *
- * @throws {PermanentError} when it was not there, or may be left on a standby.
+ * @throws {PermanentError} when it is a logical one, which is somebody else's, was not there, or may be left on a standby.
  */
 export async function dropSlot(
   { slot, onStandbys }: { readonly slot: string; readonly onStandbys: boolean },
@@ -26,6 +26,12 @@ export async function dropSlot(
   let isThere = true;
   try {
     ({ systemIdentifier } = await source.identifySystem());
+    if ((await source.readSlot(slot))?.kind === "logical") {
+      throw new PermanentError(
+        `Cannot drop replication slot "${slot}": it is a logical slot, want a physical one; if it must go, run on the ` +
+          `server: SELECT pg_drop_replication_slot('${slot}')`,
+      );
+    }
     await source.dropSlot(slot);
     log.info("slot dropped", { slot, server: source.address });
   } catch (cause) {

@@ -3,7 +3,7 @@ import type { ArchiveContents } from "../archive/archive.ts";
 import type { LegPosition } from "../receiver/leg.ts";
 import type { KeptWal } from "../receiver/standby_slots.ts";
 import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
-import { type Lsn, minLsn } from "../wal/lsn.ts";
+import type { Lsn } from "../wal/lsn.ts";
 import type { TimelineId } from "../wal/timeline.ts";
 
 type Position = Pick<LegPosition, "timeline" | "flushLsn" | "segmentSize">;
@@ -50,8 +50,8 @@ export class KeptWalLook {
     const history = this.#history;
     const mark = await this.source.gapMark();
     const wantedLsn = mark === "" ? undefined : await this.#firstWanted(mark, { history, segmentSize });
-    const keptLsn: Lsn = wantedLsn === undefined ? flushLsn : minLsn(flushLsn, wantedLsn);
-    return { history, flushLsn: keptLsn, segmentSize };
+    const gapLsn = wantedLsn !== undefined && wantedLsn < flushLsn ? wantedLsn : undefined;
+    return { history, flushLsn: gapLsn ?? flushLsn, gapLsn, segmentSize };
   }
 
   async #firstWanted(

@@ -136,6 +136,8 @@ export class SlotGuardian {
   async #look(signal: AbortSignal): Promise<void> {
     const { slot, clock, log } = this.options;
     let look: ServerLook;
+    // Before the server is asked: what comes meanwhile lies beyond the end that it tells, and is no other line of WAL.
+    const durableLsn = this.options.durable?.();
     try {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(LOOK_TIMEOUT_MS)]);
       look = await lookAtServer(this.settings, { log: SILENT, signal: limited, slot });
@@ -157,7 +159,7 @@ export class SlotGuardian {
     const sample = sampleOf(look, slot, clock.nowMs());
     if (sample === undefined) return;
     if (sample !== "absent") this.#last = sample;
-    const judged = sample === "absent" ? sample : { ...sample, durableLsn: this.options.durable?.() };
+    const judged = sample === "absent" ? sample : { ...sample, durableLsn };
     for (const warning of this.#judge.next(judged)) this.#say(warning);
   }
 

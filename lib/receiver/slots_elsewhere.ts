@@ -1,6 +1,7 @@
 import { type Log, messageChain } from "../log.ts";
 import { ConnectionError } from "../protocol/errors.ts";
 import type { SlotPosition, SystemIdentity } from "../protocol/replication.ts";
+import type { ServerRole } from "../protocol/replication_views.ts";
 import type { Clock } from "./clock.ts";
 import { withinStop } from "./stopping.ts";
 
@@ -19,6 +20,8 @@ export interface SlotHolder {
 export interface SlotHolderHost {
   /** For messages. */
   readonly name: string;
+  /** Whatever it is just now. */
+  connect(signal: AbortSignal): Promise<SlotHolder>;
   /** Throws a `ConnectionError` `unsuitable` when it is no standby. */
   connectToStandby(signal: AbortSignal): Promise<SlotHolder>;
 }
@@ -42,29 +45,32 @@ export interface SlotsElsewhere {
 export function dropElsewhere(elsewhere: SlotsElsewhere): Promise<readonly string[]> {
   return onEach(elsewhere, async (holder) => {
     const { slot, log } = elsewhere;
+    // Whoever is promoted in a failover goes on with it.
+    if (holder.role === "primary") throw new Error("it is the primary");
     await holder.server.dropSlot(slot);
     log.info("slot dropped", { slot, server: holder.name });
     return undefined;
   }, (host, error) => {
-    const isPrimary = error instanceof ConnectionError && error.kind === "unsuitable";
     elsewhere.log.error("slot may be left", {
       slot: elsewhere.slot,
       server: host.name,
-      error: isPrimary ? "it is the primary" : messageChain(error),
+      error: messageChain(error),
       hint: `it would keep WAL for ever; run there: ${dropStatement(elsewhere.slot)}`,
     });
     return host.name;
   });
 }
 
-/** Tells on which standbys a slot of that name is; who can't be asked is not told of. Returns their names. */
+/** Tells on which other servers a slot of that name is; who can't be asked is not told of. Returns their names. */
 export function tellElsewhere(elsewhere: SlotsElsewhere): Promise<readonly string[]> {
-  return onEach(elsewhere, ({ name }) => {
-    elsewhere.log.warn("slot is left on standby", {
+  return onEach(elsewhere, ({ name, role }) => {
+    const byOption = role === "standby"
+      ? "to drop it too, add --slot-on-standbys to --drop-slot, or"
+      : "if it is to go,";
+    elsewhere.log.warn(`slot is left on ${role}`, {
       slot: elsewhere.slot,
       server: name,
-      hint: "it keeps WAL there; to drop it too, add --slot-on-standbys to --drop-slot, or run there: " +
-        dropStatement(elsewhere.slot),
+      hint: `it keeps WAL there; ${byOption} run there: ${dropStatement(elsewhere.slot)}`,
     });
     return Promise.resolve(name);
   }, () => undefined);
@@ -75,22 +81,31 @@ function dropStatement(slot: string): string {
   return `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${slot}'`;
 }
 
-/** Asks all hosts at once, and calls `act` for those that are standbys of the cluster and have the physical slot. */
+/** Asks all hosts at once, and calls `act` for those that are of the cluster and have the physical slot. */
 async function onEach(
   { hosts, slot, systemIdentifier, clock }: SlotsElsewhere,
-  act: (holder: { readonly name: string; readonly server: SlotHolder }) => Promise<string | undefined>,
+  act: (
+    holder: { readonly name: string; readonly role: ServerRole; readonly server: SlotHolder },
+  ) => Promise<string | undefined>,
   onError: (host: SlotHolderHost, error: unknown) => string | undefined,
 ): Promise<readonly string[]> {
   const left = await Promise.all(hosts.map(async (host) => {
     const late = new AbortController();
     let server: SlotHolder | undefined;
     const ask = async () => {
-      server = await host.connectToStandby(late.signal);
+      let role: ServerRole = "standby";
+      try {
+        server = await host.connectToStandby(late.signal);
+      } catch (error) {
+        if (!(error instanceof ConnectionError) || error.kind !== "unsuitable") throw error;
+        role = "primary";
+        server = await host.connect(late.signal);
+      }
       if ((await server.identifySystem()).systemIdentifier !== systemIdentifier) return undefined;
       if ((await server.readSlot(slot))?.kind !== "physical") return undefined;
       // Who asked has given up.
       late.signal.throwIfAborted();
-      return await act({ name: host.name, server });
+      return await act({ name: host.name, role, server });
     };
     try {
       return await withinStop(ask(), { clock, timeoutMs: DROP_ELSEWHERE_MS }, AbortSignal.abort());

@@ -65,6 +65,8 @@ export interface KeptWal {
   readonly history: TimelineHistory;
   /** Everything below it is durable in the archive, or given up. */
   readonly flushLsn: Lsn;
+  /** It stays there, as WAL from there on was recorded as missing, though what follows is durable. */
+  readonly gapLsn?: Lsn | undefined;
   readonly segmentSize: SegmentSize;
 }
 
@@ -195,11 +197,12 @@ export class StandbySlots {
     }
     const restartLsn = slot?.restartLsn ?? await this.#create({ server, slots }, flushed);
     const toLsn = endLsn === undefined ? undefined : minLsn(endLsn, flushed.flushLsn);
-    if (restartLsn === undefined || toLsn === undefined || toLsn <= restartLsn) return undefined;
+    const held = endLsn === undefined ? undefined : heldAt(flushed, endLsn);
+    if (restartLsn === undefined || toLsn === undefined || toLsn <= restartLsn) return held;
     const movedTo = await slots.advance(name, { toLsn, role });
     if (movedTo === undefined) return undefined;
     log.debug("slot moved along", { server: server.address, slot: name, role, toLsn: formatLsn(movedTo) });
-    return undefined;
+    return held;
   }
 
   /** Makes a slot; where it begins its server's last restart point decides. */
@@ -270,6 +273,17 @@ async function otherLineOf(
   return {
     error: `its ${file} tells another past than the archive's`,
     hint: "two servers were promoted to the same timeline: find out which one is right",
+  };
+}
+
+/** Nobody else tells of it: what the server that streams is told goes past a gap. */
+function heldAt({ gapLsn }: KeptWal, endLsn: Lsn): Problem | undefined {
+  if (gapLsn === undefined || endLsn <= gapLsn) return undefined;
+  return {
+    error: `WAL from ${formatLsn(gapLsn)} on is missing here, and may still come`,
+    hint:
+      "it keeps all WAL from there on, and fills that server's disk: bring what is missing (walvault gap heal), or " +
+      "give it up (walvault gap accept); see: walvault gap list",
   };
 }
 

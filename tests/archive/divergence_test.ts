@@ -107,3 +107,20 @@ test("judgeDifference() does not work for ever on bytes that pretend to be recor
   assert.equal(judge(new Uint8Array(MIB), hostile)?.kind, "unproven");
   assert.ok(performance.now() - beganMs < 10_000);
 });
+
+test("judgeDifference() takes no damaged length of a record for another history, wherever it says that the record ends", () => {
+  const { bytes, records } = wal({ xid: 1 });
+  // In the last page: behind it the header of a page tells where its record goes on.
+  for (const record of records.slice(0, -2).filter(({ lsn }) => lsn >= START + BigInt(SPAN - PAGE_BYTES))) {
+    const at = Number(record.lsn - START);
+    for (let byte = 0; byte < 4; byte++) {
+      for (let bit = 0; bit < 8; bit++) {
+        const rotten = bytes.slice();
+        rotten[at + byte]! ^= 1 << bit;
+        const verdict = judge(rotten, bytes);
+        assert.equal(verdict?.kind, "damaged", `bit ${bit} of byte ${byte} at ${record.lsn}`);
+        assert.equal(verdict?.recordLsn, record.lsn);
+      }
+    }
+  }
+});

@@ -95,6 +95,22 @@ for (const [words, message, hint] of USAGE_ERRORS) {
   });
 }
 
+test("walvault push: help archives nothing", { timeout }, () => {
+  using place = new PushPlace();
+  for (const option of ["--help", "-h", "--version", "-V"]) {
+    for (
+      const file of [FILE, "pg_wal/00000002.history", `${SEGMENT}.partial`, `${SEGMENT}.00000028.backup`]
+    ) {
+      assert.equal(
+        walvault(["push", option, "-d", "archive", file], place.path).code,
+        1,
+        `${option} ${file}`,
+      );
+    }
+    assert.notEqual(walvault([option, "push", "-d", "archive", FILE], place.path).code, 0);
+  }
+});
+
 test("walvault push is silent when all is well, and tells with --verbose", { timeout }, () => {
   using place = new PushPlace();
   const words = ["push", "--archive", "archive", FILE];

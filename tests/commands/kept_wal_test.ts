@@ -75,7 +75,12 @@ function withArchive(
       },
       heal: (first, end) => archive.appendToLedger(encodeGapHealing({ ...range(first, end), healedAt: "" })),
       async keptAt(segments, timeline = FIRST) {
-        const { flushLsn } = await look.at({ timeline, flushLsn: at(segments), segmentSize: SEGMENT_SIZE });
+        const { flushLsn, gapLsn } = await look.at({
+          timeline,
+          flushLsn: at(segments),
+          segmentSize: SEGMENT_SIZE,
+        });
+        assert.equal(gapLsn, flushLsn < at(segments) ? flushLsn : undefined);
         return Number(flushLsn) / SEGMENT_SIZE;
       },
     });

@@ -127,6 +127,17 @@ test("receive: slots are made, used from their position, dropped, and refused", 
     assert.equal(await logical.ended(), 3);
     assert.match(logical.stderr, /replication slot \\"logical\\".*logical slot, want a physical one/);
   }
+  const kept = await runReceiver({
+    connection,
+    archive: empty,
+    options: ["--slot=logical", "--drop-slot", "--slot-on-standbys"],
+  });
+  assert.equal(await kept.ended(), 3);
+  assert.match(kept.stderr, /Cannot drop replication slot \\"logical\\": it is a logical slot/);
+  assert.equal(
+    await cluster.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'logical'"),
+    "1",
+  );
 });
 
 test("receive: a slot in use is waited for, an archive in use is refused", { timeout }, async () => {

@@ -11,6 +11,7 @@ const PHYSICAL: SlotPosition = { kind: "physical", restartLsn: at(1), restartTim
 interface Scripted {
   readonly slot?: SlotPosition | undefined;
   readonly systemIdentifier?: bigint;
+  readonly isPrimary?: boolean;
   readonly connectError?: unknown;
   readonly dropError?: unknown;
   readonly silent?: boolean;
@@ -18,9 +19,9 @@ interface Scripted {
 
 function ask(act: typeof dropElsewhere, servers: readonly Scripted[]) {
   const journal: string[] = [];
-  const hosts = servers.map((server, index) => ({
-    name: `db${index + 2}`,
-    connectToStandby: () => {
+  const hosts = servers.map((server, index) => {
+    const name = `db${index + 2}`;
+    const connect = () => {
       if (server.connectError !== undefined) return Promise.reject(server.connectError);
       if (server.silent) return new Promise<never>(() => {});
       const { systemIdentifier = SYSTEM_IDENTIFIER } = server;
@@ -33,8 +34,14 @@ function ask(act: typeof dropElsewhere, servers: readonly Scripted[]) {
         },
         close: () => Promise.resolve(),
       });
-    },
-  }));
+    };
+    const unsuitable = new ConnectionError("unsuitable", `Cannot use ${name}: it is a primary`);
+    return {
+      name,
+      connect,
+      connectToStandby: () => server.isPrimary ? Promise.reject(unsuitable) : connect(),
+    };
+  });
   const clock = new FakeClock();
   const { log, entries, lines } = fakeLog();
   const outcome = watched(act({ hosts, slot: "wv", systemIdentifier: SYSTEM_IDENTIFIER, clock, log }));
@@ -48,6 +55,8 @@ test("dropElsewhere() drops a slot on every standby that has it, and on no other
     { slot: { ...PHYSICAL, kind: "logical" } },
     { systemIdentifier: 1n },
     {},
+    // As under another name that leads to where it was dropped.
+    { isPrimary: true, slot: undefined },
   ]);
   await clock.advance(0);
   assert.deepEqual(journal, ["drop wv on db2", "drop wv on db6"]);
@@ -60,7 +69,7 @@ test("dropElsewhere() says where a slot may be left, and what to run there", asy
   const { journal, clock, entries, outcome } = ask(dropElsewhere, [
     { silent: true },
     { connectError: new Error("refused") },
-    { connectError: new ConnectionError("unsuitable", "Cannot use db4: it is a primary") },
+    { isPrimary: true },
     { dropError: serverError("55006", "it is in use") },
     {},
   ]);
@@ -87,10 +96,19 @@ test("tellElsewhere() changes nothing, and tells where the slot is", async () =>
     {},
     { slot: undefined },
     { connectError: new Error("refused") },
+    { isPrimary: true },
+    { isPrimary: true, systemIdentifier: 1n },
   ]);
   await clock.advance(0);
   assert.deepEqual(journal, []);
-  assert.deepEqual(outcome.value, ["db2"]);
-  assert.deepEqual(entries.map(({ level, event }) => `${level} ${event}`), ["warn slot is left on standby"]);
+  assert.deepEqual(outcome.value, ["db2", "db5"]);
+  assert.deepEqual(
+    entries.map(({ level, event }) => `${level} ${event}`),
+    ["warn slot is left on standby", "warn slot is left on primary"],
+  );
   assert.match(String(entries[0]?.fields["hint"]), /add --slot-on-standbys/);
+  assert.match(
+    String(entries[1]?.fields["hint"]),
+    /if it is to go, run there: SELECT pg_drop_replication_slot/,
+  );
 });

@@ -179,6 +179,27 @@ test("StandbySlots says that a slot begins later than what is missing here", asy
   assert.equal(warnings[0]?.fields["restartLsn"], "0/580000");
 });
 
+test("StandbySlots says once, and again behind the next gap, that a gap keeps a slot where it is", async () => {
+  const standby = new Standby();
+  standby.slots = [SLOT];
+  let wal: KeptWal = { ...keptWal(at(3)), gapLsn: at(3) };
+  const { clock, abort, entries, lines } = start(standby, { flushed: () => Promise.resolve(wal) });
+  await clock.advance(3 * STANDBY_SLOTS_INTERVAL_MS);
+  assert.deepEqual(standby.changes, ["advance wv 0/300000"]);
+  assert.deepEqual(lines("warn"), ["slot is not moved along"]);
+  const told = entries.find(({ level }) => level === "warn")?.fields;
+  assert.match(String(told?.["error"]), /WAL from 0\/300000 on is missing here/);
+  assert.match(String(told?.["hint"]), /walvault gap heal.*walvault gap accept/);
+  wal = keptWal(at(6));
+  await clock.advance(STANDBY_SLOTS_INTERVAL_MS);
+  wal = { ...keptWal(at(7)), gapLsn: at(7) };
+  await clock.advance(STANDBY_SLOTS_INTERVAL_MS);
+  wal = { ...keptWal(at(9)), gapLsn: at(9) };
+  await clock.advance(STANDBY_SLOTS_INTERVAL_MS);
+  abort.abort();
+  assert.equal(lines("warn").length, 2, "what it has not replayed it keeps anyway");
+});
+
 test("StandbySlots moves no slot past what a standby had replayed when it was still on the archive's timeline", async () => {
   const standby = new Standby();
   standby.slots = [SLOT];
