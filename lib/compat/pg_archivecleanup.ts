@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import { IDENTITY_FILE, IN_PROGRESS_DIRECTORY, SEGMENT_FORMS } from "../archive/layout.ts";
 import type { OriginalCall, OriginalContext } from "./originals.ts";
 import { getopt, type OptionTable } from "./getopt.ts";
 import { ProgramLog } from "./program_log.ts";
@@ -136,8 +137,9 @@ async function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): Pr
     log.error(`could not open archive location "${directory}": ${systemErrorText(error)}`);
     return EXIT.failed;
   }
-  for (const name of names) {
-    if (!isOlder(name, cleanup)) continue;
+  // First what was only begun: left behind alone it would be where the archive begins, with a hole behind it.
+  const begun = await begunBefore(names, cleanup);
+  for (const name of [...begun, ...names.filter((each) => isOlder(each, cleanup))]) {
     const path = `${directory}/${name}`;
     if (dryRun) {
       context.stdout.write(`${path}\n`);
@@ -153,6 +155,23 @@ async function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): Pr
     }
   }
   return EXIT.done;
+}
+
+/**
+ * What an archive of ours keeps of older segments that were never completed, such as the end of a timeline that was left.
+ *
+ * Nothing while no complete segment is to be kept: then it may be what is received just now.
+ */
+async function begunBefore(names: readonly string[], cleanup: Cleanup): Promise<readonly string[]> {
+  const isKept = (name: string) =>
+    SEGMENT_FORMS.some((form) =>
+      name.endsWith(form) && SEGMENT.test(name.slice(0, name.length - form.length))
+    ) &&
+    name.slice(8, 24) >= cleanup.oldestKept.slice(8);
+  if (!names.includes(IDENTITY_FILE) || !names.some(isKept)) return [];
+  const begun = await fs.promises.readdir(`${cleanup.directory}/${IN_PROGRESS_DIRECTORY}`).catch(() => []);
+  return begun.filter((name) => BEGUN.test(name) && name.slice(8, 24) < cleanup.oldestKept.slice(8))
+    .map((name) => `${IN_PROGRESS_DIRECTORY}/${name}`);
 }
 
 function removeFile(path: string): void {
@@ -178,6 +197,9 @@ function isOlder(
 const SEGMENT = /^[0-9A-F]{24}$/;
 const PARTIAL = /^[0-9A-F]{24}\.partial$/;
 const BACKUP_HISTORY = /^[0-9A-F]{24}(?![0-9A-F]).*\.backup$/;
+
+/** In `inprogress/`: what was received of a segment, now or by an earlier run. */
+const BEGUN = /^[0-9A-F]{24}(\.saved-[1-9][0-9]{0,8})?$/;
 
 /** The segment that a name stands for; `undefined` for the name of something else. */
 function segmentOf(name: string): string | undefined {

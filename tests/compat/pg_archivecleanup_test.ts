@@ -157,3 +157,28 @@ test(`${NAME} exits 1 when it can't remove a file, as PostgreSQL's does`, { skip
   assert.deepEqual(results[1], results[0]);
   assert.equal(results[1]?.code, 1);
 });
+
+test(`${NAME} on an archive of ours removes what was only begun before, and no more`, async () => {
+  using directory = temporaryDirectory();
+  fill(directory.path);
+  const begun = [
+    "000000010000000000000004",
+    "000000010000000000000004.saved-2",
+    "00000002000000000000000F",
+    "000000010000000000000010",
+    "000000010000000000000011.saved-1",
+    "000000010000000000000005.push-abc",
+  ];
+  for (const name of begun) fs.writeFileSync(join(directory.path, "inprogress", name), "");
+  const left = () => fs.readdirSync(join(directory.path, "inprogress")).sort();
+  const run = (words: readonly string[]) => runOurs(NAME, words);
+  // Nothing complete is kept: what was begun may be received just now.
+  assert.equal((await run([directory.path, "0000000100000002000000FF"])).code, 0);
+  assert.deepEqual(left(), [...begun].sort());
+  for (const name of FILES) fs.writeFileSync(join(directory.path, name), "");
+  const shown = await run(["-n", directory.path, OLDEST]);
+  assert.match(shown.stdout, /inprogress\/000000010000000000000004\n/);
+  assert.deepEqual(left(), [...begun].sort());
+  assert.equal((await run([directory.path, OLDEST])).code, 0);
+  assert.deepEqual(left(), [begun[3], begun[4], begun[5]].sort());
+});
