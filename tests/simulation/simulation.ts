@@ -9,7 +9,7 @@ import {
   parseLedger,
   segmentsOfGap,
 } from "../../lib/archive/gaps.ts";
-import { GAP_LEDGER_FILE, parseInProgressName } from "../../lib/archive/layout.ts";
+import { GAP_LEDGER_FILE } from "../../lib/archive/layout.ts";
 import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
@@ -24,6 +24,7 @@ import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { type Disturbance, Script } from "./script.ts";
 import { Scheduler } from "./sim_clock.ts";
+import { type CompressingPlan, SimCompressing } from "./sim_compressing.ts";
 import {
   type Fault,
   type Inode,
@@ -36,6 +37,7 @@ import {
 } from "./sim_disk.ts";
 import { commonEnd, SimServer, type StreamFacts } from "./sim_server.ts";
 import { type Branch, historyBytes, SEGMENT_BYTES, SEGMENT_SIZE, worldOf } from "./sim_wal.ts";
+import { certainSegments, contentOf, holds, numberOf, publishedFile, storedName } from "./stored_segments.ts";
 
 const BIG_SEGMENT = BigInt(SEGMENT_BYTES);
 /** Once nothing disturbs any more, all must be archived within this. */
@@ -49,6 +51,10 @@ const OUTAGE_MS = 20_000;
 const OUTAGE_LOOK_MS = 20;
 /** A receiver told to stop has its own limit of 10 s, and a moment. */
 const STOP_LIMIT_MS = 12_000;
+/** Compression beside it has a limit of its own. */
+const COMPRESSING_STOP_LIMIT_MS = STOP_LIMIT_MS + 2000;
+/** When all is archived, compression may go on for so long. */
+const COMPRESSING_MS = 3000;
 
 /** A promise was broken; the message names the seed and how to see it again. */
 export class SimulationFailure extends Error {
@@ -160,6 +166,8 @@ class Simulation {
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
   #minimumFree: MinimumFree | undefined;
+  #compressing: CompressingPlan | undefined;
+  #convergedAtMs: number | undefined;
 
   constructor(
     private readonly seed: number,
@@ -220,6 +228,7 @@ class Simulation {
     if (onlyFault === undefined) {
       this.#planDisasters();
       this.#planLittleRoom();
+      this.#planCompressing();
       // Without hard links nobody else may write to the archive, and receiving ends at a gap.
       const isLong = this.#server.world.eras[0]!.endLsn - this.#server.world.firstLsn > 3n * BIG_SEGMENT;
       if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps();
@@ -352,6 +361,27 @@ class Simulation {
     }
   }
 
+  /** Segments are compressed beside the receiver, sometimes on a machine whose memory loses bits. */
+  #planCompressing(): void {
+    const random = new Random(this.seed + 11_000_000);
+    if (!random.chance(0.2) || !this.#naming.hardLinks) return;
+    const format = random.pick(["zstd", "zstd", "lz4"] as const);
+    const flips = random.pick([0, 0, 0.3]);
+    if (!this.#script.allows("compress", format)) return;
+    this.#compressing = {
+      format,
+      resting: random.chance(0.5),
+      flip: (bytes) => {
+        if (this.#calm || !random.chance(flips)) return undefined;
+        const at = random.chance(0.5)
+          ? random.integer(0, Math.min(bytes, 32) - 1)
+          : random.integer(0, bytes - 1);
+        return this.#script.allows("flip", `of byte ${at}`) ? at : undefined;
+      },
+      trace: (text) => this.#trace(text),
+    };
+  }
+
   /** WAL is removed before it is received, commits wait for the receiver or not, and people accept what is missing. */
   #planGaps(): void {
     const random = this.#gapRandom;
@@ -440,7 +470,7 @@ class Simulation {
     const end = flushLsn / BIG_SEGMENT;
     // Where an archive begins that has but the start of one segment is open once it has a later one.
     let first = branch.firstSegment;
-    while (first < end && this.#disk.file(nameOf(first)) === undefined) first++;
+    while (first < end && publishedFile(this.#disk, nameOf(first)) === undefined) first++;
     if (first >= end) return;
     const number = which === "newest"
       ? end - 1n
@@ -452,7 +482,7 @@ class Simulation {
       endLsn < (number + 1n) * BIG_SEGMENT ||
       sameBytes(other.segments[Number(number - other.firstSegment)]!, bytes)
     );
-    if (!stays || this.#disk.file(name) !== undefined || !this.#script.allows("push", name)) return;
+    if (!stays || publishedFile(this.#disk, name) !== undefined || !this.#script.allows("push", name)) return;
     this.#trace(`push brings ${name}`);
     this.#pushed.add(name);
     const process = this.#pusher = { alive: true };
@@ -522,8 +552,13 @@ class Simulation {
     };
     const log = { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
     let opened = false;
+    let compressing: SimCompressing | undefined;
     const life = async () => {
       const archive = await Archive.open(disk, { naming: this.#naming, userId: 1000 });
+      if (this.#compressing !== undefined) {
+        await archive.removeCompressing();
+        compressing = new SimCompressing(archive, this.#compressing, { disk: this.#disk.open(state), clock });
+      }
       opened = true;
       const receiving = new GapReceivingArchive(archive, {
         clock,
@@ -531,7 +566,10 @@ class Simulation {
         // The wall clock jumps as it likes, back too.
         now: () => new Date(this.#wallRandom.integer(0, 4e12)),
         events: {
-          segmentPublished: (event) => this.#trace(`published ${event.segment}`),
+          segmentPublished: (event) => {
+            this.#trace(`published ${event.segment}`);
+            compressing?.published(event.segment);
+          },
           savedCopyKept: (event) =>
             this.#trace(`kept ${event.path} valid to ${formatLsn(event.validEndLsn)}`),
           savedCopyPassed: (event) => this.#trace(`passed ${event.path}`),
@@ -584,7 +622,7 @@ class Simulation {
         abort.signal,
       );
     };
-    life().then((end) => {
+    life().finally(() => compressing?.close()).then((end) => {
       this.#trace(`process ${number} ends: ${end}`);
       if (!abort.signal.aborted) this.#fail(`the receiver ended by itself: ${end}`);
       this.#restartSoon(process);
@@ -626,10 +664,11 @@ class Simulation {
     this.#trace(`process ${process.number} is told to stop`);
     const wasTroubled = this.#disk.faults.length > 0 || this.#disk.stalls.length > 0 || this.#disk.troubled;
     process.abort.abort();
-    this.#scheduler.after(STOP_LIMIT_MS, () => {
+    const limitMs = this.#compressing === undefined ? STOP_LIMIT_MS : COMPRESSING_STOP_LIMIT_MS;
+    this.#scheduler.after(limitMs, () => {
       // A disk that stalls may hold it up, and a server that does not answer.
       if (process.alive && !wasTroubled && !this.#server.anySilent) {
-        this.#fail(`told to stop, it still runs after ${STOP_LIMIT_MS / 1000} s`);
+        this.#fail(`told to stop, it still runs after ${limitMs / 1000} s`);
       }
     });
   }
@@ -741,7 +780,7 @@ class Simulation {
     if (!stream.isWaitedFor() || this.#recordsSeen === 0) return;
     const { branch, startLsn } = stream;
     const { records, acceptances } = this.#certainLedger();
-    const certain = new Map(this.#disk.certainFiles("."));
+    const certain = certainSegments(this.#disk);
     for (const record of records) {
       const { firstNumber, endNumber } = segmentsOfGap(record, SEGMENT_SIZE);
       for (let number = firstNumber; number < endNumber && number * BIG_SEGMENT < startLsn; number++) {
@@ -765,11 +804,14 @@ class Simulation {
     const number = (writeLsn - 1n) / BIG_SEGMENT as SegmentNumber;
     const bytes = Number(writeLsn - number * BIG_SEGMENT);
     const name = segmentName(timeline, number, SEGMENT_SIZE);
+    // What it holds in another form was looked at when it got that name.
+    const isCompressed = this.#disk.file(name) === undefined && publishedFile(this.#disk, name) !== undefined;
     const inode = this.#disk.file(name) ?? this.#disk.file(`inprogress/${name}`);
     const want = branch.segments[Number(number - branch.firstSegment)]!;
     const start = Math.max(0, bytes - 64);
     if (
-      inode === undefined || !sameBytes(inode.content.subarray(start, bytes), want.subarray(start, bytes))
+      !isCompressed &&
+      (inode === undefined || !sameBytes(inode.content.subarray(start, bytes), want.subarray(start, bytes)))
     ) {
       this.#fail(`P2: write ${formatLsn(lsn(writeLsn))} is reported, and not all below it is written`);
     }
@@ -816,16 +858,16 @@ class Simulation {
   /** P2, P3 and P6: all that was ever acknowledged would be there after the worst power cut at this moment. */
   #checkHeld(moment: string): void {
     if (this.#acked.size === 0 || this.#problem !== undefined) return;
-    const files = new Map<bigint, Inode[]>();
-    const add = (number: bigint, inode: Inode) => {
+    const files = new Map<bigint, (readonly [string, Inode])[]>();
+    const add = (number: bigint, name: string, inode: Inode) => {
       const known = files.get(number);
-      if (known === undefined) files.set(number, [inode]);
-      else known.push(inode);
+      if (known === undefined) files.set(number, [[name, inode]]);
+      else known.push([name, inode]);
     };
     for (const directory of [".", "inprogress"]) {
       for (const [name, inode] of this.#disk.certainFiles(directory)) {
         const number = numberOf(name);
-        if (number !== undefined) add(number, inode);
+        if (number !== undefined) add(number, name, inode);
       }
     }
     for (const [branch, { beginLsn, endLsn: acked }] of this.#acked) {
@@ -837,7 +879,7 @@ class Simulation {
           ? this.#ackedOfGaps.get(branch)?.get(number) ?? 0
           : acknowledged;
         if (bytes === 0) continue;
-        if (files.get(number)?.some((inode) => inode.holds(want, bytes)) !== true) {
+        if (files.get(number)?.some(([name, inode]) => holds(name, inode, want, bytes)) !== true) {
           this.#fail(
             `${moment}: of "${branch.name}" ${bytes} bytes from ${formatLsn(lsn(start))} were acknowledged ` +
               "and a power cut may lose them now",
@@ -881,7 +923,7 @@ class Simulation {
       for (let number = firstNumber; number < endNumber; number++) {
         const name = segmentName(timeline, number, SEGMENT_SIZE);
         // It may have come between the look and the record.
-        if (this.#disk.file(name) !== undefined && !this.#pushed.has(name)) {
+        if (publishedFile(this.#disk, name) !== undefined && !this.#pushed.has(name)) {
           this.#fail(`P6: ${name} is recorded to be missing, and is here`);
         }
         this.#noteAcked(number);
@@ -914,7 +956,7 @@ class Simulation {
     const bytes = Number(commitLsn - number * BIG_SEGMENT);
     for (const directory of [".", "inprogress"]) {
       for (const [name, inode] of this.#disk.certainFiles(directory)) {
-        if (numberOf(name) === number && inode.holds(want, bytes)) return;
+        if (numberOf(name) === number && holds(name, inode, want, bytes)) return;
       }
     }
     if (isIn(this.#certainLedger().acceptances, branch, number)) return;
@@ -932,7 +974,7 @@ class Simulation {
       segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
     let isHole = false;
     for (let below = number - 1n; below >= branch.firstSegment; below--) {
-      const isHere = this.#disk.file(nameOf(below as SegmentNumber)) !== undefined;
+      const isHere = publishedFile(this.#disk, nameOf(below as SegmentNumber)) !== undefined;
       if (isHere && isHole) {
         this.#fail(`P6: behind a hole that is not written down ${nameOf(number)} gets its name`);
       }
@@ -947,11 +989,15 @@ class Simulation {
     if (!inode.clean || !sameBytes(inode.content, inode.durableContent)) {
       this.#fail(`P1: ${name} is published and not synced`);
     }
-    const segment = parseSegmentName(name, SEGMENT_SIZE);
+    const stored = storedName(name);
+    const segment = stored === undefined ? undefined : parseSegmentName(stored.segment, SEGMENT_SIZE);
     const timeline = parseHistoryFileName(name);
     if (segment !== undefined) {
       this.#checkSegment(name, segment, inode);
-      if (!this.#pushed.has(name)) this.#checkHolesBelow(segment.timeline, segment.number);
+      // Compressed, it takes the place of one that had its name before.
+      if (stored?.form === "" && !this.#pushed.has(name)) {
+        this.#checkHolesBelow(segment.timeline, segment.number);
+      }
     } else if (timeline !== undefined) {
       const known = this.#server.world.eras.some(({ branch }) =>
         [branch.history.timeline, ...branch.history.entries.map((entry) => entry.timeline)].includes(
@@ -971,11 +1017,12 @@ class Simulation {
     segment: { readonly timeline: number; readonly number: SegmentNumber },
     inode: Inode,
   ): void {
-    const known = this.#server.world.eras.some(({ branch }) => {
+    const content = contentOf(name, inode);
+    const known = content !== undefined && this.#server.world.eras.some(({ branch }) => {
       if (branch.history.timeline !== segment.timeline) return false;
       const want = branch.segments[Number(segment.number - branch.firstSegment)];
       return want !== undefined && (segment.number + 1n) * BIG_SEGMENT <= branch.endLsn &&
-        sameBytes(want, inode.content);
+        sameBytes(want, content);
     });
     if (!known) this.#fail(`P1: ${name} is published, and not what the server has of it, whole`);
   }
@@ -991,13 +1038,21 @@ class Simulation {
   #done(): boolean {
     if (this.#problem !== undefined) return true;
     const { nowMs, count } = this.#scheduler;
-    if (this.#converged()) return true;
+    if (this.#converged()) return !this.#compressesOn();
     const overdue = this.#calm && this.#server.finished && nowMs > this.#calmAtMs + CONVERGE_MS;
     if (overdue || count > MAX_EVENTS) {
       this.#fail(`progress: not all is archived after ${count} events: ${this.#whereWeAre()}`);
       return true;
     }
     return false;
+  }
+
+  /** A moment more for what was archived last. */
+  #compressesOn(): boolean {
+    if (this.#compressing === undefined || this.#process === undefined) return false;
+    this.#convergedAtMs ??= this.#scheduler.nowMs;
+    return this.#scheduler.nowMs < this.#convergedAtMs + COMPRESSING_MS &&
+      this.#disk.names(".").some((name) => storedName(name)?.form === "");
   }
 
   #whereWeAre(): string {
@@ -1009,7 +1064,11 @@ class Simulation {
   /** P6: at the end no segment is missing from the archive's first byte to the server's last. */
   #checkArchive(): void {
     const { branch, flushLsn } = this.#server;
-    const certain = new Map(this.#disk.certainFiles("."));
+    const certain = new Map<string, readonly [string, Inode]>();
+    for (const [name, inode] of this.#disk.certainFiles(".")) {
+      const stored = storedName(name);
+      if (stored !== undefined) certain.set(stored.segment, [name, inode]);
+    }
     for (
       let start = this.#acked.get(branch)?.beginLsn ?? flushLsn;
       start + BIG_SEGMENT <= flushLsn;
@@ -1018,10 +1077,12 @@ class Simulation {
       const number = start / BIG_SEGMENT as SegmentNumber;
       const name = segmentName(timelineOfSegment(branch.history, number, SEGMENT_SIZE), number, SEGMENT_SIZE);
       const want = branch.segments[Number(number - branch.firstSegment)]!;
-      const inode = certain.get(name);
-      if (inode === undefined && this.#isRecorded(branch, number)) continue;
-      if (inode === undefined) return this.#fail(`P6: ${name} is missing in the archive`);
-      if (!inode.holds(want, SEGMENT_BYTES)) return this.#fail(`P1: ${name} has other bytes than the server`);
+      const file = certain.get(name);
+      if (file === undefined && this.#isRecorded(branch, number)) continue;
+      if (file === undefined) return this.#fail(`P6: ${name} is missing in the archive`);
+      if (!holds(...file, want, SEGMENT_BYTES)) {
+        return this.#fail(`P1: ${name} has other bytes than the server`);
+      }
     }
   }
 
@@ -1043,14 +1104,6 @@ function isIn(ranges: readonly GapRange[], { history }: Branch, number: bigint):
     const { firstNumber, endNumber } = segmentsOfGap(range, SEGMENT_SIZE);
     return range.timeline === timeline && firstNumber <= number && number < endNumber;
   });
-}
-
-const numbers = new Map<string, bigint | undefined>();
-
-/** The segment that a file of the archive or of `inprogress/` is of. */
-function numberOf(name: string): bigint | undefined {
-  if (!numbers.has(name)) numbers.set(name, parseInProgressName(name, SEGMENT_SIZE)?.number);
-  return numbers.get(name);
 }
 
 function inspect(fields: object | undefined): string {
