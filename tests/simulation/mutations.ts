@@ -310,6 +310,30 @@ export const MUTATIONS: readonly Mutation[] = [
     ]],
   },
   {
+    title: "nobody has to vouch for what another host brings",
+    file: "lib/archive/refuse_segment.ts",
+    changes: [
+      ["  if (tiedTo === undefined) return;", '  if (tiedTo !== "before") return;'],
+      [
+        "  if (await around.isContinued !== false) return;",
+        "  if (await around.isContinued !== null) return;",
+      ],
+    ],
+  },
+  {
+    title: "what is missing is asked for only until it is written down",
+    file: "lib/receiver/gap_watch.ts",
+    changes: [[
+      "    if (missing.length > 0) this.options.heal(joinedRuns(missing));\n",
+      "    joinedRuns(missing);\n",
+    ]],
+  },
+  {
+    title: "what another host brings is claimed to it",
+    file: "lib/receiver/segment_request.ts",
+    changes: [["{ writeLsn: ZERO_LSN, flushLsn: ZERO_LSN,", "{ writeLsn: nextLsn, flushLsn: ZERO_LSN,"]],
+  },
+  {
     title: "a pushed segment gets its name before it is synced",
     file: WRITE,
     changes: [["Promise.all([written, file.sync()]).then(() => {})", "written"]],

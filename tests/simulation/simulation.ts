@@ -12,6 +12,8 @@ import {
 import { GAP_LEDGER_FILE } from "../../lib/archive/layout.ts";
 import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
+import type { Clock } from "../../lib/receiver/clock.ts";
+import type { HostReply } from "../../lib/receiver/lack.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
 import { ancestorHistory, switchPointOf } from "../../lib/wal/history.ts";
@@ -23,6 +25,7 @@ import { broughtFiles } from "../archive/brought_files.ts";
 import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { type Disturbance, Script } from "./script.ts";
+import { SecondHost } from "./second_host.ts";
 import { Scheduler } from "./sim_clock.ts";
 import { type CompressingPlan, SimCompressing } from "./sim_compressing.ts";
 import {
@@ -35,6 +38,7 @@ import {
   SimDisk,
   type SimProcess,
 } from "./sim_disk.ts";
+import { SimHealing } from "./sim_healing.ts";
 import { commonEnd, SimServer, type StreamFacts } from "./sim_server.ts";
 import { type Branch, historyBytes, SEGMENT_BYTES, SEGMENT_SIZE, worldOf } from "./sim_wal.ts";
 import { certainSegments, contentOf, holds, numberOf, publishedFile, storedName } from "./stored_segments.ts";
@@ -55,6 +59,10 @@ const STOP_LIMIT_MS = 12_000;
 const COMPRESSING_STOP_LIMIT_MS = STOP_LIMIT_MS + 2000;
 /** When all is archived, compression may go on for so long. */
 const COMPRESSING_MS = 3000;
+/** When all is archived, what is missing and to be had somewhere comes within this. */
+const HEAL_MS = 400_000;
+const HEAL_LOOK_MS = 500;
+const LONGEST_RECORD_BYTES = 120_000n;
 
 /** A promise was broken; the message names the seed and how to see it again. */
 export class SimulationFailure extends Error {
@@ -168,6 +176,13 @@ class Simulation {
   #minimumFree: MinimumFree | undefined;
   #compressing: CompressingPlan | undefined;
   #convergedAtMs: number | undefined;
+  #secondHost: SecondHost | undefined;
+  /** Nobody gives anything up: only healing closes a gap. */
+  #isPatient = false;
+  readonly #healRandom: Random;
+  /** So often the process ends while something that was missing comes. */
+  #healCrashesLeft = 0;
+  #isHealed: { readonly atMs: number; readonly value: boolean } | undefined;
 
   constructor(
     private readonly seed: number,
@@ -181,6 +196,7 @@ class Simulation {
     this.#wallRandom = new Random(seed + 3_000_000);
     this.#gapRandom = new Random(seed + 7_000_000);
     this.#pushRandom = new Random(seed + 9_000_000);
+    this.#healRandom = new Random(seed + 13_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
     const networkMs = random.chance(0.1) ? random.spread(60, 250) : random.spread(0.05, 60);
     const pieceBytes = random.pick([4000, 60_000, 60_000, 200_000, 600_000]);
@@ -231,7 +247,7 @@ class Simulation {
       this.#planCompressing();
       // Without hard links nobody else may write to the archive, and receiving ends at a gap.
       const isLong = this.#server.world.eras[0]!.endLsn - this.#server.world.firstLsn > 3n * BIG_SEGMENT;
-      if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps();
+      if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps(isLong);
     } else {
       this.#crashesLeft = 0;
       this.#disk.faults.push(onlyFault);
@@ -383,8 +399,9 @@ class Simulation {
   }
 
   /** WAL is removed before it is received, commits wait for the receiver or not, and people accept what is missing. */
-  #planGaps(): void {
+  #planGaps(isLong: boolean): void {
     const random = this.#gapRandom;
+    if (this.#healRandom.chance(isLong ? 0.7 : 0.3)) this.#planSecondHost();
     if (random.chance(0.5) && this.#script.allows("synchronous")) this.#server.setStandbyNames("walvault");
     let losses = random.pick([1, 3, 10]);
     const lose = () => {
@@ -401,11 +418,14 @@ class Simulation {
     for (let toggles = random.pick([0, 0, 1, 2]); toggles > 0; toggles--) {
       this.#scheduler.after(random.spread(10, 60_000), () => {
         const names = this.#server.standbyNames === "" ? "walvault" : "";
+        if (this.#isPatient && names === "") return;
         if (!this.#calm && this.#script.allows("names", `'${names}'`)) this.#server.setStandbyNames(names);
       });
     }
     const tend = () => {
-      if (this.#server.standbyNames !== "") {
+      // People give up what nobody can bring.
+      const isPatient = this.#isPatient && (!this.#calm || this.#healable().length > 0);
+      if (this.#server.standbyNames !== "" && !isPatient) {
         if (this.#calm && random.chance(0.3)) this.#server.setStandbyNames("");
         else if (random.chance(this.#calm ? 0.5 : 0.05)) this.#accept();
       }
@@ -414,6 +434,78 @@ class Simulation {
     tend();
     if (random.chance(0.7)) this.#planPushes();
     if (random.chance(0.8)) this.#planOutage();
+  }
+
+  /** Another host of the connection string still has what the server has removed, or looks as if it had. */
+  #planSecondHost(): void {
+    const random = this.#healRandom;
+    const kind = random.pick(["standby", "standby", "standby", "clone", "clone"] as const);
+    const lagBytes = random.pick([0, 0, 300_000, 1_500_000]);
+    this.#isPatient = random.chance(0.6) && kind === "standby";
+    if (!this.#script.allows("second-host", kind)) {
+      this.#isPatient = false;
+      return;
+    }
+    const clone = kind === "clone" ? this.#server.world.clone() : undefined;
+    const host = new SecondHost(
+      this.#server,
+      { lagBytes: () => this.#calm ? 0 : lagBytes, clone },
+      random.fork(),
+      {
+        violation: (text) => this.#fail(text),
+        trace: (text) => this.#trace(text),
+      },
+    );
+    this.#secondHost = host;
+    this.#trace(`the second host is ${kind}`);
+    this.#healCrashesLeft = random.pick([0, 1, 2, 3]);
+    for (let outages = random.pick([0, 0, 1, 2]); outages > 0; outages--) {
+      this.#scheduler.after(random.spread(10, 30_000), () => {
+        if (this.#calm || !this.#script.allows("second-host-down")) return;
+        host.setUp(false);
+        this.#scheduler.after(random.spread(100, 60_000), () => host.setUp(true));
+      });
+    }
+  }
+
+  /** Whoever brings what is missing may be cut off at it, or end. */
+  #disturbHealing(name: string): void {
+    // As with a push: what stands behind a hole vouches for it.
+    this.#pushed.add(name);
+    this.#trace(`healing takes ${name}`);
+    const random = this.#healRandom;
+    if (random.chance(0.1) && this.#script.allows("heal-cut")) {
+      this.#scheduler.after(random.spread(0.1, 500), () => this.#secondHost?.cut());
+    }
+    if (this.#healCrashesLeft === 0 || !random.chance(0.5)) return;
+    this.#healCrashesLeft--;
+    const operation = this.#disk.operations + Math.floor(random.spread(1, 60));
+    const when = random.pick(["before", "after"] as const);
+    const how = random.pick(["kill", "power cut"] as const);
+    if (!this.#script.allows("heal-crash", `${how} ${when} operation ${operation}`)) return;
+    this.#crashAt = { how, operation, when };
+  }
+
+  #healing(process: Process, clock: Clock, onBrought: (name: string) => void): SimHealing | undefined {
+    const second = this.#secondHost;
+    if (second === undefined) return undefined;
+    return new SimHealing({
+      disk: this.#disk.open(process),
+      naming: this.#naming,
+      clock,
+      timeoutMs: this.#timing.receiveTimeoutMs,
+      minimumFree: this.#minimumFree,
+      hosts: [this.#server, second].map((host) => ({
+        address: host.address,
+        connect: () => host.connect(process),
+      })),
+      onTaking: (name) => this.#disturbHealing(name),
+      onBrought: (name) => {
+        this.#trace(`healed ${name}`);
+        onBrought(name);
+      },
+      trace: (text) => this.#trace(text),
+    });
   }
 
   /** The receiver is away while the server writes segments, removes the first of them, and archives some of the rest. */
@@ -592,18 +684,16 @@ class Simulation {
             throw new ConnectionError("unsuitable", "not accepted");
           },
           askHosts: async (ask) => {
-            try {
-              const connection = await this.#server.connect(process);
-              try {
-                return [{ address: connection.address, answer: await ask(connection) }];
-              } finally {
-                await connection.close();
-              }
-            } catch (error) {
-              return [{ address: "server:5432", error }];
+            const replies = [];
+            for (
+              const host of this.#secondHost === undefined ? [this.#server] : [this.#server, this.#secondHost]
+            ) {
+              replies.push(await askHost(host, ask, process));
             }
+            return replies;
           },
           archive: receiving,
+          healer: this.#healing(process, clock, (name) => compressing?.published(name)),
           clock,
           log,
           random: () => random.next(),
@@ -651,6 +741,7 @@ class Simulation {
   #restartSoon(process: Process): void {
     process.alive = false;
     this.#server.loseClient(process, "told");
+    this.#secondHost?.loseClient(process);
     process.release();
     if (this.#process === process) this.#process = undefined;
     this.#scheduler.after(this.#random.spread(1, 3000), () => {
@@ -684,6 +775,7 @@ class Simulation {
     this.#trace(power ? "POWER CUT" : "KILL");
     this.#disk.kill(process);
     this.#server.loseClient(process, how === "power cut, nobody told" ? "untold" : "told");
+    this.#secondHost?.loseClient(process);
     if (power) {
       if (this.#pusher !== undefined) this.#disk.kill(this.#pusher);
       this.#pusher = undefined;
@@ -701,6 +793,7 @@ class Simulation {
     if (process === undefined) return;
     this.#disk.kill(process);
     this.#server.loseClient(process, "told");
+    this.#secondHost?.loseClient(process);
     process.release();
   }
 
@@ -1038,7 +1131,7 @@ class Simulation {
   #done(): boolean {
     if (this.#problem !== undefined) return true;
     const { nowMs, count } = this.#scheduler;
-    if (this.#converged()) return !this.#compressesOn();
+    if (this.#converged()) return !this.#compressesOn() && !this.#healsOn();
     const overdue = this.#calm && this.#server.finished && nowMs > this.#calmAtMs + CONVERGE_MS;
     if (overdue || count > MAX_EVENTS) {
       this.#fail(`progress: not all is archived after ${count} events: ${this.#whereWeAre()}`);
@@ -1055,6 +1148,42 @@ class Simulation {
       this.#disk.names(".").some((name) => storedName(name)?.form === "");
   }
 
+  /** Somebody has what is missing: it is worth waiting for. */
+  #healsOn(): boolean {
+    if (this.#secondHost === undefined) return false;
+    const { nowMs } = this.#scheduler;
+    this.#convergedAtMs ??= nowMs;
+    if (nowMs >= this.#convergedAtMs + HEAL_MS) return false;
+    if (this.#isHealed === undefined || nowMs >= this.#isHealed.atMs + HEAL_LOOK_MS) {
+      this.#isHealed = { atMs: nowMs, value: this.#healable().length === 0 };
+    }
+    return !this.#isHealed.value;
+  }
+
+  /**
+   * What is missing of the server's line, was not given up, and is at the other host; the highest first.
+   *
+   * Only what stands behind it can vouch for it: its first record, or what is brought there before.
+   */
+  #healable(): readonly string[] {
+    const { branch, flushLsn } = this.#server;
+    const { acceptances } = this.#ledgerIn(this.#disk.file(GAP_LEDGER_FILE)?.content);
+    const first = (this.#acked.get(branch)?.beginLsn ?? flushLsn) / BIG_SEGMENT;
+    const end = flushLsn / BIG_SEGMENT;
+    let isTied = flushLsn > end * BIG_SEGMENT + LONGEST_RECORD_BYTES;
+    const names: string[] = [];
+    for (let number = end - 1n; number >= first; number--) {
+      const each = number as SegmentNumber;
+      const name = segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
+      const isHere = publishedFile(this.#disk, name) !== undefined;
+      const isToCome = !isHere && isTied && this.#secondHost?.has(number) === true &&
+        !isIn(acceptances, branch, number);
+      if (isToCome) names.push(name);
+      isTied = isHere || isToCome;
+    }
+    return names;
+  }
+
   #whereWeAre(): string {
     const { flushLsn, reportedFlushLsn, finished } = this.#server;
     return `the server${finished ? "" : ", not finished,"} is at ${formatLsn(lsn(flushLsn))}, ` +
@@ -1064,6 +1193,10 @@ class Simulation {
   /** P6: at the end no segment is missing from the archive's first byte to the server's last. */
   #checkArchive(): void {
     const { branch, flushLsn } = this.#server;
+    const [healable] = this.#healable();
+    if (healable !== undefined) {
+      return this.#fail(`progress: ${healable} is missing for ${HEAL_MS / 1000} s, and another host has it`);
+    }
     const certain = new Map<string, readonly [string, Inode]>();
     for (const [name, inode] of this.#disk.certainFiles(".")) {
       const stored = storedName(name);
@@ -1094,6 +1227,23 @@ class Simulation {
 
   #trace(text: string): void {
     this.options.trace?.(`${this.#scheduler.nowMs.toFixed(2).padStart(10)} ${text}`);
+  }
+}
+
+async function askHost<T>(
+  host: SimServer | SecondHost,
+  ask: (source: WalSource) => Promise<T>,
+  process: SimProcess,
+): Promise<HostReply<T>> {
+  try {
+    const connection = await host.connect(process);
+    try {
+      return { address: connection.address, answer: await ask(connection) };
+    } finally {
+      await connection.close();
+    }
+  } catch (error) {
+    return { address: host.address, error };
   }
 }
 
