@@ -329,6 +329,14 @@ export const MUTATIONS: readonly Mutation[] = [
     ]],
   },
   {
+    title: "a gap that is healed is never written down to be so",
+    file: "lib/archive/gap_receiving_archive.ts",
+    changes: [[
+      "    await this.#archive.appendToLedger(encodeGapHealing(healing));",
+      "    encodeGapHealing(healing);",
+    ]],
+  },
+  {
     title: "what another host brings is claimed to it",
     file: "lib/receiver/segment_request.ts",
     changes: [["{ writeLsn: ZERO_LSN, flushLsn: ZERO_LSN,", "{ writeLsn: nextLsn, flushLsn: ZERO_LSN,"]],

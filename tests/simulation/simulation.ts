@@ -48,6 +48,8 @@ const BIG_SEGMENT = BigInt(SEGMENT_BYTES);
 const CONVERGE_MS = 600_000;
 /** No seed needs nearly so many; more is a loop that gets nowhere. */
 const MAX_EVENTS = 60_000;
+/** Hosts are asked for what is missing once a minute. */
+const MAX_EVENTS_OF_HEALING = 180_000;
 /** A disk that is full and nothing else ends after this at the latest. */
 const FAULT_ONLY_MS = 60_000;
 /** A receiver that is cut off comes back after this, whatever the server did meanwhile. */
@@ -1133,7 +1135,7 @@ class Simulation {
     const { nowMs, count } = this.#scheduler;
     if (this.#converged()) return !this.#compressesOn() && !this.#healsOn();
     const overdue = this.#calm && this.#server.finished && nowMs > this.#calmAtMs + CONVERGE_MS;
-    if (overdue || count > MAX_EVENTS) {
+    if (overdue || count > (this.#secondHost === undefined ? MAX_EVENTS : MAX_EVENTS_OF_HEALING)) {
       this.#fail(`progress: not all is archived after ${count} events: ${this.#whereWeAre()}`);
       return true;
     }
@@ -1161,13 +1163,14 @@ class Simulation {
   }
 
   /**
-   * What is missing of the server's line, was not given up, and is at the other host; the highest first.
+   * What is missing of the server's line, was not given up, and is at the other host, and what was missing, is here, and
+   * is not known to be proven; the highest first.
    *
    * Only what stands behind it can vouch for it: its first record, or what is brought there before.
    */
   #healable(): readonly string[] {
     const { branch, flushLsn } = this.#server;
-    const { acceptances } = this.#ledgerIn(this.#disk.file(GAP_LEDGER_FILE)?.content);
+    const { acceptances, healings, records } = this.#ledgerIn(this.#disk.file(GAP_LEDGER_FILE)?.content);
     const first = (this.#acked.get(branch)?.beginLsn ?? flushLsn) / BIG_SEGMENT;
     const end = flushLsn / BIG_SEGMENT;
     let isTied = flushLsn > end * BIG_SEGMENT + LONGEST_RECORD_BYTES;
@@ -1178,7 +1181,10 @@ class Simulation {
       const isHere = publishedFile(this.#disk, name) !== undefined;
       const isToCome = !isHere && isTied && this.#secondHost?.has(number) === true &&
         !isIn(acceptances, branch, number);
-      if (isToCome) names.push(name);
+      // It counts as healed when that is written down.
+      const isToBeProven = isHere && isTied && isIn(records, branch, number) &&
+        !isIn([...acceptances, ...healings], branch, number);
+      if (isToCome || isToBeProven) names.push(name);
       isTied = isHere || isToCome;
     }
     return names;
@@ -1195,7 +1201,11 @@ class Simulation {
     const { branch, flushLsn } = this.#server;
     const [healable] = this.#healable();
     if (healable !== undefined) {
-      return this.#fail(`progress: ${healable} is missing for ${HEAL_MS / 1000} s, and another host has it`);
+      const isHere = publishedFile(this.#disk, healable) !== undefined;
+      return this.#fail(
+        `progress: ${healable} is ` + (isHere ? "here, and not written down to be healed" : "missing") +
+          ` for ${HEAL_MS / 1000} s, and another host has it`,
+      );
     }
     const certain = new Map<string, readonly [string, Inode]>();
     for (const [name, inode] of this.#disk.certainFiles(".")) {
