@@ -100,7 +100,26 @@ export async function linkProblem(
   if (scan.firstPage?.overwritesContrecord === true && walk.positionLsn <= startLsn) return undefined;
   const next = nextRecordLsn({ header, endLsn: walk.positionLsn }, segmentSize);
   if (next === firstRecordLsn) return undefined;
+  // The record of which the rest was lost may have begun behind it: none of this segment begins before it is overwritten.
+  const isLost = startLsn <= next && next < firstRecordLsn;
+  if (isLost && await beginsByOverwriting(bytes, segmentOffset(firstRecordLsn, segmentSize))) {
+    return undefined;
+  }
   return `${points}, which the one at ${formatLsn(next)} follows there`;
+}
+
+/** Whether a record is the first of a page that says that the record before it is void. */
+async function beginsByOverwriting(bytes: SegmentBytes, offset: number): Promise<boolean> {
+  if (offset % PAGE_BYTES !== SHORT_PAGE_HEADER_BYTES) return false;
+  const start = new Uint8Array(SHORT_PAGE_HEADER_BYTES);
+  let taken = 0;
+  await bytes(offset - SHORT_PAGE_HEADER_BYTES, (piece) => {
+    const part = piece.subarray(0, start.length - taken);
+    start.set(part, taken);
+    taken += part.length;
+    return taken < start.length ? "more" : "enough";
+  });
+  return taken === start.length && decodePageHeader(start)?.overwritesContrecord === true;
 }
 
 /** Whether a segment is nothing but the middle of a record. */

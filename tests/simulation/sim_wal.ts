@@ -102,7 +102,7 @@ const BODIES: readonly { readonly bytes: Uint8Array; readonly crc: number }[] = 
 })();
 
 /** Writes WAL as a server does: pages, headers, links, CRCs. */
-class Writer {
+export class Writer {
   readonly segments: Uint8Array[] = [];
   readonly stops: bigint[] = [];
   history: TimelineHistory;
