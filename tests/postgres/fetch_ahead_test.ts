@@ -181,13 +181,16 @@ test("recovery through fetch --ahead: to the end, to a target, stopped on the wa
     await server.ended();
     server.assertNotPromoted();
     await until("the end of whatever reads ahead", () => readers(server).length === 0);
-    assert.ok(filesAhead(server).length <= 1);
+    // A reader that was overtaken, and ended with its server before it noticed, leaves its own beside the next one's.
+    assert.ok(filesAhead(server).length <= 2, filesAhead(server).join(" "));
     // What such a server may find when it comes again, and what a start of the machine makes of it.
     const wal = join(server.cluster.dataDirectory, "pg_wal");
     const name = `walvault-ahead-${received.backup.startLsn.length}`;
     fs.writeFileSync(join(wal, name), "not ours");
     for (const left of filesAhead(server)) {
-      fs.copyFileSync(join(wal, left), join(wal, left.replace(/-[0-9a-f]{32}-/, `-${"0".repeat(32)}-`)));
+      const other = left.replace(/-[0-9a-f]{32}-/, `-${"0".repeat(32)}-`);
+      // One that a reader was still at has another name.
+      if (other !== left) fs.copyFileSync(join(wal, left), join(wal, other));
     }
     const lines = "recovery_target_lsn = ''\nrecovery_target_action = 'promote'\n";
     server.cluster.writeDataFile("postgresql.auto.conf", lines);
