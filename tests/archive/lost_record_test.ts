@@ -48,6 +48,18 @@ test("a segment continues the one before it, whose last record is followed by on
   assert.equal(await problemOf(writer.segments), undefined);
 });
 
+test("a segment continues the one before it, whose last record a crash left without its rest further on", async () => {
+  const writer = new Writer(new Random(2), 3n, emptyHistory(TIMELINE));
+  while (writer.position < END - 30_000n) writer.any();
+  assert.ok(writer.position < END - 8192n);
+  // Over the segment's end, and some pages further.
+  writer.tear();
+  assert.ok(writer.position > END);
+  writer.overwriteContrecord();
+  writer.grow(2 * SEGMENT_BYTES);
+  assert.equal(await problemOf(writer.segments), undefined);
+});
+
 test("one that goes on from a record before the last one does not continue it, whatever it overwrites", async () => {
   const writer = writerAcross();
   const before = writer.records.at(-2)!.start;
