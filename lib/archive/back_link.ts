@@ -87,20 +87,44 @@ export async function linkProblem(
     if (await isFilledFromEarlier(before, segmentSize)) return undefined;
     return `${points}, which is not the last one there`;
   }
-  const walk = new RecordWalk(firstRecordPrevLsn);
-  const follow = (piece: Uint8Array) => {
-    walk.push(piece);
-    return walk.state === "open" ? "more" : "enough";
+  const follow = async (recordLsn: Lsn): Promise<RecordWalk> => {
+    const walk = new RecordWalk(recordLsn);
+    const take = (piece: Uint8Array) => {
+      walk.push(piece);
+      return walk.state === "open" ? "more" : "enough";
+    };
+    const offset = segmentOffset(recordLsn, segmentSize);
+    if (recordLsn >= startLsn) await bytes(offset, take);
+    else await before(offset, take);
+    if (walk.state === "open" && walk.positionLsn === startLsn) await bytes(0, take);
+    return walk;
   };
-  await before(segmentOffset(firstRecordPrevLsn, segmentSize), follow);
-  if (walk.state === "open" && walk.positionLsn === startLsn) await bytes(0, follow);
+  const walk = await follow(firstRecordPrevLsn);
   const { header } = walk;
   if (walk.state !== "whole" || header === undefined) return `${points}, where there is no valid one`;
   // A server that lost the rest of a record in a crash goes on from the one before that.
   if (scan.firstPage?.overwritesContrecord === true && walk.positionLsn <= startLsn) return undefined;
   const next = nextRecordLsn({ header, endLsn: walk.positionLsn }, segmentSize);
   if (next === firstRecordLsn) return undefined;
+  // The rest of the record behind it was lost in a crash, somewhere before the page on which this one begins.
+  const isOverwriting = next < firstRecordLsn &&
+    await beginsByOverwriting(bytes, segmentOffset(firstRecordLsn, segmentSize));
+  if (isOverwriting && (await follow(next)).state !== "whole") return undefined;
   return `${points}, which the one at ${formatLsn(next)} follows there`;
+}
+
+/** Whether a record is the first of a page that says that the record before it is void. */
+async function beginsByOverwriting(bytes: SegmentBytes, offset: number): Promise<boolean> {
+  if (offset % PAGE_BYTES !== SHORT_PAGE_HEADER_BYTES) return false;
+  const start = new Uint8Array(SHORT_PAGE_HEADER_BYTES);
+  let taken = 0;
+  await bytes(offset - SHORT_PAGE_HEADER_BYTES, (piece) => {
+    const part = piece.subarray(0, start.length - taken);
+    start.set(part, taken);
+    taken += part.length;
+    return taken < start.length ? "more" : "enough";
+  });
+  return taken === start.length && decodePageHeader(start)?.overwritesContrecord === true;
 }
 
 /** Whether a segment is nothing but the middle of a record. */
@@ -167,8 +191,11 @@ export async function isContinuedByArchive(disk: Disk, segment: LinkedSegment): 
         });
         const last = scan.openRecordLsn ?? scan.lastRecordLsn;
         if (prevLsn === undefined || last === undefined) return undefined;
+        const { firstPage, firstRecordLsn } = scanner.result();
         const isContinued = prevLsn === last ||
-          prevLsn === scan.lastRecordLsn && scanner.result().firstPage?.overwritesContrecord === true;
+          prevLsn === scan.lastRecordLsn && (firstPage?.overwritesContrecord === true ||
+              firstRecordLsn !== undefined &&
+                await beginsByOverwriting(bytes, segmentOffset(firstRecordLsn, segmentSize)));
         if (isContinued) return true;
         return await isSound(bytes, { startLsn, segmentSize }) ? false : undefined;
       },

@@ -48,7 +48,7 @@ import { parentPort, workerData } from "node:worker_threads";
 const decodeBlock = (${decodeLz4Block});
 const tools = { zlib, hash: (${xxHash32}), encodeBlock: (${lz4BlockEncoder})(), encodeFrame: (${encodeLz4Frame}), decodeBlock };
 const openEncoder = () => (${pieceEncoder})(workerData.compression, tools);
-const work = (${pieceWork})(openEncoder, { memory: workerData.memory, compare: Buffer.compare });
+const work = (${pieceWork})(openEncoder, { memory: workerData.memory, compare: Buffer.compare, crc32: (bytes) => zlib.crc32(bytes) });
 parentPort.on("message", ({ kind, argument }) => {
   try {
     parentPort.postMessage({ value: work[kind](argument) });

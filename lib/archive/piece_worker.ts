@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { PIECE_BYTES, type PieceEncoder } from "./piece_encoder.ts";
+import { zlib } from "./zlib.ts";
 
 /** Room for the longest that a piece can become, in any format. */
 export const OUTPUT_BYTES = PIECE_BYTES + (PIECE_BYTES >>> 5);
@@ -28,7 +29,11 @@ export interface PieceWorker {
   compress(contentBytes: number): Promise<number>;
   /** Puts what stands after the last piece into `output`; resolves to how many bytes that is. */
   end(): Promise<number>;
-  /** Whether the piece in `output` decodes to exactly what stands in `content`. */
+  /**
+   * Whether the piece in `output` is, to the bit, the one that was made, and decodes to exactly what stands in `content`.
+   *
+   * The pieces of a file come in the order in which they were made.
+   */
   holds(piece: PieceLengths): Promise<boolean>;
   close(): Promise<void>;
 }
@@ -48,12 +53,16 @@ export interface PieceWork {
  */
 export function pieceWork(
   openEncoder: () => PieceEncoder,
-  { memory, compare }: {
+  { memory, compare, crc32 }: {
     readonly memory: PieceMemory;
     readonly compare: (a: Uint8Array, b: Uint8Array) => number;
+    readonly crc32: (bytes: Uint8Array) => number;
   },
 ): PieceWork {
   let encoder = openEncoder();
+  // Decoding a piece alone does not look at all that readers of the whole file believe: a header, a mark of the end.
+  let checksums: number[] = [];
+  let looked = 0;
   const put = (bytes: Uint8Array): number => {
     memory.output.set(bytes);
     return bytes.length;
@@ -61,12 +70,20 @@ export function pieceWork(
   return {
     begin() {
       encoder = openEncoder();
+      checksums = [];
     },
-    compress: (contentBytes) => put(encoder.piece(memory.content.subarray(0, contentBytes))),
+    compress(contentBytes) {
+      const piece = encoder.piece(memory.content.subarray(0, contentBytes));
+      checksums.push(crc32(piece));
+      return put(piece);
+    },
     end: () => put(encoder.end()),
     holds({ contentBytes, outputBytes, isFirst }) {
+      if (isFirst) looked = 0;
       // A copy: decoders need not take shared memory.
-      const content = encoder.decode(memory.output.slice(0, outputBytes), { contentBytes, isFirst });
+      const piece = memory.output.slice(0, outputBytes);
+      if (crc32(piece) !== checksums[looked++]) return false;
+      const content = encoder.decode(piece, { contentBytes, isFirst });
       return content.length === contentBytes &&
         compare(content, memory.content.subarray(0, contentBytes)) === 0;
     },
@@ -75,7 +92,11 @@ export function pieceWork(
 
 /** For those who may stand still meanwhile: tests. */
 export function openDirectPieceWorker(openEncoder: () => PieceEncoder, memory: PieceMemory): PieceWorker {
-  const work = pieceWork(openEncoder, { memory, compare: Buffer.compare });
+  const work = pieceWork(openEncoder, {
+    memory,
+    compare: Buffer.compare,
+    crc32: (bytes) => zlib().crc32(bytes),
+  });
   const act = <T>(run: () => T): Promise<T> => new Promise((resolve) => resolve(run()));
   return {
     memory,

@@ -334,6 +334,25 @@ test("a compressed file that does not read back as it was written is not used", 
     await assertAllThere(machine.disk);
   }));
 
+for (const format of ["zstd", "gzip", "lz4"] as const) {
+  test(`a piece with another bit than it was made with does not hold, wherever that is: ${format}`, async () => {
+    const worker = openDirectPieceWorker(() => openPieceEncoder({ format, level: 1 }), memory());
+    const content = contentOf(NAMES[0] ?? "").subarray(0, 700);
+    const { memory: { output } } = worker;
+    await worker.begin();
+    worker.memory.content.set(content);
+    const outputBytes = await worker.compress(content.length);
+    const piece = { contentBytes: content.length, outputBytes, isFirst: true };
+    assert.equal(await worker.holds(piece), true);
+    for (let bit = 0; bit < 8 * outputBytes; bit++) {
+      output[bit >>> 3]! ^= 1 << (bit & 7);
+      assert.equal(await worker.holds(piece).catch(() => false), false, `bit ${bit}`);
+      output[bit >>> 3]! ^= 1 << (bit & 7);
+    }
+    assert.equal(await worker.holds(piece), true);
+  });
+}
+
 test("in a burst it rests, where it is told to, and works on when the burst is over", async () => {
   const took = new Map<boolean, number>();
   for (const resting of [false, true]) {

@@ -13,6 +13,7 @@ const ACCEPT = "lib/archive/accept_segment.ts";
 const WRITE = "lib/archive/write_brought.ts";
 const SINK = "lib/archive/leg_sink.ts";
 const LEDGER = "lib/archive/gap_ledger_file.ts";
+const COMPRESS = "lib/archive/compress.ts";
 
 /** What the simulation must notice within the fast tier's seeds. */
 export const MUTATIONS: readonly Mutation[] = [
@@ -286,6 +287,59 @@ export const MUTATIONS: readonly Mutation[] = [
     title: "an acceptance counts that is not durable",
     file: "lib/receiver/gap_watch.ts",
     changes: [["await archive.confirmGap(gap);", "void gap;"]],
+  },
+  {
+    title: "a compressed segment gets its name before it is synced",
+    file: COMPRESS,
+    changes: [["        await file.sync();\n        bytes =", "        bytes ="]],
+  },
+  {
+    title: "the plain segment goes before the compressed one's name is synced",
+    file: COMPRESS,
+    changes: [
+      ['    await onlyOnce(() => disk.syncDirectory("."));\n    await removeName', "    await removeName"],
+      ['    await onlyOnce(() => disk.syncDirectory("."));\n    // Somebody', "    // Somebody"],
+    ],
+  },
+  {
+    title: "the compressed segment is not read back",
+    file: COMPRESS,
+    changes: [[
+      "bytes = await this.#readBack(plain, file, lengths);",
+      "bytes = lengths.length + await file.bytes();",
+    ]],
+  },
+  {
+    title: "nobody has to vouch for what another host brings",
+    file: "lib/archive/refuse_segment.ts",
+    changes: [
+      ["  if (tiedTo === undefined) return;", '  if (tiedTo !== "before") return;'],
+      [
+        "  if (await around.isContinued !== false) return;",
+        "  if (await around.isContinued !== null) return;",
+      ],
+    ],
+  },
+  {
+    title: "what is missing is asked for only until it is written down",
+    file: "lib/receiver/gap_watch.ts",
+    changes: [[
+      "    if (missing.length > 0) this.options.heal(joinedRuns(missing));\n",
+      "    joinedRuns(missing);\n",
+    ]],
+  },
+  {
+    title: "a gap that is healed is never written down to be so",
+    file: "lib/archive/gap_receiving_archive.ts",
+    changes: [[
+      "    await this.#archive.appendToLedger(encodeGapHealing(healing));",
+      "    encodeGapHealing(healing);",
+    ]],
+  },
+  {
+    title: "what another host brings is claimed to it",
+    file: "lib/receiver/segment_request.ts",
+    changes: [["{ writeLsn: ZERO_LSN, flushLsn: ZERO_LSN,", "{ writeLsn: nextLsn, flushLsn: ZERO_LSN,"]],
   },
   {
     title: "a pushed segment gets its name before it is synced",

@@ -20,7 +20,7 @@ for (let first = 0; first < SEEDS; first += SEEDS_PER_TEST) {
 }
 
 test("the same seed does the same", async () => {
-  for (const seed of [3, 29, 411, 968]) {
+  for (const seed of [3, 29, 67, 107, 411, 968]) {
     const lines: string[][] = [[], []];
     for (const trace of lines) await simulate(seed, { trace: (line) => void trace.push(line) });
     assert.deepEqual(lines[0], lines[1]);

@@ -61,8 +61,38 @@ export interface ServerHabits {
   readonly statusIntervalMs: number;
 }
 
+/** A host as its connections need it. */
+export interface SimHost {
+  readonly address: string;
+  readonly habits: ServerHabits;
+  readonly scheduler: Scheduler;
+  readonly random: Random;
+  readonly watcher: ServerWatcher;
+  readonly branch: Branch;
+  readonly flushLsn: bigint;
+  readonly removedBelow: bigint;
+  readonly slot: SlotPosition | undefined;
+  readonly standbyNames: string;
+  readonly namesChanges: number;
+  createSlot(): void;
+  refusal(start: StreamStart, connection: Connection): ServerError | undefined;
+  sendLimit(timeline: TimelineId): bigint;
+  onStatus(flushLsn: bigint): void;
+  forget(connection: Connection): void;
+}
+
+/** What a receiver asks for. */
+export interface StreamStart {
+  readonly timeline: TimelineId;
+  readonly startLsn: bigint;
+  readonly slot: string | undefined;
+}
+
 /** A server and those that come after it: `receiver/`'s side of the simulation. */
-export class SimServer {
+export class SimServer implements SimHost {
+  readonly address = "server:5432";
+  /** Called when a new server, or the same one anew, goes on. */
+  onNextEra: () => void = () => {};
   #era = 0;
   #flushLsn: bigint;
   #removedBelow: bigint;
@@ -275,34 +305,11 @@ export class SimServer {
   }
 
   /** Why the server refuses to stream; `undefined` when it does not. */
-  refusal(
-    { timeline, startLsn, slot }: {
-      readonly timeline: TimelineId;
-      readonly startLsn: bigint;
-      readonly slot: string | undefined;
-    },
-    connection: Connection,
-  ): ServerError | undefined {
-    const { history } = this.branch;
-    const switchLsn = switchPointOf(history, timeline);
-    if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
-      return serverError(
-        "XX000",
-        `requested starting point ${
-          formatLsn(lsn(startLsn))
-        } on timeline ${timeline} is not in this server's history`,
-      );
-    }
-    if (startLsn > (switchLsn ?? this.#flushLsn)) {
-      return serverError(
-        "XX000",
-        "requested starting point is ahead of the WAL flush position of this server",
-      );
-    }
-    if (startLsn < this.#removedBelow) {
-      this.watcher.onWalGone();
-      return serverError("58P01", "requested WAL segment has already been removed");
-    }
+  refusal(start: StreamStart, connection: Connection): ServerError | undefined {
+    const refusal = refusalOf(this, start);
+    if (refusal?.sqlState === "58P01") this.watcher.onWalGone();
+    if (refusal !== undefined) return refusal;
+    const { slot } = start;
     if (slot !== undefined) {
       if (this.#slot === undefined) return serverError("42704", "replication slot does not exist");
       if (this.#slot.holder !== undefined && this.#slot.holder !== connection) {
@@ -417,6 +424,7 @@ export class SimServer {
   #nextEra(): void {
     const before = this.era;
     this.#era++;
+    this.onNextEra();
     // The sessions are gone.
     this.#waiting = [];
     const { branch } = this.era;
@@ -436,6 +444,33 @@ export class SimServer {
     if (before.ending === "promoted") this.#flushLsn = first;
     this.#grow();
   }
+}
+
+/** Why a host has not what is asked for; `undefined` when it has. */
+export function refusalOf(
+  host: Pick<SimHost, "branch" | "flushLsn" | "removedBelow">,
+  { timeline, startLsn }: StreamStart,
+): ServerError | undefined {
+  const { history } = host.branch;
+  const switchLsn = switchPointOf(history, timeline);
+  if (timeline !== history.timeline && (switchLsn === undefined || startLsn > switchLsn)) {
+    return serverError(
+      "XX000",
+      `requested starting point ${
+        formatLsn(lsn(startLsn))
+      } on timeline ${timeline} is not in this server's history`,
+    );
+  }
+  if (startLsn > (switchLsn ?? host.flushLsn)) {
+    return serverError(
+      "XX000",
+      "requested starting point is ahead of the WAL flush position of this server",
+    );
+  }
+  if (startLsn < host.removedBelow) {
+    return serverError("58P01", "requested WAL segment has already been removed");
+  }
+  return undefined;
 }
 
 /** Where in ascending numbers the first one above `value` stands. */
@@ -509,8 +544,7 @@ interface RunningCopy {
 }
 
 /** One connection, seen from the client. */
-class Connection implements WalSource {
-  readonly address = "server:5432";
+export class Connection implements WalSource {
   readonly serverVersion = 150008;
   silent = false;
   #closed = false;
@@ -522,7 +556,7 @@ class Connection implements WalSource {
   /** What `link.ts` gives to `stream.ts`. */
   readonly #link: Link;
 
-  constructor(private readonly server: SimServer, readonly process: { readonly alive: boolean }) {
+  constructor(private readonly server: SimHost, readonly process: { readonly alive: boolean }) {
     this.#link = {
       copy: (_command: unknown, listener: CopyListener) => this.#startCopy(_command as Command, listener),
       copyControl: {
@@ -536,6 +570,10 @@ class Connection implements WalSource {
       },
     } as unknown as Link;
     this.#watch();
+  }
+
+  get address(): string {
+    return this.server.address;
   }
 
   isOpen(): boolean {

@@ -54,6 +54,8 @@ export interface Era {
 export interface World {
   readonly eras: readonly Era[];
   readonly firstLsn: Lsn;
+  /** What a clone of the first server wrote, which went its own way somewhere in the first era, on the same timeline. */
+  clone(): Branch;
 }
 
 /** The branch's bytes: at most up to the end of the segment that holds `startLsn`. */
@@ -100,7 +102,7 @@ const BODIES: readonly { readonly bytes: Uint8Array; readonly crc: number }[] = 
 })();
 
 /** Writes WAL as a server does: pages, headers, links, CRCs. */
-class Writer {
+export class Writer {
   readonly segments: Uint8Array[] = [];
   readonly stops: bigint[] = [];
   history: TimelineHistory;
@@ -128,7 +130,7 @@ class Writer {
   }
 
   /** Another writer that goes on at `at`, on the same timeline or a new one. */
-  fork(at: bigint, before: bigint, timeline?: TimelineId): Writer {
+  fork(at: bigint, before: bigint, timeline?: TimelineId, random = this.random): Writer {
     const history = timeline === undefined ? this.history : {
       timeline,
       entries: [...this.history.entries, {
@@ -137,7 +139,7 @@ class Writer {
         reason: "no recovery target specified",
       }],
     };
-    const writer = new Writer(this.random, this.firstSegment, history);
+    const writer = new Writer(random, this.firstSegment, history);
     const whole = Number(at / BIG_SEGMENT - this.firstSegment);
     writer.segments.push(...this.segments.slice(0, whole));
     const rest = Number(at % BIG_SEGMENT);
@@ -300,6 +302,8 @@ function makeWorld(random: Random, index: number): World {
   }
   // Room for gaps of many segments, and for segments between gaps.
   if (index % 5 === 2) writer.grow(random.integer(2_500_000, 4_000_000));
+  const first = writer.fork(writer.position, writer.last);
+  let cloned: Branch | undefined;
   const eras: Era[] = [];
   const eraCount = index % 4 === 0 ? 1 : random.integer(2, 3);
   for (let era = 1; era <= eraCount; era++) {
@@ -365,5 +369,17 @@ function makeWorld(random: Random, index: number): World {
     }
     if (ending !== "none") writer.grow(random.pick([200, 9000, 100_000]));
   }
-  return { eras, firstLsn: lsn(firstSegment * BIG_SEGMENT) };
+  const clone = () => cloned ??= cloneOf(first, new Random(5000 + index));
+  return { eras, firstLsn: lsn(firstSegment * BIG_SEGMENT), clone };
+}
+
+/** Other records from somewhere on, and more of them than the server has. */
+function cloneOf(original: Writer, random: Random): Branch {
+  const { records, position } = original;
+  const { start, before } = records[random.integer(0, records.length >> 1)]!;
+  const writer = original.fork(start, before, undefined, random);
+  // The server wrote something else here.
+  writer.record(BODIES[random.integer(2, 5)]!, { info: 0x20 });
+  writer.grow(Number(position - start) + 3 * SEGMENT_BYTES);
+  return writer.branch("clone");
 }

@@ -9,9 +9,11 @@ import {
   parseLedger,
   segmentsOfGap,
 } from "../../lib/archive/gaps.ts";
-import { GAP_LEDGER_FILE, parseInProgressName } from "../../lib/archive/layout.ts";
+import { GAP_LEDGER_FILE } from "../../lib/archive/layout.ts";
 import type { MinimumFree } from "../../lib/archive/minimum_free.ts";
 import { ConnectionError } from "../../lib/protocol/errors.ts";
+import type { Clock } from "../../lib/receiver/clock.ts";
+import type { HostReply } from "../../lib/receiver/lack.ts";
 import { receiveWal } from "../../lib/receiver/receive.ts";
 import type { WalSource } from "../../lib/receiver/wal_source.ts";
 import { ancestorHistory, switchPointOf } from "../../lib/wal/history.ts";
@@ -23,7 +25,9 @@ import { broughtFiles } from "../archive/brought_files.ts";
 import { SYSTEM_IDENTIFIER } from "../wal/wal_builder.ts";
 import { Random } from "./random.ts";
 import { type Disturbance, Script } from "./script.ts";
+import { SecondHost } from "./second_host.ts";
 import { Scheduler } from "./sim_clock.ts";
+import { type CompressingPlan, SimCompressing } from "./sim_compressing.ts";
 import {
   type Fault,
   type Inode,
@@ -34,14 +38,18 @@ import {
   SimDisk,
   type SimProcess,
 } from "./sim_disk.ts";
+import { SimHealing } from "./sim_healing.ts";
 import { commonEnd, SimServer, type StreamFacts } from "./sim_server.ts";
 import { type Branch, historyBytes, SEGMENT_BYTES, SEGMENT_SIZE, worldOf } from "./sim_wal.ts";
+import { certainSegments, contentOf, holds, numberOf, publishedFile, storedName } from "./stored_segments.ts";
 
 const BIG_SEGMENT = BigInt(SEGMENT_BYTES);
 /** Once nothing disturbs any more, all must be archived within this. */
 const CONVERGE_MS = 600_000;
 /** No seed needs nearly so many; more is a loop that gets nowhere. */
 const MAX_EVENTS = 60_000;
+/** Hosts are asked for what is missing once a minute. */
+const MAX_EVENTS_OF_HEALING = 180_000;
 /** A disk that is full and nothing else ends after this at the latest. */
 const FAULT_ONLY_MS = 60_000;
 /** A receiver that is cut off comes back after this, whatever the server did meanwhile. */
@@ -49,6 +57,14 @@ const OUTAGE_MS = 20_000;
 const OUTAGE_LOOK_MS = 20;
 /** A receiver told to stop has its own limit of 10 s, and a moment. */
 const STOP_LIMIT_MS = 12_000;
+/** Compression beside it has a limit of its own. */
+const COMPRESSING_STOP_LIMIT_MS = STOP_LIMIT_MS + 2000;
+/** When all is archived, compression may go on for so long. */
+const COMPRESSING_MS = 3000;
+/** When all is archived, what is missing and to be had somewhere comes within this. */
+const HEAL_MS = 400_000;
+const HEAL_LOOK_MS = 500;
+const LONGEST_RECORD_BYTES = 120_000n;
 
 /** A promise was broken; the message names the seed and how to see it again. */
 export class SimulationFailure extends Error {
@@ -160,6 +176,15 @@ class Simulation {
   readonly #givenUp = new Map<Branch, bigint>();
   readonly #timing;
   #minimumFree: MinimumFree | undefined;
+  #compressing: CompressingPlan | undefined;
+  #convergedAtMs: number | undefined;
+  #secondHost: SecondHost | undefined;
+  /** Nobody gives anything up: only healing closes a gap. */
+  #isPatient = false;
+  readonly #healRandom: Random;
+  /** So often the process ends while something that was missing comes. */
+  #healCrashesLeft = 0;
+  #isHealed: { readonly atMs: number; readonly value: boolean } | undefined;
 
   constructor(
     private readonly seed: number,
@@ -173,6 +198,7 @@ class Simulation {
     this.#wallRandom = new Random(seed + 3_000_000);
     this.#gapRandom = new Random(seed + 7_000_000);
     this.#pushRandom = new Random(seed + 9_000_000);
+    this.#healRandom = new Random(seed + 13_000_000);
     const statusIntervalMs = random.pick([1000, 10_000]);
     const networkMs = random.chance(0.1) ? random.spread(60, 250) : random.spread(0.05, 60);
     const pieceBytes = random.pick([4000, 60_000, 60_000, 200_000, 600_000]);
@@ -220,9 +246,10 @@ class Simulation {
     if (onlyFault === undefined) {
       this.#planDisasters();
       this.#planLittleRoom();
+      this.#planCompressing();
       // Without hard links nobody else may write to the archive, and receiving ends at a gap.
       const isLong = this.#server.world.eras[0]!.endLsn - this.#server.world.firstLsn > 3n * BIG_SEGMENT;
-      if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps();
+      if (this.#gapRandom.chance(isLong ? 0.9 : 0.3) && this.#naming.hardLinks) this.#planGaps(isLong);
     } else {
       this.#crashesLeft = 0;
       this.#disk.faults.push(onlyFault);
@@ -352,9 +379,31 @@ class Simulation {
     }
   }
 
+  /** Segments are compressed beside the receiver, sometimes on a machine whose memory loses bits. */
+  #planCompressing(): void {
+    const random = new Random(this.seed + 11_000_000);
+    if (!random.chance(0.2) || !this.#naming.hardLinks) return;
+    const format = random.pick(["zstd", "zstd", "lz4"] as const);
+    const flips = random.pick([0, 0, 0.3]);
+    if (!this.#script.allows("compress", format)) return;
+    this.#compressing = {
+      format,
+      resting: random.chance(0.5),
+      flip: (bytes) => {
+        if (this.#calm || !random.chance(flips)) return undefined;
+        const at = random.chance(0.5)
+          ? random.integer(0, Math.min(bytes, 32) - 1)
+          : random.integer(0, bytes - 1);
+        return this.#script.allows("flip", `of byte ${at}`) ? at : undefined;
+      },
+      trace: (text) => this.#trace(text),
+    };
+  }
+
   /** WAL is removed before it is received, commits wait for the receiver or not, and people accept what is missing. */
-  #planGaps(): void {
+  #planGaps(isLong: boolean): void {
     const random = this.#gapRandom;
+    if (this.#healRandom.chance(isLong ? 0.7 : 0.3)) this.#planSecondHost();
     if (random.chance(0.5) && this.#script.allows("synchronous")) this.#server.setStandbyNames("walvault");
     let losses = random.pick([1, 3, 10]);
     const lose = () => {
@@ -371,11 +420,14 @@ class Simulation {
     for (let toggles = random.pick([0, 0, 1, 2]); toggles > 0; toggles--) {
       this.#scheduler.after(random.spread(10, 60_000), () => {
         const names = this.#server.standbyNames === "" ? "walvault" : "";
+        if (this.#isPatient && names === "") return;
         if (!this.#calm && this.#script.allows("names", `'${names}'`)) this.#server.setStandbyNames(names);
       });
     }
     const tend = () => {
-      if (this.#server.standbyNames !== "") {
+      // People give up what nobody can bring.
+      const isPatient = this.#isPatient && (!this.#calm || this.#healable().length > 0);
+      if (this.#server.standbyNames !== "" && !isPatient) {
         if (this.#calm && random.chance(0.3)) this.#server.setStandbyNames("");
         else if (random.chance(this.#calm ? 0.5 : 0.05)) this.#accept();
       }
@@ -384,6 +436,78 @@ class Simulation {
     tend();
     if (random.chance(0.7)) this.#planPushes();
     if (random.chance(0.8)) this.#planOutage();
+  }
+
+  /** Another host of the connection string still has what the server has removed, or looks as if it had. */
+  #planSecondHost(): void {
+    const random = this.#healRandom;
+    const kind = random.pick(["standby", "standby", "standby", "clone", "clone"] as const);
+    const lagBytes = random.pick([0, 0, 300_000, 1_500_000]);
+    this.#isPatient = random.chance(0.6) && kind === "standby";
+    if (!this.#script.allows("second-host", kind)) {
+      this.#isPatient = false;
+      return;
+    }
+    const clone = kind === "clone" ? this.#server.world.clone() : undefined;
+    const host = new SecondHost(
+      this.#server,
+      { lagBytes: () => this.#calm ? 0 : lagBytes, clone },
+      random.fork(),
+      {
+        violation: (text) => this.#fail(text),
+        trace: (text) => this.#trace(text),
+      },
+    );
+    this.#secondHost = host;
+    this.#trace(`the second host is ${kind}`);
+    this.#healCrashesLeft = random.pick([0, 1, 2, 3]);
+    for (let outages = random.pick([0, 0, 1, 2]); outages > 0; outages--) {
+      this.#scheduler.after(random.spread(10, 30_000), () => {
+        if (this.#calm || !this.#script.allows("second-host-down")) return;
+        host.setUp(false);
+        this.#scheduler.after(random.spread(100, 60_000), () => host.setUp(true));
+      });
+    }
+  }
+
+  /** Whoever brings what is missing may be cut off at it, or end. */
+  #disturbHealing(name: string): void {
+    // As with a push: what stands behind a hole vouches for it.
+    this.#pushed.add(name);
+    this.#trace(`healing takes ${name}`);
+    const random = this.#healRandom;
+    if (random.chance(0.1) && this.#script.allows("heal-cut")) {
+      this.#scheduler.after(random.spread(0.1, 500), () => this.#secondHost?.cut());
+    }
+    if (this.#healCrashesLeft === 0 || !random.chance(0.5)) return;
+    this.#healCrashesLeft--;
+    const operation = this.#disk.operations + Math.floor(random.spread(1, 60));
+    const when = random.pick(["before", "after"] as const);
+    const how = random.pick(["kill", "power cut"] as const);
+    if (!this.#script.allows("heal-crash", `${how} ${when} operation ${operation}`)) return;
+    this.#crashAt = { how, operation, when };
+  }
+
+  #healing(process: Process, clock: Clock, onBrought: (name: string) => void): SimHealing | undefined {
+    const second = this.#secondHost;
+    if (second === undefined) return undefined;
+    return new SimHealing({
+      disk: this.#disk.open(process),
+      naming: this.#naming,
+      clock,
+      timeoutMs: this.#timing.receiveTimeoutMs,
+      minimumFree: this.#minimumFree,
+      hosts: [this.#server, second].map((host) => ({
+        address: host.address,
+        connect: () => host.connect(process),
+      })),
+      onTaking: (name) => this.#disturbHealing(name),
+      onBrought: (name) => {
+        this.#trace(`healed ${name}`);
+        onBrought(name);
+      },
+      trace: (text) => this.#trace(text),
+    });
   }
 
   /** The receiver is away while the server writes segments, removes the first of them, and archives some of the rest. */
@@ -440,7 +564,7 @@ class Simulation {
     const end = flushLsn / BIG_SEGMENT;
     // Where an archive begins that has but the start of one segment is open once it has a later one.
     let first = branch.firstSegment;
-    while (first < end && this.#disk.file(nameOf(first)) === undefined) first++;
+    while (first < end && publishedFile(this.#disk, nameOf(first)) === undefined) first++;
     if (first >= end) return;
     const number = which === "newest"
       ? end - 1n
@@ -452,7 +576,7 @@ class Simulation {
       endLsn < (number + 1n) * BIG_SEGMENT ||
       sameBytes(other.segments[Number(number - other.firstSegment)]!, bytes)
     );
-    if (!stays || this.#disk.file(name) !== undefined || !this.#script.allows("push", name)) return;
+    if (!stays || publishedFile(this.#disk, name) !== undefined || !this.#script.allows("push", name)) return;
     this.#trace(`push brings ${name}`);
     this.#pushed.add(name);
     const process = this.#pusher = { alive: true };
@@ -522,8 +646,13 @@ class Simulation {
     };
     const log = { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
     let opened = false;
+    let compressing: SimCompressing | undefined;
     const life = async () => {
       const archive = await Archive.open(disk, { naming: this.#naming, userId: 1000 });
+      if (this.#compressing !== undefined) {
+        await archive.removeCompressing();
+        compressing = new SimCompressing(archive, this.#compressing, { disk: this.#disk.open(state), clock });
+      }
       opened = true;
       const receiving = new GapReceivingArchive(archive, {
         clock,
@@ -531,7 +660,10 @@ class Simulation {
         // The wall clock jumps as it likes, back too.
         now: () => new Date(this.#wallRandom.integer(0, 4e12)),
         events: {
-          segmentPublished: (event) => this.#trace(`published ${event.segment}`),
+          segmentPublished: (event) => {
+            this.#trace(`published ${event.segment}`);
+            compressing?.published(event.segment);
+          },
           savedCopyKept: (event) =>
             this.#trace(`kept ${event.path} valid to ${formatLsn(event.validEndLsn)}`),
           savedCopyPassed: (event) => this.#trace(`passed ${event.path}`),
@@ -554,18 +686,16 @@ class Simulation {
             throw new ConnectionError("unsuitable", "not accepted");
           },
           askHosts: async (ask) => {
-            try {
-              const connection = await this.#server.connect(process);
-              try {
-                return [{ address: connection.address, answer: await ask(connection) }];
-              } finally {
-                await connection.close();
-              }
-            } catch (error) {
-              return [{ address: "server:5432", error }];
+            const replies = [];
+            for (
+              const host of this.#secondHost === undefined ? [this.#server] : [this.#server, this.#secondHost]
+            ) {
+              replies.push(await askHost(host, ask, process));
             }
+            return replies;
           },
           archive: receiving,
+          healer: this.#healing(process, clock, (name) => compressing?.published(name)),
           clock,
           log,
           random: () => random.next(),
@@ -584,7 +714,7 @@ class Simulation {
         abort.signal,
       );
     };
-    life().then((end) => {
+    life().finally(() => compressing?.close()).then((end) => {
       this.#trace(`process ${number} ends: ${end}`);
       if (!abort.signal.aborted) this.#fail(`the receiver ended by itself: ${end}`);
       this.#restartSoon(process);
@@ -613,6 +743,7 @@ class Simulation {
   #restartSoon(process: Process): void {
     process.alive = false;
     this.#server.loseClient(process, "told");
+    this.#secondHost?.loseClient(process);
     process.release();
     if (this.#process === process) this.#process = undefined;
     this.#scheduler.after(this.#random.spread(1, 3000), () => {
@@ -626,10 +757,11 @@ class Simulation {
     this.#trace(`process ${process.number} is told to stop`);
     const wasTroubled = this.#disk.faults.length > 0 || this.#disk.stalls.length > 0 || this.#disk.troubled;
     process.abort.abort();
-    this.#scheduler.after(STOP_LIMIT_MS, () => {
+    const limitMs = this.#compressing === undefined ? STOP_LIMIT_MS : COMPRESSING_STOP_LIMIT_MS;
+    this.#scheduler.after(limitMs, () => {
       // A disk that stalls may hold it up, and a server that does not answer.
       if (process.alive && !wasTroubled && !this.#server.anySilent) {
-        this.#fail(`told to stop, it still runs after ${STOP_LIMIT_MS / 1000} s`);
+        this.#fail(`told to stop, it still runs after ${limitMs / 1000} s`);
       }
     });
   }
@@ -645,6 +777,7 @@ class Simulation {
     this.#trace(power ? "POWER CUT" : "KILL");
     this.#disk.kill(process);
     this.#server.loseClient(process, how === "power cut, nobody told" ? "untold" : "told");
+    this.#secondHost?.loseClient(process);
     if (power) {
       if (this.#pusher !== undefined) this.#disk.kill(this.#pusher);
       this.#pusher = undefined;
@@ -662,6 +795,7 @@ class Simulation {
     if (process === undefined) return;
     this.#disk.kill(process);
     this.#server.loseClient(process, "told");
+    this.#secondHost?.loseClient(process);
     process.release();
   }
 
@@ -741,7 +875,7 @@ class Simulation {
     if (!stream.isWaitedFor() || this.#recordsSeen === 0) return;
     const { branch, startLsn } = stream;
     const { records, acceptances } = this.#certainLedger();
-    const certain = new Map(this.#disk.certainFiles("."));
+    const certain = certainSegments(this.#disk);
     for (const record of records) {
       const { firstNumber, endNumber } = segmentsOfGap(record, SEGMENT_SIZE);
       for (let number = firstNumber; number < endNumber && number * BIG_SEGMENT < startLsn; number++) {
@@ -765,11 +899,14 @@ class Simulation {
     const number = (writeLsn - 1n) / BIG_SEGMENT as SegmentNumber;
     const bytes = Number(writeLsn - number * BIG_SEGMENT);
     const name = segmentName(timeline, number, SEGMENT_SIZE);
+    // What it holds in another form was looked at when it got that name.
+    const isCompressed = this.#disk.file(name) === undefined && publishedFile(this.#disk, name) !== undefined;
     const inode = this.#disk.file(name) ?? this.#disk.file(`inprogress/${name}`);
     const want = branch.segments[Number(number - branch.firstSegment)]!;
     const start = Math.max(0, bytes - 64);
     if (
-      inode === undefined || !sameBytes(inode.content.subarray(start, bytes), want.subarray(start, bytes))
+      !isCompressed &&
+      (inode === undefined || !sameBytes(inode.content.subarray(start, bytes), want.subarray(start, bytes)))
     ) {
       this.#fail(`P2: write ${formatLsn(lsn(writeLsn))} is reported, and not all below it is written`);
     }
@@ -816,16 +953,16 @@ class Simulation {
   /** P2, P3 and P6: all that was ever acknowledged would be there after the worst power cut at this moment. */
   #checkHeld(moment: string): void {
     if (this.#acked.size === 0 || this.#problem !== undefined) return;
-    const files = new Map<bigint, Inode[]>();
-    const add = (number: bigint, inode: Inode) => {
+    const files = new Map<bigint, (readonly [string, Inode])[]>();
+    const add = (number: bigint, name: string, inode: Inode) => {
       const known = files.get(number);
-      if (known === undefined) files.set(number, [inode]);
-      else known.push(inode);
+      if (known === undefined) files.set(number, [[name, inode]]);
+      else known.push([name, inode]);
     };
     for (const directory of [".", "inprogress"]) {
       for (const [name, inode] of this.#disk.certainFiles(directory)) {
         const number = numberOf(name);
-        if (number !== undefined) add(number, inode);
+        if (number !== undefined) add(number, name, inode);
       }
     }
     for (const [branch, { beginLsn, endLsn: acked }] of this.#acked) {
@@ -837,7 +974,7 @@ class Simulation {
           ? this.#ackedOfGaps.get(branch)?.get(number) ?? 0
           : acknowledged;
         if (bytes === 0) continue;
-        if (files.get(number)?.some((inode) => inode.holds(want, bytes)) !== true) {
+        if (files.get(number)?.some(([name, inode]) => holds(name, inode, want, bytes)) !== true) {
           this.#fail(
             `${moment}: of "${branch.name}" ${bytes} bytes from ${formatLsn(lsn(start))} were acknowledged ` +
               "and a power cut may lose them now",
@@ -881,7 +1018,7 @@ class Simulation {
       for (let number = firstNumber; number < endNumber; number++) {
         const name = segmentName(timeline, number, SEGMENT_SIZE);
         // It may have come between the look and the record.
-        if (this.#disk.file(name) !== undefined && !this.#pushed.has(name)) {
+        if (publishedFile(this.#disk, name) !== undefined && !this.#pushed.has(name)) {
           this.#fail(`P6: ${name} is recorded to be missing, and is here`);
         }
         this.#noteAcked(number);
@@ -914,7 +1051,7 @@ class Simulation {
     const bytes = Number(commitLsn - number * BIG_SEGMENT);
     for (const directory of [".", "inprogress"]) {
       for (const [name, inode] of this.#disk.certainFiles(directory)) {
-        if (numberOf(name) === number && inode.holds(want, bytes)) return;
+        if (numberOf(name) === number && holds(name, inode, want, bytes)) return;
       }
     }
     if (isIn(this.#certainLedger().acceptances, branch, number)) return;
@@ -932,7 +1069,7 @@ class Simulation {
       segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
     let isHole = false;
     for (let below = number - 1n; below >= branch.firstSegment; below--) {
-      const isHere = this.#disk.file(nameOf(below as SegmentNumber)) !== undefined;
+      const isHere = publishedFile(this.#disk, nameOf(below as SegmentNumber)) !== undefined;
       if (isHere && isHole) {
         this.#fail(`P6: behind a hole that is not written down ${nameOf(number)} gets its name`);
       }
@@ -947,11 +1084,15 @@ class Simulation {
     if (!inode.clean || !sameBytes(inode.content, inode.durableContent)) {
       this.#fail(`P1: ${name} is published and not synced`);
     }
-    const segment = parseSegmentName(name, SEGMENT_SIZE);
+    const stored = storedName(name);
+    const segment = stored === undefined ? undefined : parseSegmentName(stored.segment, SEGMENT_SIZE);
     const timeline = parseHistoryFileName(name);
     if (segment !== undefined) {
       this.#checkSegment(name, segment, inode);
-      if (!this.#pushed.has(name)) this.#checkHolesBelow(segment.timeline, segment.number);
+      // Compressed, it takes the place of one that had its name before.
+      if (stored?.form === "" && !this.#pushed.has(name)) {
+        this.#checkHolesBelow(segment.timeline, segment.number);
+      }
     } else if (timeline !== undefined) {
       const known = this.#server.world.eras.some(({ branch }) =>
         [branch.history.timeline, ...branch.history.entries.map((entry) => entry.timeline)].includes(
@@ -971,11 +1112,12 @@ class Simulation {
     segment: { readonly timeline: number; readonly number: SegmentNumber },
     inode: Inode,
   ): void {
-    const known = this.#server.world.eras.some(({ branch }) => {
+    const content = contentOf(name, inode);
+    const known = content !== undefined && this.#server.world.eras.some(({ branch }) => {
       if (branch.history.timeline !== segment.timeline) return false;
       const want = branch.segments[Number(segment.number - branch.firstSegment)];
       return want !== undefined && (segment.number + 1n) * BIG_SEGMENT <= branch.endLsn &&
-        sameBytes(want, inode.content);
+        sameBytes(want, content);
     });
     if (!known) this.#fail(`P1: ${name} is published, and not what the server has of it, whole`);
   }
@@ -991,13 +1133,61 @@ class Simulation {
   #done(): boolean {
     if (this.#problem !== undefined) return true;
     const { nowMs, count } = this.#scheduler;
-    if (this.#converged()) return true;
+    if (this.#converged()) return !this.#compressesOn() && !this.#healsOn();
     const overdue = this.#calm && this.#server.finished && nowMs > this.#calmAtMs + CONVERGE_MS;
-    if (overdue || count > MAX_EVENTS) {
+    if (overdue || count > (this.#secondHost === undefined ? MAX_EVENTS : MAX_EVENTS_OF_HEALING)) {
       this.#fail(`progress: not all is archived after ${count} events: ${this.#whereWeAre()}`);
       return true;
     }
     return false;
+  }
+
+  /** A moment more for what was archived last. */
+  #compressesOn(): boolean {
+    if (this.#compressing === undefined || this.#process === undefined) return false;
+    this.#convergedAtMs ??= this.#scheduler.nowMs;
+    return this.#scheduler.nowMs < this.#convergedAtMs + COMPRESSING_MS &&
+      this.#disk.names(".").some((name) => storedName(name)?.form === "");
+  }
+
+  /** Somebody has what is missing: it is worth waiting for. */
+  #healsOn(): boolean {
+    if (this.#secondHost === undefined) return false;
+    const { nowMs } = this.#scheduler;
+    this.#convergedAtMs ??= nowMs;
+    if (nowMs >= this.#convergedAtMs + HEAL_MS) return false;
+    if (this.#isHealed === undefined || nowMs >= this.#isHealed.atMs + HEAL_LOOK_MS) {
+      this.#isHealed = { atMs: nowMs, value: this.#healable().length === 0 };
+    }
+    return !this.#isHealed.value;
+  }
+
+  /**
+   * What is missing of the server's line, was not given up, and is at the other host, and what was missing, is here, and
+   * is not known to be proven; the highest first.
+   *
+   * Only what stands behind it can vouch for it: its first record, or what is brought there before.
+   */
+  #healable(): readonly string[] {
+    const { branch, flushLsn } = this.#server;
+    const { acceptances, healings, records } = this.#ledgerIn(this.#disk.file(GAP_LEDGER_FILE)?.content);
+    const first = (this.#acked.get(branch)?.beginLsn ?? flushLsn) / BIG_SEGMENT;
+    const end = flushLsn / BIG_SEGMENT;
+    let isTied = flushLsn > end * BIG_SEGMENT + LONGEST_RECORD_BYTES;
+    const names: string[] = [];
+    for (let number = end - 1n; number >= first; number--) {
+      const each = number as SegmentNumber;
+      const name = segmentName(timelineOfSegment(branch.history, each, SEGMENT_SIZE), each, SEGMENT_SIZE);
+      const isHere = publishedFile(this.#disk, name) !== undefined;
+      const isToCome = !isHere && isTied && this.#secondHost?.has(number) === true &&
+        !isIn(acceptances, branch, number);
+      // It counts as healed when that is written down.
+      const isToBeProven = isHere && isTied && isIn(records, branch, number) &&
+        !isIn([...acceptances, ...healings], branch, number);
+      if (isToCome || isToBeProven) names.push(name);
+      isTied = isHere || isToCome;
+    }
+    return names;
   }
 
   #whereWeAre(): string {
@@ -1009,7 +1199,19 @@ class Simulation {
   /** P6: at the end no segment is missing from the archive's first byte to the server's last. */
   #checkArchive(): void {
     const { branch, flushLsn } = this.#server;
-    const certain = new Map(this.#disk.certainFiles("."));
+    const [healable] = this.#healable();
+    if (healable !== undefined) {
+      const isHere = publishedFile(this.#disk, healable) !== undefined;
+      return this.#fail(
+        `progress: ${healable} is ` + (isHere ? "here, and not written down to be healed" : "missing") +
+          ` for ${HEAL_MS / 1000} s, and another host has it`,
+      );
+    }
+    const certain = new Map<string, readonly [string, Inode]>();
+    for (const [name, inode] of this.#disk.certainFiles(".")) {
+      const stored = storedName(name);
+      if (stored !== undefined) certain.set(stored.segment, [name, inode]);
+    }
     for (
       let start = this.#acked.get(branch)?.beginLsn ?? flushLsn;
       start + BIG_SEGMENT <= flushLsn;
@@ -1018,10 +1220,12 @@ class Simulation {
       const number = start / BIG_SEGMENT as SegmentNumber;
       const name = segmentName(timelineOfSegment(branch.history, number, SEGMENT_SIZE), number, SEGMENT_SIZE);
       const want = branch.segments[Number(number - branch.firstSegment)]!;
-      const inode = certain.get(name);
-      if (inode === undefined && this.#isRecorded(branch, number)) continue;
-      if (inode === undefined) return this.#fail(`P6: ${name} is missing in the archive`);
-      if (!inode.holds(want, SEGMENT_BYTES)) return this.#fail(`P1: ${name} has other bytes than the server`);
+      const file = certain.get(name);
+      if (file === undefined && this.#isRecorded(branch, number)) continue;
+      if (file === undefined) return this.#fail(`P6: ${name} is missing in the archive`);
+      if (!holds(...file, want, SEGMENT_BYTES)) {
+        return this.#fail(`P1: ${name} has other bytes than the server`);
+      }
     }
   }
 
@@ -1036,6 +1240,23 @@ class Simulation {
   }
 }
 
+async function askHost<T>(
+  host: SimServer | SecondHost,
+  ask: (source: WalSource) => Promise<T>,
+  process: SimProcess,
+): Promise<HostReply<T>> {
+  try {
+    const connection = await host.connect(process);
+    try {
+      return { address: connection.address, answer: await ask(connection) };
+    } finally {
+      await connection.close();
+    }
+  } catch (error) {
+    return { address: host.address, error };
+  }
+}
+
 /** Whether a segment is in one of these ranges, by its name on a line of WAL. */
 function isIn(ranges: readonly GapRange[], { history }: Branch, number: bigint): boolean {
   const timeline = timelineOfSegment(history, number as SegmentNumber, SEGMENT_SIZE);
@@ -1043,14 +1264,6 @@ function isIn(ranges: readonly GapRange[], { history }: Branch, number: bigint):
     const { firstNumber, endNumber } = segmentsOfGap(range, SEGMENT_SIZE);
     return range.timeline === timeline && firstNumber <= number && number < endNumber;
   });
-}
-
-const numbers = new Map<string, bigint | undefined>();
-
-/** The segment that a file of the archive or of `inprogress/` is of. */
-function numberOf(name: string): bigint | undefined {
-  if (!numbers.has(name)) numbers.set(name, parseInProgressName(name, SEGMENT_SIZE)?.number);
-  return numbers.get(name);
 }
 
 function inspect(fields: object | undefined): string {
