@@ -73,18 +73,22 @@ function start({ backup, path }: Received, more: Partial<Recovery> = {}): Promis
   return RecoveringServer.start({ backup, restoreCommand: fetchAhead(path), ...more });
 }
 
-/** As on a machine that reads a segment sooner than a server replays one, however slow this one is. */
-function whenPrepared(command: string): string {
-  return `for i in $(seq 600); do ls pg_wal/walvault-ahead-*.tmp >/dev/null 2>&1 || break; sleep 0.05; done; ${command}`;
+/** In the server's directory: tells the processes that read ahead for it, one in a line. */
+const READERS = `readers() {
+  for file in $(grep -lsz -e --prepare=walvault-ahead- /proc/[0-9]*/cmdline); do
+    pid=\${file#/proc/} pid=\${pid%/cmdline}
+    [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] && echo "$pid"
+  done
 }
+`;
+
+/** Put before the command: as on a machine that reads a segment sooner than a server replays one, however slow this one is. */
+const AWAIT_READERS = `for i in $(seq 600); do [ -n "$(readers)" ] || break; sleep 0.05; done`;
 
 /** Put behind the command: kills whatever reads ahead for this server, every second one at once, any other sometime. */
 const KILL_READERS = `code=$?
 kill_readers() {
-  for file in $(grep -lsz -e --prepare=walvault-ahead- /proc/[0-9]*/cmdline); do
-    pid=\${file#/proc/} pid=\${pid%/cmdline}
-    [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] && kill -KILL "$pid" && echo "killed a reader" >&2
-  done
+  for pid in $(readers); do kill -KILL "$pid" && echo "killed a reader" >&2; done
 }
 case $1 in
 *[02468ACE]) kill_readers ;;
@@ -94,10 +98,14 @@ exit $code
 `;
 
 /** A shell's script in place of the command, for it alone takes more than one line. */
-function killingReaders(received: Received, directory: WorkDirectory): string {
-  const script = directory.file("killing.sh");
+function scripted(
+  received: Received,
+  directory: WorkDirectory,
+  { before = "", behind = "exit" }: { readonly before?: string; readonly behind?: string },
+): string {
+  const script = directory.file(before === "" ? "killing.sh" : "waiting.sh");
   const command = fetchAhead(received.path).replace("%f", '"$1"').replace("%p", '"$2"');
-  fs.writeFileSync(script, `${command}\n${KILL_READERS}`, { mode: 0o644 });
+  fs.writeFileSync(script, [READERS, before, command, behind, ""].join("\n"), { mode: 0o644 });
   return `sh "${script}" "%f" "%p"`;
 }
 
@@ -134,7 +142,9 @@ test("recovery through fetch --ahead: to the end, to a target, stopped on the wa
 
   // To the end, each segment asked for when it is prepared: but for the first one, all of them were read ahead.
   {
-    await using server = await start(received, { restoreCommand: whenPrepared(fetchAhead(received.path)) });
+    await using server = await start(received, {
+      restoreCommand: scripted(received, directory, { before: AWAIT_READERS }),
+    });
     await server.recovered();
     assert.equal(await contentOf(server.cluster), content);
     assert.equal(formatLsn(server.switchPoint(2)), formatLsn(endLsn), server.log);
@@ -166,7 +176,9 @@ test("recovery through fetch --ahead: to the end, to a target, stopped on the wa
   }
   // Its readers killed.
   {
-    await using server = await start(received, { restoreCommand: killingReaders(received, directory) });
+    await using server = await start(received, {
+      restoreCommand: scripted(received, directory, { behind: KILL_READERS }),
+    });
     await server.recovered();
     assert.equal(await contentOf(server.cluster), content);
     assert.equal(formatLsn(server.switchPoint(2)), formatLsn(endLsn));
