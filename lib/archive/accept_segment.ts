@@ -21,6 +21,7 @@ import { type BroughtSegment, compareBrought, type WrittenSegment } from "./brou
 import { FORM_OF_FORMAT } from "./compression_format.ts";
 import { compareForms, isProven, moveDamagedAside, type PublishedForms } from "./damaged_form.ts";
 import { firstDifferenceInFiles, readWhole, withFile } from "./durable.ts";
+import { readHistoryOf } from "./history_file.ts";
 import { firstPageProblem } from "./first_page.ts";
 import {
   IN_PROGRESS_DIRECTORY,
@@ -82,8 +83,8 @@ async function readLineage(
   const unknown = { lineage: undefined, missingHistory: undefined };
   if (timeline === 1) return unknown;
   const name = historyFileName(timeline);
-  const own = await readWhole(archive.disk, name, MAXIMUM_TEXT_BYTES);
-  if (own !== undefined) return { ...unknown, lineage: parseHistory(timeline, own) };
+  const lineageHere = await readHistoryOf(archive.disk, timeline);
+  if (lineageHere !== undefined) return { ...unknown, lineage: lineageHere };
   const beside = await readWhole(brought.disk, name, MAXIMUM_TEXT_BYTES);
   if (beside === undefined) return unknown;
   const lineage = parseHistory(timeline, beside);

@@ -1,6 +1,6 @@
 import { sameBytes } from "../wal/bytes.ts";
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
-import { emptyHistory, parseHistory, type TimelineHistory } from "../wal/history.ts";
+import { emptyHistory, type TimelineHistory } from "../wal/history.ts";
 import type { LineageStock } from "../wal/lineage.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
@@ -13,6 +13,7 @@ import { backLinksBefore, type ScanPublished } from "./back_links.ts";
 import { DamagedFileError, formatKind } from "./damaged_file.ts";
 import type { Disk, DiskEntry, NamedEntry } from "./disk.ts";
 import { type Naming, publishBytes, readWhole, removeName, withFile, writeTemporary } from "./durable.ts";
+import { readHistoryBytes, readHistoryOf } from "./history_file.ts";
 import { type ArchiveIdentity, decodeIdentity, encodeIdentity } from "./identity.ts";
 import { EMPTY_LEDGER, type GapLedger, missingByLedger } from "./gaps.ts";
 import { appendToLedger, readLedger } from "./gap_ledger_file.ts";
@@ -33,8 +34,6 @@ import { compareWithPublished } from "./published.ts";
 import { countWrittenBytes } from "./segment_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
-/** Larger than any history: a line per timeline, of at most some hundred bytes. */
-const MAXIMUM_HISTORY_BYTES = 1 << 20;
 const MAXIMUM_IDENTITY_BYTES = 4096;
 
 /** Why a directory can't be used as an archive; the message ends with what to do. */
@@ -293,7 +292,7 @@ export class Archive {
     const inventory = takeInventory({ ...names, inProgress: names.inProgress ?? [] }, identity.segmentSize);
     const histories: { timeline: TimelineId; bytes: Uint8Array }[] = [];
     for (const timeline of inventory.histories) {
-      const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
+      const bytes = await readHistoryBytes(this.disk, timeline);
       if (bytes !== undefined) histories.push({ timeline, bytes });
     }
     return {
@@ -307,8 +306,7 @@ export class Archive {
 
   /** A timeline with its ancestors; with none where the archive does not have its history. */
   async lineage(timeline: TimelineId): Promise<TimelineHistory> {
-    const bytes = await readWhole(this.disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
-    return bytes === undefined ? emptyHistory(timeline) : parseHistory(timeline, bytes);
+    return await readHistoryOf(this.disk, timeline) ?? emptyHistory(timeline);
   }
 
   /**
@@ -358,7 +356,7 @@ export class Archive {
     if (await this.disk.entry(name) === undefined && await publishBytes(this.disk, file, this.naming)) {
       return "stored";
     }
-    const own = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+    const own = await readHistoryBytes(this.disk, timeline);
     if (own !== undefined && sameBytes(own, bytes)) return "present";
     const from = await writeTemporary(this.disk, file);
     const kept = await keepConflict(this.disk, { from, name }, { modes: this.modes, naming: this.naming });

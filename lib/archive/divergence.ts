@@ -1,3 +1,4 @@
+import { firstDifferentByte } from "../wal/bytes.ts";
 import { advance, type Lsn, lsn } from "../wal/lsn.ts";
 import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES } from "../wal/record.ts";
@@ -61,7 +62,7 @@ export function judgeDifference(
   const length = Math.min(sides[0].length, sides[1].length);
   const own = sides[0].subarray(0, length);
   const other = sides[1].subarray(0, length);
-  const differsAt = (start: number, end: number) => firstDifference(own, other, { start, end });
+  const differsAt = (start: number, end: number) => firstDifferentByte(own, other, { start, end });
   const first = differsAt(0, length);
   if (first === undefined) return undefined;
   const at = (offset: number) => advance(startLsn, offset);
@@ -96,15 +97,6 @@ export function judgeDifference(
 
 function headerOf({ start, end }: FoundRecord): FoundRecord {
   return { start, end: Math.min(end, start + RECORD_HEADER_BYTES), state: "open" };
-}
-
-function firstDifference(
-  a: Uint8Array,
-  b: Uint8Array,
-  { start, end }: { readonly start: number; readonly end: number },
-): number | undefined {
-  for (let index = start; index < end; index++) if (a[index] !== b[index]) return index;
-  return undefined;
 }
 
 /** Bytes of a page's header from here on; 0 behind it. */

@@ -3,6 +3,7 @@
  *
  * Each function says what stands on the disk if the power goes between any two of its steps.
  */
+import { firstDifferentByte } from "../wal/bytes.ts";
 import { allEnded } from "./all_ended.ts";
 import { formatKind, NotAFileError } from "./damaged_file.ts";
 import type { Disk, DiskFile } from "./disk.ts";
@@ -258,9 +259,8 @@ export async function firstDifferenceInFiles(
     const gotLeft = await a.read(left.subarray(0, want), position);
     const gotRight = await b.read(right.subarray(0, want), position);
     const shorter = Math.min(gotLeft, gotRight);
-    for (let index = 0; index < shorter; index++) {
-      if (left[index] !== right[index]) return position + index;
-    }
+    const differs = firstDifferentByte(left, right, { start: 0, end: shorter });
+    if (differs !== undefined) return position + differs;
     if (gotLeft < want || gotRight < want) return position + shorter;
   }
   return undefined;

@@ -1,4 +1,4 @@
-import { parseHistory, timelineAt, type TimelineHistory } from "../wal/history.ts";
+import { timelineAt } from "../wal/history.ts";
 import { advance, type Lsn, lsn } from "../wal/lsn.ts";
 import { LONG_PAGE_HEADER_BYTES } from "../wal/page.ts";
 import { RecordWalk } from "../wal/record_walk.ts";
@@ -10,15 +10,14 @@ import {
   type SegmentSize,
   segmentStart,
 } from "../wal/segment.ts";
-import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import { endsAsItShould, filledByRecordBytes, type LinkedSegment, linkProblem } from "./back_link.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { Disk } from "./disk.ts";
-import { readWhole, withFile } from "./durable.ts";
+import { withFile } from "./durable.ts";
+import { readHistoryOf } from "./history_file.ts";
 import { IN_PROGRESS_DIRECTORY, inProgressPath, nameOf } from "./layout.ts";
 import { bytesOfFile, type SegmentBytes, withPublishedBytes } from "./segment_bytes.ts";
-
-const MAXIMUM_HISTORY_BYTES = 1 << 20;
 
 /**
  * Whether what stands right behind a segment continues it.
@@ -124,15 +123,10 @@ async function timelinesFrom(disk: Disk, place: Place): Promise<readonly Timelin
   const lastLsn = lsn(segmentStart(number + 1n as SegmentNumber, segmentSize) - 1n);
   const children: TimelineId[] = [];
   for (const child of [...timelines].sort((a, b) => a - b)) {
-    const lineage = await readHistory(disk, child);
+    const lineage = await readHistoryOf(disk, child);
     if (lineage !== undefined && timelineAt(lineage, lastLsn) === timeline) children.push(child);
   }
   return children;
-}
-
-async function readHistory(disk: Disk, timeline: TimelineId): Promise<TimelineHistory | undefined> {
-  const bytes = await readWhole(disk, historyFileName(timeline), MAXIMUM_HISTORY_BYTES);
-  return bytes === undefined ? undefined : parseHistory(timeline, bytes);
 }
 
 /**

@@ -1,9 +1,8 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import { overlap } from "../wal/lineage.ts";
 import type { SegmentNumber } from "../wal/segment.ts";
-import { historyFileName, type TimelineId } from "../wal/timeline.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import { acceptFile } from "./accept.ts";
-import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
 import {
   type BroughtDirectory,
   BroughtFileError,
@@ -13,9 +12,10 @@ import {
 import type { Archive } from "./archive.ts";
 import { DamagedFileError } from "./damaged_file.ts";
 import type { DiskFile, DiskSpace } from "./disk.ts";
-import { readWhole, removeName } from "./durable.ts";
+import { removeName } from "./durable.ts";
 import { isAnchoredBehind } from "./forward_link.ts";
 import { segmentsOfGap } from "./gaps.ts";
+import { readHistoryBytes } from "./history_file.ts";
 import { IN_PROGRESS_DIRECTORY, isPushedName, pushedPath } from "./layout.ts";
 import { judgeRoom, type MinimumFree } from "./minimum_free.ts";
 
@@ -174,8 +174,8 @@ export class GapFiller {
   }
 
   /** The history that the archive has of a timeline. */
-  async historyOf(timeline: TimelineId): Promise<Uint8Array | undefined> {
-    return await readWhole(this.archive.disk, historyFileName(timeline), MAXIMUM_TEXT_BYTES);
+  historyOf(timeline: TimelineId): Promise<Uint8Array | undefined> {
+    return readHistoryBytes(this.archive.disk, timeline);
   }
 
   /**

@@ -83,9 +83,17 @@ export interface InProgressName {
   readonly savedCount: number | undefined;
 }
 
+/** In `inprogress/`: what was received of a segment, now or by an earlier run. */
+const IN_PROGRESS_NAME = /^([0-9A-F]{24})(?:\.saved-([1-9][0-9]{0,8}))?$/;
+
+/** The segment's name in a name of `inprogress/`, where its size is not known; `undefined` for one that is not ours. */
+export function segmentInProgress(name: string): string | undefined {
+  return IN_PROGRESS_NAME.exec(name)?.[1];
+}
+
 /** Takes a name of `inprogress/` apart; `undefined` for one that is not ours. */
 export function parseInProgressName(name: string, size: SegmentSize): InProgressName | undefined {
-  const match = /^([0-9A-F]{24})(?:\.saved-([1-9][0-9]{0,8}))?$/.exec(name);
+  const match = IN_PROGRESS_NAME.exec(name);
   const segment = match === null ? undefined : parseSegmentName(match[1] ?? "", size);
   if (match === null || segment === undefined) return undefined;
   return { ...segment, savedCount: match[2] === undefined ? undefined : Number(match[2]) };

@@ -1,7 +1,9 @@
+import { firstDifferentByte } from "../wal/bytes.ts";
 import { ArchiveConflictError, CorruptWalError } from "../wal/errors.ts";
 import { timelineAt, type TimelineHistory } from "../wal/history.ts";
 import { advance, formatLsn, type Lsn, lsn } from "../wal/lsn.ts";
 import { PAGE_BYTES } from "../wal/page.ts";
+import { recordBehind } from "../wal/record_walk.ts";
 import { SegmentScanner } from "../wal/scanner.ts";
 import {
   segmentFloor,
@@ -24,7 +26,6 @@ import {
   DIVERGED_ADVICE,
   explainDifference,
   formatRecord,
-  recordBehind,
   seeDifference,
   seeRecord,
 } from "./segment_conflict.ts";
@@ -213,7 +214,7 @@ async function explainDivergence(
     // It is damaged too: then there is less to tell.
     if (!(error instanceof DamagedFileError)) throw error;
   });
-  const first = firstDifference(own.bytes, sent.bytes);
+  const first = firstDifferentByte(own.bytes, sent.bytes, { start: 0, end: own.bytes.length });
   const firstLsn = advance(sent.overlap.startLsn, first ?? own.bytes.length);
   const besides = verdict.kind === "diverged" && firstLsn < verdict.recordLsn
     ? `; besides, the archive's own file may be damaged at ${formatLsn(firstLsn)}: ${verifyAdvice(disk)}`
@@ -288,11 +289,6 @@ async function readOwn(
 /** The name of the file that holds a published segment. */
 async function publishedPath(disk: Disk, name: string, segmentSize: SegmentSize): Promise<string> {
   return await withPublished(disk, { name, segmentSize }, ({ path }) => Promise.resolve(path)) ?? name;
-}
-
-function firstDifference(own: Uint8Array, sent: Uint8Array): number | undefined {
-  const index = own.findIndex((byte, at) => byte !== sent[at]);
-  return index === -1 ? undefined : index;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { ArchiveConflictError, WrongClusterError } from "../wal/errors.ts";
 import type { TimelineHistory } from "../wal/history.ts";
+import { sameBytes } from "../wal/bytes.ts";
 import type { Lsn } from "../wal/lsn.ts";
 import { formatSegmentSize, parseSegmentName, type SegmentSize, segmentStart } from "../wal/segment.ts";
 import { historyFileName, parseHistoryFileName, type TimelineId } from "../wal/timeline.ts";
@@ -13,7 +14,8 @@ import {
   FORMAT_OF_FORM,
 } from "./compression.ts";
 import type { Disk, DiskFile } from "./disk.ts";
-import { firstDifference, type Naming, publishBytes, readWhole, removeName, withFile } from "./durable.ts";
+import { firstDifference, type Naming, publishBytes, removeName, withFile } from "./durable.ts";
+import { readHistoryBytes } from "./history_file.ts";
 import { readFirstPage } from "./plain_first_page.ts";
 import type { ArchiveIdentity } from "./identity.ts";
 import { joinRuns } from "./inventory.ts";
@@ -23,8 +25,6 @@ import { scanThrough, type TakeBytes } from "./segment_file.ts";
 import { newestFirst, parsePlainFile, type PlainFile } from "./plain_file.ts";
 import type { Leg, Modes } from "./segment_writer.ts";
 
-/** Larger than any history: a line per timeline, of at most some hundred bytes. */
-const MAXIMUM_HISTORY_BYTES = 1 << 20;
 /** The length of its content in the last bytes of a gzip file. */
 const GZIP_LENGTH_BYTES = 4;
 /** So many of the newest files are asked whose cluster they are of, until one tells. */
@@ -182,7 +182,7 @@ export class PlainDirectory {
     for (const { name, kind } of await this.options.disk.entries(".") ?? []) {
       const timeline = parseHistoryFileName(name);
       if (timeline === undefined || kind !== "file") continue;
-      const bytes = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+      const bytes = await readHistoryBytes(this.disk, timeline);
       if (bytes !== undefined) histories.push({ timeline, bytes });
     }
     return {
@@ -201,10 +201,10 @@ export class PlainDirectory {
    */
   async storeHistory(timeline: TimelineId, bytes: Uint8Array): Promise<"stored" | "present"> {
     const name = historyFileName(timeline);
-    const present = await readWhole(this.disk, name, MAXIMUM_HISTORY_BYTES);
+    const present = await readHistoryBytes(this.disk, timeline);
     if (present === undefined) {
       if (await publishBytes(this.disk, { name, bytes, mode: this.modes.file }, this.naming)) return "stored";
-    } else if (present.length === bytes.length && present.every((byte, index) => byte === bytes[index])) {
+    } else if (sameBytes(present, bytes)) {
       return "present";
     }
     throw new ArchiveConflictError(

@@ -1,4 +1,5 @@
 import { Buffer } from "node:buffer";
+import { firstDifferentByte } from "../wal/bytes.ts";
 import type { SegmentSize } from "../wal/segment.ts";
 import { allEnded } from "./all_ended.ts";
 import { type CompressionFormat, FORMAT_OF_FORM } from "./compression_format.ts";
@@ -139,9 +140,8 @@ export async function firstDifferenceFrom(
       const count = await own.read(ours, position + done);
       if (count === ours.length && Buffer.compare(ours, theirs) === 0) continue;
       // The loop ends: where a file ends early it differs.
-      let index = 0;
-      while (index < count && ours[index] === theirs[index]) index++;
-      difference = position + done + index;
+      const differs = firstDifferentByte(ours, theirs, { start: 0, end: count }) ?? count;
+      difference = position + done + differs;
       return "enough";
     }
     end = position + bytes.length;

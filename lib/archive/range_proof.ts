@@ -1,16 +1,16 @@
 import { messageChain } from "../log.ts";
-import { parseHistory, type TimelineHistory } from "../wal/history.ts";
+import type { TimelineHistory } from "../wal/history.ts";
 import type { SegmentRun } from "../wal/lineage.ts";
 import { formatLsn } from "../wal/lsn.ts";
 import { type SegmentScan, SegmentScanner } from "../wal/scanner.ts";
 import { type SegmentNumber, segmentStart } from "../wal/segment.ts";
-import { historyFileName, type TimelineId } from "../wal/timeline.ts";
-import { MAXIMUM_TEXT_BYTES } from "./accept_text.ts";
+import type { TimelineId } from "../wal/timeline.ts";
 import type { Archive } from "./archive.ts";
 import { checkBackLink } from "./back_link.ts";
 import { isFilesFault } from "./damaged_file.ts";
 import type { DiskEntry } from "./disk.ts";
-import { openPlain, readWhole, withFile } from "./durable.ts";
+import { openPlain, withFile } from "./durable.ts";
+import { readHistoryOf } from "./history_file.ts";
 import { firstPageProblem } from "./first_page.ts";
 import { checkForwardLink } from "./forward_link.ts";
 import type { ArchiveIdentity } from "./identity.ts";
@@ -183,7 +183,7 @@ export class RangeProof {
       );
       if (scan === undefined) return "it is missing";
       if (!isWholeAndRight(scan)) return `its records end at ${formatLsn(scan.endLsn)}, want its whole WAL`;
-      const lineage = await this.#lineage(timeline);
+      const lineage = await readHistoryOf(disk, timeline);
       if (!isOfThisPlace(scan, { identity, timeline, lineage })) {
         return "its pages are of another cluster, place or timeline";
       }
@@ -205,11 +205,6 @@ export class RangeProof {
       return await file.inode() === own.entry.inode && await file.bytes() === own.entry.bytes;
     });
     return isSynced === true ? undefined : "it changed while it was read";
-  }
-
-  async #lineage(timeline: TimelineId): Promise<TimelineHistory | undefined> {
-    const bytes = await readWhole(this.archive.disk, historyFileName(timeline), MAXIMUM_TEXT_BYTES);
-    return bytes === undefined ? undefined : parseHistory(timeline, bytes);
   }
 }
 

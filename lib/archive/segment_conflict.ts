@@ -1,7 +1,6 @@
-import { advance, formatLsn, type Lsn } from "../wal/lsn.ts";
-import { LONG_PAGE_HEADER_BYTES, PAGE_BYTES, SHORT_PAGE_HEADER_BYTES } from "../wal/page.ts";
+import { formatLsn, type Lsn } from "../wal/lsn.ts";
 import type { RecordHeader } from "../wal/record.ts";
-import { RecordWalk } from "../wal/record_walk.ts";
+import { recordBehind, RecordWalk } from "../wal/record_walk.ts";
 import { resourceManagerName } from "../wal/resource_manager.ts";
 import { SegmentScanner } from "../wal/scanner.ts";
 import { segmentFloor, segmentOffset, type SegmentSize } from "../wal/segment.ts";
@@ -37,13 +36,6 @@ export async function recordStartAt(
   const { endLsn, continuesFrom, recordCount } = scanner.result();
   if (continuesFrom && recordCount === 0) return undefined;
   return recordBehind(endLsn, at.segmentSize);
-}
-
-/** Where the record behind the end of another begins: behind the header of a page that begins there. */
-export function recordBehind(endLsn: Lsn, segmentSize: SegmentSize): Lsn {
-  if (endLsn % BigInt(PAGE_BYTES) !== 0n) return endLsn;
-  const isFirst = segmentOffset(endLsn, segmentSize) === 0;
-  return advance(endLsn, isFirst ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES);
 }
 
 /** The record that begins at `recordLsn`, as far as it parses and its segment holds it. */

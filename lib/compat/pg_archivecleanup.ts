@@ -1,5 +1,5 @@
 import * as fs from "node:fs";
-import { IDENTITY_FILE, IN_PROGRESS_DIRECTORY, SEGMENT_FORMS } from "../archive/layout.ts";
+import { IDENTITY_FILE, IN_PROGRESS_DIRECTORY, SEGMENT_FORMS, segmentInProgress } from "../archive/layout.ts";
 import type { OriginalCall, OriginalContext } from "./originals.ts";
 import { getopt, type OptionTable } from "./getopt.ts";
 import { ProgramLog } from "./program_log.ts";
@@ -170,8 +170,10 @@ async function begunBefore(names: readonly string[], cleanup: Cleanup): Promise<
     name.slice(8, 24) >= cleanup.oldestKept.slice(8);
   if (!names.includes(IDENTITY_FILE) || !names.some(isKept)) return [];
   const begun = await fs.promises.readdir(`${cleanup.directory}/${IN_PROGRESS_DIRECTORY}`).catch(() => []);
-  return begun.filter((name) => BEGUN.test(name) && name.slice(8, 24) < cleanup.oldestKept.slice(8))
-    .map((name) => `${IN_PROGRESS_DIRECTORY}/${name}`);
+  return begun.filter((name) => {
+    const segment = segmentInProgress(name);
+    return segment !== undefined && segment.slice(8) < cleanup.oldestKept.slice(8);
+  }).map((name) => `${IN_PROGRESS_DIRECTORY}/${name}`);
 }
 
 function removeFile(path: string): void {
@@ -197,9 +199,6 @@ function isOlder(
 const SEGMENT = /^[0-9A-F]{24}$/;
 const PARTIAL = /^[0-9A-F]{24}\.partial$/;
 const BACKUP_HISTORY = /^[0-9A-F]{24}(?![0-9A-F]).*\.backup$/;
-
-/** In `inprogress/`: what was received of a segment, now or by an earlier run. */
-const BEGUN = /^[0-9A-F]{24}(\.saved-[1-9][0-9]{0,8})?$/;
 
 /** The segment that a name stands for; `undefined` for the name of something else. */
 function segmentOf(name: string): string | undefined {

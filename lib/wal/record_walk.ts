@@ -141,6 +141,12 @@ export function nextRecordLsn(
   if (isSwitchRecord(record.header) && aligned !== segmentStart) {
     return advance(segmentStart, size + LONG_PAGE_HEADER_BYTES);
   }
-  if (aligned % BigInt(PAGE_BYTES) !== 0n) return aligned;
-  return advance(aligned, aligned === segmentStart ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES);
+  return recordBehind(aligned, size);
+}
+
+/** Where a record begins that follows the end of another: behind the header of a page that begins there. */
+export function recordBehind(endLsn: Lsn, size: SegmentSize): Lsn {
+  if (endLsn % BigInt(PAGE_BYTES) !== 0n) return endLsn;
+  const isFirst = endLsn === segmentFloor(endLsn, size);
+  return advance(endLsn, isFirst ? LONG_PAGE_HEADER_BYTES : SHORT_PAGE_HEADER_BYTES);
 }
