@@ -48,10 +48,8 @@ interface FoundForm {
  * What was read once, right or wrong, is not read again before it or a neighbour is another file or was written to.
  */
 export class RangeProof {
-  /** By name: of which files it was proven, and when they were written. */
-  readonly #proven = new Map<string, string>();
-  /** By name: the same of what is not proven. */
-  readonly #refused = new Map<string, { readonly files: string; readonly problem: string }>();
+  /** By name: what came of it, of which files, and when they were written. */
+  readonly #looked = new Map<string, { readonly files: string; readonly problem: string | undefined }>();
   /** Proven names may not be durable yet. */
   #isSyncDue = false;
 
@@ -112,22 +110,12 @@ export class RangeProof {
       readonly signal: AbortSignal | undefined;
     },
   ): Promise<string | undefined> {
-    if (this.#proven.get(name) === files) return undefined;
-    const before = this.#refused.get(name);
+    const before = this.#looked.get(name);
     if (before?.files === files) return before.problem;
     const problem = await this.#prove(place, { own, identity, signal });
-    if (this.#proven.size + this.#refused.size >= MAXIMUM_REMEMBERED) {
-      this.#proven.clear();
-      this.#refused.clear();
-    }
-    if (problem === undefined) {
-      this.#proven.set(name, files);
-      this.#refused.delete(name);
-      this.#isSyncDue = true;
-    } else {
-      this.#proven.delete(name);
-      this.#refused.set(name, { files, problem });
-    }
+    if (this.#looked.size >= MAXIMUM_REMEMBERED) this.#looked.clear();
+    this.#looked.set(name, { files, problem });
+    if (problem === undefined) this.#isSyncDue = true;
     return problem;
   }
 

@@ -572,11 +572,13 @@ export class SegmentWriter {
   async #otherRecordBehind(segment: OpenSegment, saved: SavedCopy): Promise<SavedDifference | undefined> {
     const growing = inProgressPath(segment.name);
     const paths: [string, string] = [saved.path, growing];
+    let sides: readonly [Uint8Array, Uint8Array] | undefined;
     for (let start = saved.validBytes; start < saved.writtenBytes;) {
       const difference = await firstDifference(this.disk, paths, { start, end: saved.writtenBytes });
       if (difference === undefined) return undefined;
       const from = difference - difference % PAGE_BYTES;
-      const sides = [new Uint8Array(JUDGED_BYTES), new Uint8Array(JUDGED_BYTES)] as const;
+      // Mostly nothing differs, and neither is needed.
+      sides ??= [new Uint8Array(JUDGED_BYTES), new Uint8Array(JUDGED_BYTES)];
       const read = async (path: string, bytes: Uint8Array) =>
         bytes.subarray(
           0,

@@ -3,7 +3,7 @@ import { ConnectionError } from "../protocol/errors.ts";
 import type { SlotPosition, SystemIdentity } from "../protocol/replication.ts";
 import type { ServerRole } from "../protocol/replication_views.ts";
 import type { Clock } from "./clock.ts";
-import { withinStop } from "./stopping.ts";
+import { StopTimeout, withinStop } from "./stopping.ts";
 
 /** A server has this long to say whether it has a slot, and to drop it. */
 export const DROP_ELSEWHERE_MS = 20_000;
@@ -110,7 +110,7 @@ async function onEach(
     try {
       return await withinStop(ask(), { clock, timeoutMs: DROP_ELSEWHERE_MS }, AbortSignal.abort());
     } catch (error) {
-      const isSilent = late.signal.aborted || (error as Error).name === "StopTimeout";
+      const isSilent = late.signal.aborted || error instanceof StopTimeout;
       return onError(host, isSilent ? new Error(`no answer in ${DROP_ELSEWHERE_MS / 1000} s`) : error);
     } finally {
       late.abort();
