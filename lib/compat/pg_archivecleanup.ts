@@ -129,16 +129,10 @@ function isDirectory(path: string): boolean {
 
 async function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): Promise<number> {
   const { directory, dryRun, debug } = cleanup;
-  let names: readonly string[];
-  try {
-    // Not readdirSync: that of Deno (2.9) ends without an error where reading fails half way.
-    names = await fs.promises.readdir(directory);
-  } catch (error) {
-    log.error(`could not open archive location "${directory}": ${systemErrorText(error)}`);
-    return EXIT.failed;
-  }
+  const names = await listNames(directory, log);
   // First what was only begun: left behind alone it would be where the archive begins, with a hole behind it.
-  const begun = await begunBefore(names, cleanup);
+  const begun = names === undefined ? undefined : await begunBefore(names, cleanup, log);
+  if (names === undefined || begun === undefined) return EXIT.failed;
   for (const name of [...begun, ...names.filter((each) => isOlder(each, cleanup))]) {
     const path = `${directory}/${name}`;
     if (dryRun) {
@@ -157,20 +151,37 @@ async function removeOlder(cleanup: Cleanup, { context, log }: Surroundings): Pr
   return EXIT.done;
 }
 
+/** `undefined` when it can't be listed, which is told. */
+async function listNames(directory: string, log: ProgramLog): Promise<readonly string[] | undefined> {
+  try {
+    // Not readdirSync: that of Deno (2.9) ends without an error where reading fails half way.
+    return await fs.promises.readdir(directory);
+  } catch (error) {
+    log.error(`could not open archive location "${directory}": ${systemErrorText(error)}`);
+    return undefined;
+  }
+}
+
 /**
  * What an archive of ours keeps of older segments that were never completed, such as the end of a timeline that was left.
  *
- * Nothing while no complete segment is to be kept: then it may be what is received just now.
+ * Nothing while no complete segment is to be kept: then it may be what is received just now. `undefined` when it can't be
+ * listed, which is told.
  */
-async function begunBefore(names: readonly string[], cleanup: Cleanup): Promise<readonly string[]> {
+async function begunBefore(
+  names: readonly string[],
+  cleanup: Cleanup,
+  log: ProgramLog,
+): Promise<readonly string[] | undefined> {
   const isKept = (name: string) =>
     SEGMENT_FORMS.some((form) =>
       name.endsWith(form) && SEGMENT.test(name.slice(0, name.length - form.length))
     ) &&
     name.slice(8, 24) >= cleanup.oldestKept.slice(8);
-  if (!names.includes(IDENTITY_FILE) || !names.some(isKept)) return [];
-  const begun = await fs.promises.readdir(`${cleanup.directory}/${IN_PROGRESS_DIRECTORY}`).catch(() => []);
-  return begun.filter((name) => {
+  const isOurs = names.includes(IDENTITY_FILE) && names.includes(IN_PROGRESS_DIRECTORY);
+  if (!isOurs || !names.some(isKept)) return [];
+  const begun = await listNames(`${cleanup.directory}/${IN_PROGRESS_DIRECTORY}`, log);
+  return begun?.filter((name) => {
     const segment = segmentInProgress(name);
     return segment !== undefined && segment.slice(8) < cleanup.oldestKept.slice(8);
   }).map((name) => `${IN_PROGRESS_DIRECTORY}/${name}`);

@@ -182,3 +182,15 @@ test(`${NAME} on an archive of ours removes what was only begun before, and no m
   assert.equal((await run([directory.path, OLDEST])).code, 0);
   assert.deepEqual(left(), [begun[3], begun[4], begun[5]].sort());
 });
+
+test(`${NAME} removes nothing of an archive of ours where it can't see what was only begun`, async () => {
+  using directory = temporaryDirectory();
+  fill(directory.path);
+  fs.rmdirSync(join(directory.path, "inprogress"));
+  fs.writeFileSync(join(directory.path, "inprogress"), "");
+  const before = fs.readdirSync(directory.path).sort();
+  const { code, stderr } = await runOurs(NAME, [directory.path, OLDEST]);
+  assert.equal(code, 1);
+  assert.match(stderr, /could not open archive location ".*\/inprogress": Not a directory\n$/);
+  assert.deepEqual(fs.readdirSync(directory.path).sort(), before);
+});
