@@ -95,6 +95,6 @@ test(
 const canMakeTerminal = existsSync("/usr/bin/script");
 
 test("standardOutput(1) to a terminal says so", { timeout, skip: !canMakeTerminal }, () => {
-  const { stdout } = inShell(`script -qec "$*" /dev/null`, { fd: 1, bytes: 0 });
+  const { stdout } = inShell(`script -qec "$(printf "'%s' " "$@")" /dev/null`, { fd: 1, bytes: 0 });
   assert.equal(stdout.trim(), "true");
 });
